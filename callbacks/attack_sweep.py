@@ -1,0 +1,124 @@
+"""AttackSweep: attacks the test split with everything configured, keeps the result of every example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from robustlit.attacks import Attack
+from robustlit.evaluation import Evaluation, Sweep
+from robustlit.evaluation.figures import curves_csv, distance_grid, save_curves
+from robustlit.evaluation.sweep import Columns, as_evaluation
+
+from .log_evaluation import log_evaluation
+from .progress import Progress
+
+
+class AttackSweep(pl.Callback):
+    """Runs a sweep over every test batch, gathers it once at the end, writes it, draws it and logs it.
+
+    The per-example table, the curves (CSV, PNG, SVG) and, with a logger, the same curves and numbers there. Several
+    processes share the batches: the table is the same as from one process, as each batch is attacked as a whole and
+    draws depend on the example alone. On Ctrl-C the batches that were finished are kept and marked as incomplete.
+
+    Args:
+        attacks: name -> attack.
+        grid: norm -> budgets in pixel units, beside each attack's own eps.
+        knowledge: "adaptive", "greybox".
+        seed: of the random draws.
+        folder: where to write; None writes nothing.
+        curve_l2, curve_linf: the largest distance of the logged curves, the same for every run that is to be compared.
+
+    Attributes:
+        evaluation: on the main process after the test, the Evaluation.
+        write_error: the error that kept a file from being written, if any; what was computed is in `evaluation`.
+    """
+
+    def __init__(
+        self,
+        attacks: Mapping[str, Attack],
+        *,
+        grid: Mapping[str, Sequence[float]] | None = None,
+        knowledge: Sequence[str] = ("adaptive",),
+        seed: int = 0,
+        folder: str | Path | None = None,
+        curve_l2: float = 10.0,
+        curve_linf: float = 1.0,
+    ) -> None:
+        self.sweep = Sweep(dict(attacks), dict(grid or {}), tuple(knowledge), seed)
+        self.folder = None if folder is None else Path(folder)
+        self.curve_ends = {"l2": curve_l2, "linf": curve_linf}
+        self.evaluation: Evaluation | None = None
+        self.write_error: OSError | None = None
+        self._parts: list[Columns] = []
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets an earlier test."""
+        self.evaluation, self.write_error, self._parts = None, None, []
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Sequence[Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Attacks the batch."""
+        x, y = batch[0], batch[1]
+        if len(batch) > 2:
+            index = batch[2]
+        elif trainer.world_size == 1:
+            index = torch.arange(len(y), device=y.device) + (self._parts[-1]["index"].max() + 1 if self._parts else 0)
+        else:
+            raise ValueError(
+                "with several processes the test loader must yield (x, y, index), so that no example is counted "
+                "twice; use a DataModule of robustlit.data"
+            )
+        bar = trainer.progress_bar_callback
+        total = int(trainer.num_test_batches[dataloader_idx])
+
+        def report(name: str, share: float) -> None:
+            if isinstance(bar, Progress):
+                bar.sweep_progress(name, (batch_idx + share) / total)
+
+        self._parts.append(self.sweep.attack_batch(pl_module.net, x, y, index, report))  # type: ignore[arg-type]
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gathers, writes, draws and logs."""
+        parts = self._parts
+        if trainer.world_size > 1:
+            gathered: list[list[Columns]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, parts)
+            parts = [part for of_rank in gathered for part in of_rank]
+        if trainer.is_global_zero:
+            self._finish(trainer, parts, complete=True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keeps the finished part of a sweep that is cut short."""
+        if trainer.testing and trainer.is_global_zero and self._parts and self.evaluation is None:
+            self._finish(trainer, self._parts, complete=False)
+
+    def _finish(self, trainer: pl.Trainer, parts: list[Columns], complete: bool) -> None:
+        self.evaluation = as_evaluation(parts, {**self.sweep.meta(), "complete": complete})
+        if self.folder is not None:
+            try:
+                self._write(self.evaluation, self.folder)
+            except OSError as error:
+                self.write_error = error
+                rank_zero_warn(f"could not write the evaluation to {self.folder}: {error}")
+        for logger in trainer.loggers:
+            log_evaluation(logger, self.evaluation, self.curve_ends)
+
+    def _write(self, evaluation: Evaluation, folder: Path) -> None:
+        evaluation.save(folder)
+        for distance, end in self.curve_ends.items():
+            curves_csv(evaluation, distance, distance_grid(end)).to_csv(folder / f"curves_{distance}.csv", index=False)
+            save_curves(evaluation, distance, folder / f"curves_{distance}")

@@ -1,0 +1,136 @@
+"""Projected gradient ascent: the loop that FGSM, BIM and PGD share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks.attack import BudgetAttack
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Goal
+from robustlit.attacks.victim import Victim
+from robustlit.threat import Ball, expand
+
+_STEPS_BETWEEN_CHECKS_ON_GPU = 4  # asking who has finished waits for the GPU; on a CPU it is free
+
+
+@dataclass(frozen=True)
+class GradientAscent(BudgetAttack):
+    """A budget attack that climbs the loss by projected steps of steepest ascent.
+
+    Subclasses say how many steps, how long, from where and how often; see `FGSM`, `BIM`, `PGD`.
+    """
+
+    @property
+    @abstractmethod
+    def _steps(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def _step_over_eps(self) -> float:
+        """Step length as a multiple of eps, so that a step scales when the call gives another budget."""
+
+    @property
+    def _random_start(self) -> bool:
+        return False
+
+    @property
+    def _restarts(self) -> int:
+        return 1
+
+    def maximise(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        loss: Callable[[Tensor], Tensor],
+        *,
+        eps: float | None = None,
+        eval_mode: bool = True,
+    ) -> Tensor:
+        """The inner maximisation of adversarial training (Madry 2018, equation 2.1): climbs `loss` and nothing else.
+
+        Every example takes every step and the last iterate is returned; nobody is judged and nobody leaves early, so
+        that the trainer sees the hardest point and no host synchronisation. It runs in the precision around it
+        (bf16 autocast is kept) and draws from the device's generator.
+
+        Args:
+            model: from images (B, C, H, W) in [0, 1] to logits (B, K).
+            x: images (B, C, H, W) in [0, 1]; not checked here, once a step would cost too much.
+            loss: logits (B, K) -> (B,).
+            eps: replaces the attack's own budget (a warm-up gives smaller ones); 0 returns `x`.
+            eval_mode: hold the model in eval mode while attacking; False leaves BatchNorm and dropout training.
+
+        Returns:
+            (B, C, H, W) in [0, 1], detached.
+        """
+        budget = self.eps if eps is None else eps
+        if budget == 0:
+            return x.detach()
+        with Victim(model, x, eval_mode=eval_mode, ambient_autocast=True, keep_generators=False) as victim:
+            radius = x.new_full((len(x),), budget)
+            ball = Ball(x.detach(), radius, self.norm)
+            size = radius * self._step_over_eps
+            x_adv = ball.random_point(Draws(None, radius)) if self._random_start else ball.x
+            for _ in range(self._steps):
+                _, _, gradient = victim.gradient(x_adv, loss)
+                x_adv = ball.step(x_adv, gradient, size)
+        return x_adv
+
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        assert eps is not None
+        best, best_loss = x.clone(), x.new_full((len(x),), -float("inf"))
+        unbroken = torch.arange(len(x), device=x.device)
+        for _ in range(self._restarts):
+            points, losses, won = self._climb(
+                victim, x[unbroken], goal.select(unbroken), rows[unbroken], draws, eps[unbroken]
+            )
+            better = won | (losses > best_loss[unbroken])
+            best[unbroken[better]], best_loss[unbroken[better]] = points[better], losses[better]
+            left = torch.nonzero(~won).squeeze(1)
+            unbroken, draws = unbroken[left], draws.select(left)
+            if not len(unbroken):
+                break
+        return best
+
+    def _climb(
+        self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One ascent of each example until it wins: the first witness, else the iterate of highest loss.
+
+        Returns:
+            points (b, ...), losses (b,), won (b,) bool.
+        """
+        ball, size = Ball(x, eps, self.norm), eps * self._step_over_eps
+        z = ball.random_point(draws) if self._random_start else x
+        points, losses = z.clone(), eps.new_full((len(x),), -float("inf"))
+        won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        inside = torch.arange(len(x), device=x.device)  # the examples still in the batch, as positions in x
+        check_every = _STEPS_BETWEEN_CHECKS_ON_GPU if x.is_cuda else 1
+        for step in range(self._steps + 1):
+            if step < self._steps:
+                logits, loss, gradient = victim.gradient(z, goal.cross_entropy, rows)
+                reached = goal.reached(logits if victim.sees_itself else victim.logits(z, rows))
+            else:  # the last iterate only has to be judged
+                logits = victim.logits(z, rows)
+                loss, reached = goal.cross_entropy(logits), goal.reached(logits)
+            # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
+            better = ~won[inside] & (reached | ((loss > losses[inside]) & (step > 0)))
+            points[inside] = torch.where(expand(better, z), z, points[inside])
+            losses[inside] = torch.where(better, loss.to(losses.dtype), losses[inside])
+            won[inside] |= reached
+            if step == self._steps:
+                break
+            if step % check_every == 0 and bool(won[inside].any()):
+                left = torch.nonzero(~won[inside]).squeeze(1)
+                if not len(left):
+                    break
+                inside, rows, goal, z, gradient, size = (
+                    inside[left], rows[left], goal.select(left), z[left], gradient[left], size[left],
+                )  # fmt: skip
+                ball = ball.select(left)
+            z = ball.step(z, gradient, size)
+        return points, losses, won

@@ -1,0 +1,193 @@
+"""What every attack is: frozen hyper-parameters, called on a model and a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Goal
+from robustlit.attacks.victim import Victim
+from robustlit.classifier import check_labels
+from robustlit.threat import check_eps, check_images, check_norm, distance
+
+
+@dataclass
+class AttackResult:
+    """What an attack found, one entry per example.
+
+    Attributes:
+        x_adv: (B, ...) the witness where there is one, else the best attempt.
+        success: (B,) bool, judged by a fresh forward of the real model on `x_adv`.
+        prediction: (B,) the class the real model gives to `x_adv`.
+        distance: (B,) from the clean image, in the attack's norm, pixel units. 0 for an example that needed no attack.
+        forwards, backwards: (B,) passes spent on the example.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    prediction: Tensor
+    distance: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An attack in some norm. Subclasses are frozen dataclasses of hyper-parameters that implement `_search`."""
+
+    name: ClassVar[str]
+    norm: str = field(default="linf", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Adversarial images (B, ...) in [0, 1]; the arguments are those of `run`."""
+        return self.run(model, x, y, target=target, index=index, seed=seed).x_adv
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
+        seed: int | None = None,
+    ) -> AttackResult:
+        """Attacks a batch.
+
+        Args:
+            model: from images (B, C, H, W) in [0, 1] to logits (B, K).
+            x: images (B, C, H, W), float32 in [0, 1].
+            y: (B,) true classes.
+            target: (B,) classes to reach; None means any but the true one.
+            index: (B,) number of each example in its data set. With `seed`, random draws depend on (seed, index) alone.
+            seed: None draws from the device's generator.
+
+        Returns:
+            The result per example. An example that reaches the goal unchanged is returned as it is, at distance 0.
+
+        Raises:
+            ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
+        """
+        return self._run(model, x, y, None, target, index, seed)
+
+    def _run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        eps: Tensor | None,
+        target: Tensor | None,
+        index: Tensor | None,
+        seed: int | None,
+    ) -> AttackResult:
+        check_images(x)
+        check_labels(y, len(x))
+        if target is not None:
+            check_labels(target, len(x), name="target")
+        with Victim(model, x, keep_generators=seed is not None) as victim:
+            # Copies made here are ordinary tensors even where the caller's were made in inference mode.
+            x, y = x.detach().clone(), y.detach().clone().to(torch.int64)
+            target = None if target is None else target.detach().clone().to(torch.int64)
+            index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone()
+            goal = Goal(y, target)
+            clean = victim.logits(x)
+            check_labels(y, len(x), clean.shape[1])
+            if target is not None:
+                check_labels(target, len(x), clean.shape[1], name="target")
+            x_adv = x.clone()
+            rows = torch.nonzero(~goal.reached(clean)).squeeze(1)
+            if len(rows):
+                draws = Draws(seed, index[rows])
+                radius = None if eps is None else eps.detach().clone()[rows]
+                x_adv[rows] = self._search(victim, x[rows], goal.select(rows), rows, draws, radius)
+            judged = victim.logits(x_adv)
+            return AttackResult(
+                x_adv=x_adv,
+                success=goal.reached(judged),
+                prediction=judged.argmax(1),
+                distance=distance(x_adv, x, self.norm),
+                forwards=victim.forwards,
+                backwards=victim.backwards,
+            )
+
+    @abstractmethod
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        """The witnesses, or best attempts, for the examples `x` (b, ...), which are `rows` of the victim's batch."""
+
+
+@dataclass(frozen=True)
+class BudgetAttack(Attack):
+    """An attack that stays within a given distance.
+
+    Args:
+        eps: budget in pixel units: (0, 1] for "linf", positive for "l2".
+        norm: "linf" or "l2".
+    """
+
+    eps: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "eps", check_eps(self.eps, self.norm))
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
+        seed: int | None = None,
+        eps: float | Tensor | None = None,
+    ) -> Tensor:
+        """Adversarial images (B, ...) in [0, 1]; the arguments are those of `run`."""
+        return self.run(model, x, y, target=target, index=index, seed=seed, eps=eps).x_adv
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | None = None,
+        index: Tensor | None = None,
+        seed: int | None = None,
+        eps: float | Tensor | None = None,
+    ) -> AttackResult:
+        """Attacks a batch within a budget; arguments as in `Attack.run`, and
+
+        Args:
+            eps: replaces the attack's own budget: one for all, or one per example (B,), where 0 leaves it unchanged.
+        """
+        return self._run(model, x, y, self.budgets(eps, x), target, index, seed)
+
+    def budgets(self, eps: float | Tensor | None, x: Tensor) -> Tensor:
+        """One budget per example, (B,) in the dtype and on the device of `x`."""
+        if eps is None:
+            eps = self.eps
+        if not isinstance(eps, Tensor):
+            return x.new_full((len(x),), check_eps(eps, self.norm))
+        if eps.shape != (len(x),):
+            raise ValueError(f"eps per example must have shape ({len(x)},), got {tuple(eps.shape)}")
+        largest = 1.0 if self.norm == "linf" else float("inf")
+        if not bool(((eps >= 0) & (eps <= largest) & torch.isfinite(eps)).all()):
+            raise ValueError(f"eps per example must be finite, in [0, {largest:g}] pixel units, got {eps}")
+        return eps.to(x)

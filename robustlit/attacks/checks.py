@@ -1,0 +1,20 @@
+"""Checks of hyper-parameters that several attacks share."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+
+def check_count(value: object, name: str) -> None:
+    """Raises a ValueError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_step_size(value: object) -> None:
+    """Raises a ValueError unless `value` is None or a positive, finite number of pixel units."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"step_size must be positive, in pixel units, or None for the attack's rule, got {value!r}")

@@ -1,0 +1,71 @@
+"""Random numbers that depend on the example alone, so that an attack does not depend on its batch.
+
+A counter-based generator: number k of example i under seed s is a hash of (s, i, k), by the finaliser of SplitMix64
+(Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). It costs a few integer operations a
+number, needs no state on the host, and gives the same bits on every device and for every batch size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    # torch shifts signed integers arithmetically; the mask makes the shift logical.
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+class Draws:
+    """Per-example random numbers in pixel-shaped tensors.
+
+    Args:
+        seed: with a seed, every number is a function of (seed, example index, how many were drawn before) alone and
+            the global generators are left untouched; without one, numbers come from the device's own generator.
+        index: (B,) int64, which example of the data set each row is.
+    """
+
+    def __init__(self, seed: int | None, index: Tensor) -> None:
+        self.seed = seed
+        if seed is not None:
+            signed = (seed + 2**63) % 2**64 - 2**63  # any Python integer, wrapped to a signed 64-bit one
+            self._key = _mix(_mix(index.to(torch.int64) + _GOLDEN) + signed)  # (B,)
+        self._drawn = 0
+
+    def select(self, keep: Tensor) -> Draws:
+        """The draws of the examples in `keep`, which go on where these stand."""
+        chosen = Draws(None, keep)
+        chosen.seed, chosen._drawn = self.seed, self._drawn
+        if self.seed is not None:
+            chosen._key = self._key[keep]
+        return chosen
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) in the shape, dtype and device of `like` (B, ...)."""
+        if self.seed is None:
+            return torch.rand_like(like)
+        numbers = like[0].numel()
+        counter = torch.arange(self._drawn, self._drawn + numbers, device=like.device, dtype=torch.int64)
+        self._drawn += numbers
+        bits = _mix(self._key.unsqueeze(1) + (counter + 1) * _GOLDEN)  # (B, numbers)
+        return _shift(bits, 40).to(like.dtype).mul_(2.0**-24).view(like.shape)  # 24 bits fill a float32
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers in the shape, dtype and device of `like` (B, ...)."""
+        if self.seed is None:
+            return torch.randn_like(like)
+        # Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.
+        radius = (1 - self.uniform(like)).log_().mul_(-2).sqrt_()
+        return radius.mul_((self.uniform(like) * (2 * math.pi)).cos_())

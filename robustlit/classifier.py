@@ -1,0 +1,76 @@
+"""The contracts of a classifier and of a defended one, so that attacks need not know defenses.
+
+A classifier is any `nn.Module` from images (B, C, H, W) in [0, 1] to logits (B, K). A defended classifier answers
+three more questions; the functions below answer them for a plain one, so that callers never test for the type.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class DefendedClassifier(Protocol):
+    """A classifier behind a defense, as a white-box attacker and an honest evaluation need it.
+
+    `forward` is what is deployed: every success is judged on it alone.
+    """
+
+    stochastic: bool
+    """True when two forwards of one input may differ: attacks then average gradients over draws."""
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def attack_view(self) -> nn.Module:
+        """The differentiable twin through which an adaptive attacker takes gradients; may be the model itself."""
+        ...
+
+    def undefended(self) -> nn.Module:
+        """The classifier without the defense, on which a grey-box attacker crafts."""
+        ...
+
+
+def attack_view(model: nn.Module) -> nn.Module:
+    """What an adaptive attacker differentiates: the defense's own twin, or the model itself."""
+    return model.attack_view() if isinstance(model, DefendedClassifier) else model
+
+
+def undefended(model: nn.Module) -> nn.Module:
+    """The model without its defense, or the model itself."""
+    return model.undefended() if isinstance(model, DefendedClassifier) else model
+
+
+def is_stochastic(model: nn.Module) -> bool:
+    """Whether two forwards of one input may differ by design."""
+    return isinstance(model, DefendedClassifier) and model.stochastic
+
+
+def check_logits(logits: object, batch: int) -> Tensor:
+    """Returns `logits` if they are (batch, K) with K >= 2, else raises a ValueError that names what came out."""
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the model must return logits (B, K), got {type(logits).__name__}; wrap it in a module that returns "
+            "the logits alone"
+        )
+    if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model must return logits (B, K) with K >= 2 for a batch of {batch}, got shape {tuple(logits.shape)}"
+        )
+    return logits
+
+
+def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: str = "labels") -> None:
+    """Raises unless `y` is (batch,) of integers in [0, num_classes)."""
+    if y.shape != (batch,):
+        raise ValueError(f"{name} must have shape ({batch},) to match the images, got {tuple(y.shape)}")
+    if y.is_floating_point() or y.is_complex():
+        raise ValueError(f"{name} must be integers (class numbers), got {y.dtype}")
+    if num_classes is not None and batch:
+        low, high = (int(v) for v in y.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"{name} must lie in [0, {num_classes - 1}] for a model with {num_classes} outputs, "
+                f"found values in [{low}, {high}]"
+            )

@@ -1,0 +1,242 @@
+"""The command line: train, evaluate, recipes. Composes a recipe, hands it to `robustlit.run`, words the errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HELP = """robustlit: train image classifiers that withstand adversarial examples, and measure honestly how far they do.
+
+  {program} recipe=NAME [key=value ...]           train by a recipe, then attack the best checkpoint
+  robustlit evaluate CHECKPOINT [key=value ...]      attack a checkpoint, or a run folder's best one, again
+  robustlit recipes                                  list the recipes
+
+Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
+  groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, none)
+  the run     name= or run_dir=, seed=, ckpt_path=runs/NAME/checkpoints/last.ckpt to resume
+  processes   trainer.devices=2 trainer.accelerator=cpu; on a cluster trainer.devices=8 trainer.num_nodes=4
+  many runs   -m eps=0.1,0.2,0.3 (one after the other)
+  your own    --config-dir FOLDER or ROBUSTLIT_RECIPES=FOLDER for a folder of recipes of yours
+  to look     --cfg job prints the composed recipe; --hydra-help says what else Hydra can do
+
+A run leaves runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table, curves, figures), results.json.
+"""
+
+COMMANDS = ("train", "evaluate", "recipes")
+_LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
+
+
+def main(command: str | None = None) -> None:
+    """Runs a command with the arguments of this process and exits with its code.
+
+    Args:
+        command: the command, for a script that is one; None reads it from the first argument.
+    """
+    arguments = sys.argv[1:]
+    script = [sys.argv[0]]
+    if command is None and arguments and not arguments[0].startswith("-"):
+        command, arguments = arguments[0], arguments[1:]
+        script.append(command)
+    if command is None or any(a in ("-h", "--help") for a in arguments):
+        print(HELP.format(program="python train.py" if command and len(script) == 1 else "robustlit train"), end="")
+        sys.exit(0 if command or any(a in ("-h", "--help") for a in sys.argv[1:]) else 2)
+    if command not in COMMANDS:
+        _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)} (robustlit --help)")
+    run = {"train": _train, "evaluate": _evaluate, "recipes": _recipes}[command]
+    sys.exit(_worded(lambda: run(arguments, script)))
+
+
+def _worded(action: Callable[[], int]) -> int:
+    """Runs `action`; what the user can mend becomes one line instead of a traceback."""
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return action()
+    except InstantiationException as error:
+        reason = error.__cause__ or error
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        where = str(error).rsplit("full_key: ", 1)
+        _say_error(f"{f'{where[1].strip()}: ' if len(where) == 2 else ''}{reason}")
+    except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not _is_users(error):
+            raise
+        _say_error(str(error))
+    return 1
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether an error is about what the user gave, rather than a fault of the program (whose traceback is shown)."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from robustlit.data import DataError
+    from robustlit.evaluation import EvaluationError
+    from robustlit.training import CheckpointError
+
+    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException, CheckpointError, DataError, EvaluationError)
+    return isinstance(error, kinds)
+
+
+def _say_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(text: str) -> None:
+    _say_error(text)
+    sys.exit(2)
+
+
+# train
+
+
+def _train(arguments: list[str], script: list[str]) -> int:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from robustlit.config import BASE, check_recipe_name, recipe_files, recipes_folder, register_recipes
+
+    files = recipe_files(_config_dirs(arguments))
+    register_recipes(files)
+    for argument in arguments:
+        if argument.startswith("recipe="):
+            for name in argument.removeprefix("recipe=").split(","):
+                check_recipe_name(name, files)
+    if not any(argument.startswith("recipe=") for argument in arguments):
+        asked_of_hydra = [a for a in arguments if a.startswith("--") and not a.startswith(("--config", "--multirun"))]
+        if not asked_of_hydra:
+            _say_error(f"which recipe? add recipe=NAME; there are {', '.join(files)} (`robustlit recipes` says more)")
+            return 2
+
+    codes: list[int] = []
+
+    def task(config: Any) -> None:
+        hydra_config = HydraConfig.get()
+        config.recipe = config.recipe  # resolves ${hydra:...} while Hydra answers
+        directories = [f"--config-dir={d}" for d in _config_dirs(arguments)]
+        # The processes that Lightning starts for several devices run this very job again: this job of a multirun, by
+        # its own overrides, not through Hydra's stored config.
+        with _job(HydraConfig, [*script, *directories, *hydra_config.overrides.task]):
+            codes.append(_worded(lambda: _run_train(config)))
+
+    with _argv([script[0], *arguments]):
+        hydra.main(config_path=str(recipes_folder()), config_name=BASE, version_base="1.3")(task)()
+    return max(codes, default=0)
+
+
+def _run_train(config: Any) -> int:
+    from robustlit.run import train
+
+    return train(config)
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[str]:
+    """Folders given by --config-dir (in either spelling)."""
+    found = []
+    for position, argument in enumerate(arguments):
+        for flag in ("--config-dir", "-cd"):
+            if argument == flag and position + 1 < len(arguments):
+                found.append(arguments[position + 1])
+            elif argument.startswith(f"{flag}="):
+                found.append(argument.split("=", 1)[1])
+    return [str(Path(folder).absolute()) for folder in found]
+
+
+@contextmanager
+def _argv(arguments: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, arguments
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _job(hydra_config: Any, arguments: list[str]) -> Iterator[None]:
+    """Surroundings of one job: the command that starts its further processes, and an environment put back after it."""
+    singleton = hydra_config.instance()
+    kept = singleton.cfg
+    before = {name: os.environ.get(name) for name in _LAUNCHER}
+    singleton.cfg = None  # else Lightning would start them through Hydra's stored config
+    try:
+        with _argv(arguments):
+            yield
+    finally:
+        singleton.cfg = kept
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# evaluate
+
+
+def _evaluate(arguments: list[str], script: list[str]) -> int:
+    if not arguments or "=" in arguments[0]:
+        _say_error("which checkpoint? robustlit evaluate runs/NAME or runs/NAME/checkpoints/best.ckpt [key=value ...]")
+        return 2
+    from omegaconf import OmegaConf
+
+    from robustlit.config import ConfigError
+    from robustlit.run import evaluate
+    from robustlit.training import read_checkpoint
+
+    checkpoint, overrides = arguments[0], arguments[1:]
+    trusted: list[str] = []
+    for override in [o for o in overrides if o.startswith("trust=")]:
+        overrides.remove(override)
+        trusted += override.removeprefix("trust=").strip("[]").split(",")
+    stored = read_checkpoint(checkpoint)["robustlit"]["config"]
+    if stored is None:
+        raise ConfigError(
+            f"{checkpoint} holds no recipe (it was trained from Python); evaluate it from Python: "
+            "robustlit.evaluate(load_classifier(path, net=...)[0], data, attacks)"
+        )
+    config = OmegaConf.create(stored)
+    config.run_dir = config.ckpt_path = None
+    return evaluate(checkpoint, _overridden(config, overrides), trusted)
+
+
+def _overridden(config: Any, overrides: list[str]) -> Any:
+    """A stored recipe with overrides applied by Hydra's rules; `group=NAME` puts that group's file in its place."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from robustlit.config import ConfigError, recipes_folder
+
+    values = []
+    for override in overrides:
+        group, _, name = override.partition("=")
+        if group in ("data", "trainer", "logger", "sweep"):
+            file = recipes_folder() / group / f"{name}.yaml"
+            if not file.is_file():
+                there = ", ".join(sorted(f.stem for f in file.parent.glob("*.yaml")))
+                raise ConfigError(f"there is no {group} {name!r}; there are {there}")
+            chosen = OmegaConf.load(file)
+            config[group] = OmegaConf.merge(config.trainer, chosen) if group == "trainer" else chosen
+        else:
+            values.append(override)
+    ConfigStore.instance().store(name="stored_recipe", node=config, provider="robustlit")
+    with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
+        return compose("stored_recipe", overrides=values)
+
+
+# recipes
+
+
+def _recipes(arguments: list[str], script: list[str]) -> int:
+    from robustlit.config import first_line, recipe_files
+
+    files = recipe_files(_config_dirs(arguments))
+    width = max(map(len, files))
+    for name, path in files.items():
+        print(f"{name:<{width}}  {first_line(path)}")
+    return 0

@@ -1,0 +1,70 @@
+"""MNIST from the package itself: no download, no folder."""
+
+import hashlib
+import lzma
+from functools import lru_cache
+from importlib import resources
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustlit.data.errors import DataError
+
+MNIST_SHA256 = "e554e6414af81d99fb4514d83678ad380156bf7c1db112c4f354786ee81043a3"
+
+
+@lru_cache(maxsize=1)
+def load_mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The MNIST digits (LeCun, Cortes and Burges, "The MNIST database of handwritten digits").
+
+    Unpacked once per process (about a second); every call returns the same tensors, so do not change them in place.
+
+    Returns:
+        Training images (60000, 1, 28, 28) uint8, training labels (60000,) int64, test images (10000, 1, 28, 28)
+        uint8, test labels (10000,) int64; pixels in 0..255, background 0.
+
+    Raises:
+        DataError: the packed file is missing or not the one that this release was made with.
+    """
+    with resources.as_file(resources.files("robustlit.data.mnist") / "mnist.xz") as file:
+        raw = lzma.decompress(read_checked(file, MNIST_SHA256))
+    # A bytearray, because torch warns about memory that it may not write to.
+    train_images, train_labels, test_images, test_labels = _idx_arrays(bytearray(raw))
+    return train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long()
+
+
+def read_checked(file: Path, sha256: str) -> bytes:
+    """The bytes of `file`, once its SHA-256 is the expected one.
+
+    Args:
+        file: what to read.
+        sha256: hexadecimal digest that the file must have.
+
+    Raises:
+        DataError: the file cannot be read, or its digest differs.
+    """
+    way_out = (
+        "Reinstall it: pip install --force-reinstall --no-deps robustlit (in a git checkout: git checkout the file)."
+    )
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}, part of robustlit, cannot be read ({error}). {way_out}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise DataError(f"{file} is damaged: expected SHA-256 {sha256}, found {found}. {way_out}")
+    return data
+
+
+def _idx_arrays(raw: bytearray) -> list[Tensor]:
+    """The uint8 arrays of idx files that were written one after another."""
+    arrays, start = [], 0
+    while start < len(raw):
+        # An idx header: two zero bytes, the type, the number of dimensions, then each as a big-endian int32.
+        header_end = start + 4 + 4 * raw[start + 3]
+        shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(start + 4, header_end, 4)]
+        arrays.append(torch.frombuffer(raw, dtype=torch.uint8, count=prod(shape), offset=header_end).view(shape))
+        start = header_end + prod(shape)
+    return arrays

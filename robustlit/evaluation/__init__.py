@@ -1,0 +1,8 @@
+"""Evaluation: attack a classifier, keep the result of every example, derive everything else from that table."""
+
+from robustlit.evaluation.evaluate import evaluate
+from robustlit.evaluation.intervals import Accuracy, wilson_interval
+from robustlit.evaluation.results import Evaluation, EvaluationError
+from robustlit.evaluation.sweep import Sweep
+
+__all__ = ["Accuracy", "Evaluation", "EvaluationError", "Sweep", "evaluate", "wilson_interval"]

@@ -1,0 +1,99 @@
+"""evaluate(): attack any `nn.Module` from Python, no Lightning needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import Attack
+from robustlit.evaluation.results import Evaluation
+from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
+
+Progress = Callable[[str, float], None]  # what runs now, share of everything done
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    attacks: Mapping[str, Attack] | Sequence[Attack],
+    *,
+    grid: Mapping[str, Sequence[float]] | None = None,
+    knowledge: Sequence[str] = ("adaptive",),
+    seed: int = 0,
+    batch_size: int = 500,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Attacks a classifier and returns what was found for every example.
+
+    Args:
+        model: from images (B, C, H, W) in [0, 1] to logits (B, K); normalisation belongs inside it.
+        data: a DataLoader of (x, y) or (x, y, index), a pair of tensors (x, y), or a LightningDataModule (its test
+            split).
+        attacks: a list, or a mapping from the names to use.
+        grid: norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
+        knowledge: "adaptive", "greybox" or both.
+        seed: of the random draws, which depend on (seed, example) alone.
+        batch_size: how a pair of tensors is cut.
+        device: where to attack; None means where the model's parameters are.
+        progress: called with the attack's name and the share of all work done.
+
+    Returns:
+        The evaluation. After Ctrl-C, that of the finished batches, `complete` False.
+
+    Raises:
+        ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient.
+    """
+    sweep = Sweep(attacks, grid or {}, knowledge, seed)
+    if device is None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    batches, count = _batches(data, batch_size)
+    parts: list[Columns] = []
+    complete, seen = True, 0
+    try:
+        for number, (x, y, given) in enumerate(batches):
+            index = torch.arange(seen, seen + len(y)) if given is None else given
+            seen += len(y)
+
+            def report(name: str, share: float, done: int = number) -> None:
+                if progress is not None and count:
+                    progress(name, (done + share) / count)
+
+            parts.append(sweep.attack_batch(model, x.to(device), y.to(device), index.to(device), report))
+    except KeyboardInterrupt:
+        if not parts:
+            raise
+        complete = False
+        print(f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows", file=sys.stderr)
+    if not parts:
+        raise ValueError("the data holds no examples to attack")
+    return as_evaluation(parts, {**sweep.meta(), "complete": complete})
+
+
+Triple = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _batches(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None]:
+    """Batches (x, y, index or None) and their number where it is known."""
+    if hasattr(data, "test_dataloader"):
+        if hasattr(data, "prepare_data"):
+            data.prepare_data()
+        data.setup("test")
+        data = data.test_dataloader()
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        x, y = data
+        if len(x) != len(y):
+            raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
+        pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+        return ((a, b, None) for a, b in pieces), len(pieces)
+    if not isinstance(data, Iterable):
+        raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")
+    try:
+        count: int | None = len(data)  # type: ignore[arg-type]
+    except TypeError:
+        count = None
+    return ((batch[0], batch[1], batch[2] if len(batch) > 2 else None) for batch in data), count

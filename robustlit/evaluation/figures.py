@@ -1,0 +1,141 @@
+"""Figures and curve tables, drawn from an Evaluation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from robustlit.evaluation.results import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, told apart with any colour vision; the line style tells them apart in black and white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+UNITS = {
+    "l2": "L2 distance (pixel units)",
+    "linf": "L∞ distance (pixel units)",
+    "l1": "L1 distance",
+    "l0": "values changed",
+}
+
+
+def distance_grid(end: float, points: int = 101) -> np.ndarray:
+    """Evenly spaced distances from 0 to `end`: curves read at the same points overlay across runs."""
+    return np.linspace(0.0, end, points)
+
+
+def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.ndarray) -> pd.DataFrame:
+    """Every attack's accuracy against distance as one long table: attack, distance, accuracy, low, high."""
+    parts = []
+    for attack in evaluation.attacks:
+        curve = evaluation.curve(attack, distance=distance, at=at)
+        curve.insert(0, "attack", attack)
+        parts.append(curve)
+    return pd.concat(parts, ignore_index=True)
+
+
+def curves_figure(evaluation: Evaluation, distance: str = "l2") -> Figure:
+    """One model under many attacks: accuracy against distance, a line an attack, with Wilson 95 % bands.
+
+    A line ends at the farthest witness of its attack: beyond, nothing was tried.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    clean = evaluation.clean_accuracy
+    ends: list[tuple[float, float, str, str]] = []
+    for number, attack in enumerate(evaluation.attacks):
+        curve = evaluation.curve(attack, distance=distance)
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        x, y = curve["distance"].to_numpy(), 100 * curve["accuracy"].to_numpy()
+        axes.step(x, y, where="post", color=colour, linestyle=style, linewidth=1.8)
+        axes.fill_between(
+            x, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.15, linewidth=0
+        )
+        ends.append((float(x[-1]), float(y[-1]), attack, colour))
+    for (x_end, _, attack, colour), y_label in zip(ends, _spread([e[1] for e in ends], 5.0), strict=True):
+        axes.annotate(
+            attack, (x_end, y_label), xytext=(5, 0), textcoords="offset points", va="center", color=colour, fontsize=9
+        )
+    axes.set(
+        xlabel=UNITS[distance],
+        ylabel="accuracy (%)",
+        ylim=(-3, 103),
+        title=f"Accuracy against {UNITS[distance].split(' (')[0]}: n = {evaluation.n}, clean {100 * clean:.1f} %"
+        + ("" if evaluation.complete else " (cut short)"),
+    )
+    axes.set_xlim(left=0)
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save_curves(evaluation: Evaluation, distance: str, path: Path) -> None:
+    """Writes `curves_figure` as `path`.png and `path`.svg."""
+    figure = curves_figure(evaluation, distance)
+    for kind in ("png", "svg"):
+        figure.savefig(path.with_suffix(f".{kind}"))
+
+
+def _spread(values: Sequence[float], gap: float) -> list[float]:
+    """The values moved apart just enough that labels put there do not overlap, their order kept."""
+    order = np.argsort(values, kind="stable")
+    placed = np.asarray(values, dtype=float)[order]
+    for k in range(1, len(placed)):
+        placed[k] = max(placed[k], placed[k - 1] + gap)
+    result = np.empty_like(placed)
+    result[order] = placed
+    return [float(v) for v in result]
+
+
+def images_figure(
+    clean: np.ndarray,
+    adversarial: np.ndarray,
+    labels: Sequence[int],
+    before: Sequence[int],
+    after: Sequence[int],
+    title: str,
+    magnify: float = 1.0,
+) -> Figure:
+    """A grid: clean image, adversarial image and their difference magnified, a column an example.
+
+    Args:
+        clean, adversarial: (N, C, H, W) in [0, 1].
+        labels: N true classes.
+        before, after: N predicted classes, without and with the attack; wrong ones are marked red.
+        title: above all.
+        magnify: factor of the difference, which is drawn around mid-grey.
+    """
+    from matplotlib.figure import Figure
+
+    columns = len(labels)
+    figure = Figure(figsize=(max(4.0, 1.15 * columns), 4.3), dpi=150, layout="constrained")
+    axes = figure.subplots(3, columns, squeeze=False)
+    difference = np.clip(0.5 + magnify * (adversarial - clean) / 2, 0, 1)
+    rows = (
+        ("clean", clean, before),
+        ("adversarial", adversarial, after),
+        (f"difference ×{magnify:g}", difference, None),
+    )
+    for row, (name, images, predictions) in enumerate(rows):
+        for column in range(columns):
+            axis = axes[row, column]
+            picture = np.moveaxis(images[column], 0, -1)
+            axis.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(name, fontsize=9)
+            if predictions is not None:
+                right = predictions[column] == labels[column]
+                text = f"{labels[column]} → {predictions[column]}"
+                axis.set_title(text, fontsize=9, color="black" if right else "#C00000", pad=3)
+    figure.suptitle(title, fontsize=10)
+    return figure

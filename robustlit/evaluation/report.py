@@ -1,0 +1,46 @@
+"""The table that ends a run, on a terminal or as plain lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_report(results: dict[str, Any], console: Console | None = None) -> None:
+    """Prints the accuracies of `results.json` with their Wilson 95 % intervals: clean, each attack, the worst case.
+
+    Args:
+        results: as written to results.json.
+        console: where to; None means standard output.
+    """
+    console = console or Console()
+    rows: list[tuple[str, str, dict[str, Any], str]] = [("clean", "", results["clean"], "")]
+    for name, found in results.get("attacks", {}).items():
+        rows.append((name, f"{found['norm']} {found['eps']:.4g}", found, f"{found['passes']:.0f}"))
+    if worst := results.get("worst_case"):
+        rows.append(("worst case", f"{worst['norm']} {worst['eps']:.4g}", worst, ""))
+    cut = "" if results.get("complete", True) else ", cut short"
+    title = f"{results['name']}: {results['n']} test images{cut}"
+    if console.is_terminal:
+        table = Table(title=title)
+        for header, justify in (("attack", "left"), ("budget", "left"), ("accuracy", "right"), ("95 %", "right")):
+            table.add_column(header, justify=justify)  # type: ignore[arg-type]
+        table.add_column("passes", justify="right")
+        for name, budget, found, passes in rows:
+            table.add_row(name, budget, *_percent(found), passes, end_section=name == "clean")
+        console.print(table)
+    else:
+        print_line = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+        print_line(title)
+        for name, budget, found, passes in rows:
+            value, interval = _percent(found)
+            print_line(f"{name:<12}{budget:<12}{value:>9}  {interval}  {f'{passes} passes' if passes else ''}".rstrip())
+    parts = [f"{name} {value:.0f} s" for name, value in results["seconds"].items()]
+    console.print(f"{', '.join(parts)} on {results['device']}", highlight=False, soft_wrap=True)
+
+
+def _percent(found: dict[str, Any]) -> tuple[str, str]:
+    low, high = found["interval"]
+    return f"{100 * found['accuracy']:.2f} %", f"{100 * low:.2f} - {100 * high:.2f}"

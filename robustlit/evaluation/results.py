@@ -1,0 +1,258 @@
+"""Per-example results: the table from which every curve, figure and number is derived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustlit.evaluation.intervals import Accuracy
+from robustlit.threat import TOLERANCE
+
+COLUMNS: dict[str, str] = {
+    "index": "int64",
+    "label": "int64",
+    "clean": "bool",
+    "attack": "str",
+    "knowledge": "str",
+    "norm": "str",
+    "eps": "float64",
+    "success": "bool",
+    "prediction": "int64",
+    "l0": "float64",
+    "l1": "float64",
+    "l2": "float64",
+    "linf": "float64",
+    "forwards": "int64",
+    "backwards": "int64",
+}
+DISTANCES = ("l0", "l1", "l2", "linf")
+TABLE, META = "examples.parquet", "evaluation.json"
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation that cannot be read, or that was asked for what it does not hold."""
+
+
+@dataclass
+class Evaluation:
+    """What a sweep found, one row per (example, attack, threat knowledge, budget).
+
+    Columns: `index` number of the example, `label` true class, `clean` classified right without an attack, `attack`,
+    `knowledge` (greybox, adaptive, blackbox), `norm` and `eps` of the budget in pixel units (eps is NaN for a minimal
+    attack), `success` (a witness within that budget is known), `prediction` on it, its distances `l0` (changed
+    values), `l1`, `l2`, `linf` from the clean image in pixel units (of the best attempt where there is no witness, NaN
+    where none was needed), `forwards` and `backwards` spent at that budget. A witness at a smaller budget is one at
+    every larger one; an example misclassified without an attack is broken at distance 0.
+
+    Args:
+        table: the rows.
+        meta: what was attacked and how: `attacks` (name -> text), `seed`, `data`, `complete`.
+    """
+
+    table: pd.DataFrame
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = [c for c in COLUMNS if c not in self.table.columns]
+        if missing:
+            raise EvaluationError(f"the table of examples lacks the columns {', '.join(missing)}")
+
+    # What there is
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return int(self.table["index"].nunique())
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of the attacks, in the order in which they ran."""
+        return list(self.table["attack"].unique())
+
+    @property
+    def complete(self) -> bool:
+        """False when the sweep was cut short: then `n` counts the examples that it finished."""
+        return bool(self.meta.get("complete", True))
+
+    def budgets(self, attack: str, knowledge: str = "adaptive") -> list[float]:
+        """The budgets that an attack was run at, ascending; empty for a minimal attack."""
+        rows = self._rows(attack, knowledge)
+        return sorted(float(e) for e in rows["eps"].dropna().unique())
+
+    def norm_of(self, attack: str) -> str:
+        """The norm that an attack measures its budget in."""
+        return str(self._rows(attack, None)["norm"].iloc[0])
+
+    def _rows(self, attack: str | None, knowledge: str | None) -> pd.DataFrame:
+        rows = self.table
+        if attack is not None:
+            if attack not in self.attacks:
+                raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")
+            rows = rows[rows["attack"] == attack]
+        if knowledge is not None:
+            known = list(rows["knowledge"].unique())
+            if knowledge not in known:
+                raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {', '.join(known)}")
+            rows = rows[rows["knowledge"] == knowledge]
+        return rows
+
+    # Accuracies
+
+    @property
+    def clean_accuracy(self) -> Accuracy:
+        """Accuracy without an attack."""
+        clean = self.table.drop_duplicates("index")["clean"]
+        return Accuracy(int(clean.sum()), len(clean))
+
+    def accuracy(
+        self, *, norm: str = "linf", eps: float, attack: str | None = None, knowledge: str = "adaptive"
+    ) -> Accuracy:
+        """Share of examples for which no witness within `eps` is known.
+
+        Args:
+            norm: "linf" or "l2".
+            eps: budget in pixel units, one at which attacks were run.
+            attack: one attack; None takes the per-example worst case over all of them.
+            knowledge: greybox, adaptive or blackbox.
+
+        Raises:
+            EvaluationError: nothing was attacked at that budget, so an accuracy there would only flatter.
+        """
+        rows = self._rows(attack, knowledge)
+        names = [attack] if attack is not None else list(rows["attack"].unique())
+        at = [n for n in names if self._covers(n, knowledge, norm, eps)]
+        if not at:
+            held = "; ".join(
+                f"{n}: {self.norm_of(n)} {', '.join(f'{e:g}' for e in self.budgets(n, knowledge)) or 'any'}"
+                for n in names
+            )
+            raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
+        reach = self._least_distances(rows, norm)
+        return _accuracy(reach.to_numpy() > eps + TOLERANCE)
+
+    def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
+        """Share of examples that no attack broke within `eps`: the mean over examples of the minimum over attacks."""
+        return self.accuracy(norm=norm, eps=eps, knowledge=knowledge)
+
+    def _covers(self, attack: str, knowledge: str, norm: str, eps: float) -> bool:
+        budgets = self.budgets(attack, knowledge)
+        return self.norm_of(attack) == norm and (not budgets or any(abs(e - eps) <= TOLERANCE for e in budgets))
+
+    # Distances
+
+    def least_distances(
+        self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive"
+    ) -> np.ndarray:
+        """Least distance of a witness per example, ascending by example number: (n,), inf where none is known.
+
+        Args:
+            attack: one attack, or None for all.
+            distance: l0, l1, l2 or linf, in pixel units; need not be the norm of the attack's budget.
+            knowledge: greybox, adaptive or blackbox.
+        """
+        return self._least_distances(self._rows(attack, knowledge), distance).to_numpy()
+
+    @staticmethod
+    def _least_distances(rows: pd.DataFrame, distance: str) -> pd.Series:
+        if distance not in DISTANCES:
+            raise EvaluationError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+        reach = rows[distance].where(rows["success"], np.inf)
+        return reach.groupby(rows["index"]).min()
+
+    def curve(
+        self,
+        attack: str | None = None,
+        *,
+        distance: str = "l2",
+        knowledge: str = "adaptive",
+        at: Iterable[float] | None = None,
+    ) -> pd.DataFrame:
+        """Accuracy against distance; it cannot rise.
+
+        Args:
+            attack: one attack, or None for the worst case over all.
+            distance: l0, l1, l2 or linf.
+            knowledge: greybox, adaptive or blackbox.
+            at: distances to read the curve at; None takes 0 and every distance at which an example breaks.
+
+        Returns:
+            Columns `distance`, `accuracy`, `low`, `high` (Wilson 95 %). A row's accuracy is the share of examples not
+            broken within that distance.
+        """
+        reach = np.sort(self.least_distances(attack, distance=distance, knowledge=knowledge))
+        grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
+        broken = np.searchsorted(reach, grid, side="right")
+        accuracies = [Accuracy(len(reach) - int(b), len(reach)) for b in broken]
+        intervals = np.array([a.interval for a in accuracies]).reshape(-1, 2)
+        return pd.DataFrame(
+            {
+                "distance": grid,
+                "accuracy": [float(a) for a in accuracies],
+                "low": intervals[:, 0],
+                "high": intervals[:, 1],
+            }
+        )
+
+    def median_distance(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
+        """Median over the examples classified right of the least distance of a witness; inf when most have none."""
+        rows = self._rows(attack, knowledge)
+        reach = self._least_distances(rows[rows["clean"]], distance)
+        # method="lower" of an infinite list: interpolating between a number and inf would give NaN.
+        return float(np.quantile(reach.to_numpy(), 0.5, method="lower")) if len(reach) else float("nan")
+
+    def passes(self, attack: str, *, eps: float | None = None, knowledge: str = "adaptive") -> float:
+        """Mean forward + backward passes per example, of all budgets or of one."""
+        rows = self._rows(attack, knowledge)
+        if eps is not None:
+            rows = rows[(rows["eps"] - eps).abs() <= TOLERANCE]
+        return float((rows["forwards"] + rows["backwards"]).sum() / self.n)
+
+    # In and out
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self.table.copy()
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.to_parquet(folder / TABLE, index=False)
+        (folder / META).write_text(json.dumps(self.meta, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Evaluation:
+        """Reads what `save` wrote; takes the evaluation folder or the run folder above it.
+
+        Raises:
+            EvaluationError: nothing there, or a file that is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / TABLE).is_file() and (folder / "evaluation" / TABLE).is_file():
+            folder = folder / "evaluation"
+        if not (folder / TABLE).is_file():
+            raise EvaluationError(f"there is no {TABLE} in {folder}; give a run folder (runs/NAME) that was evaluated")
+        try:
+            table = pd.read_parquet(folder / TABLE)
+            meta = json.loads((folder / META).read_text()) if (folder / META).is_file() else {}
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"cannot read the evaluation in {folder}: {error}") from error
+        return cls(table, meta)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Evaluation:
+        """An evaluation from whole columns, rows sorted by example."""
+        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
+        order = table.index[np.argsort(table["index"].to_numpy(), kind="stable")]
+        return cls(table.loc[order].reset_index(drop=True), meta)
+
+
+def _accuracy(unbroken: np.ndarray) -> Accuracy:
+    return Accuracy(int(unbroken.sum()), len(unbroken))

@@ -1,0 +1,245 @@
+"""A sweep: every attack over its budgets, batch by batch, at the cost of a handful of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import Attack, AttackResult, BudgetAttack
+from robustlit.attacks.losses import Goal
+from robustlit.attacks.victim import Victim
+from robustlit.classifier import undefended
+from robustlit.evaluation.results import COLUMNS, DISTANCES, Evaluation
+from robustlit.threat import check_eps, check_images, distance
+
+KNOWLEDGE = ("adaptive", "greybox")
+Columns = dict[str, np.ndarray]
+Report = Callable[[str, float], None]  # attack name, share of this batch's work done
+
+
+@dataclass
+class Sweep:
+    """Attacks, the budgets to run them at, and what the attacker knows.
+
+    Args:
+        attacks: by name, or a list (named after their classes; a second PGD becomes "pgd-2").
+        grid: norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps.
+        knowledge: "adaptive" (through the defense's attack view; for a plain net, white box) and "greybox" (crafted
+            on the undefended net, judged on the defense).
+        seed: of the random draws, which depend on (seed, example) alone.
+
+    Raises:
+        ValueError: no attack, a budget out of range, an unknown knowledge.
+    """
+
+    attacks: Mapping[str, Attack] | Sequence[Attack]
+    grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    knowledge: Sequence[str] = ("adaptive",)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
+        if not self.attacks:
+            raise ValueError("a sweep needs at least one attack")
+        self.grid = {n: sorted({check_eps(e, n, name=f"grid.{n}") for e in eps}) for n, eps in self.grid.items()}
+        for known in self.knowledge:
+            if known not in KNOWLEDGE:
+                raise ValueError(f"knowledge must be among {', '.join(KNOWLEDGE)}, got {known!r}")
+
+    @property
+    def named(self) -> dict[str, Attack]:
+        """The attacks by name."""
+        assert isinstance(self.attacks, dict)
+        return self.attacks
+
+    def budgets(self, attack: BudgetAttack) -> list[float]:
+        """The budgets that an attack is run at, ascending: the grid of its norm and its own eps."""
+        return sorted({*self.grid.get(attack.norm, ()), attack.eps})
+
+    def attack_batch(
+        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None
+    ) -> Columns:
+        """Attacks one batch with everything.
+
+        Args:
+            model: the classifier, defended or not.
+            x: images (B, C, H, W) in [0, 1].
+            y: (B,) true classes.
+            index: (B,) numbers of the examples, unique over the data set.
+            report: called after each attack with its name and the share of the work done.
+
+        Returns:
+            The rows of `Evaluation`'s table as columns.
+        """
+        check_images(x)
+        with Victim(model, x, keep_generators=True) as victim:
+            clean = ~Goal(y).reached(victim.logits(x))
+        parts: list[Columns] = []
+        jobs = [(known, name) for known in self.knowledge for name in self.named]
+        for done, (known, name) in enumerate(jobs):
+            attack, craft_on = self.named[name], undefended(model) if known == "greybox" else model
+            if isinstance(attack, BudgetAttack):
+                levels = _climb(attack, craft_on, model, x, y, index, clean, self.budgets(attack), self.seed)
+            else:
+                result = _judge(attack.run(craft_on, x, y, index=index, seed=self.seed), craft_on, model, x, y)
+                levels = {float("nan"): _Level.of(result, x)}
+            for eps, level in levels.items():
+                rows = {"index": index, "label": y, "clean": clean, **level.columns()}
+                constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
+                parts.append(
+                    {c: v.cpu().numpy() for c, v in rows.items()}
+                    | {c: np.full(len(y), v) for c, v in constants.items()}
+                )
+            if report is not None:
+                report(name, (done + 1) / len(jobs))
+        return join_columns(parts)
+
+    def meta(self) -> dict[str, object]:
+        """What was run, for the file beside the table."""
+        return {
+            "attacks": {name: str(attack) for name, attack in self.named.items()},
+            "grid": {n: list(e) for n, e in self.grid.items()},
+            "knowledge": list(self.knowledge),
+            "seed": self.seed,
+        }
+
+
+def _named(attacks: Iterable[Attack]) -> dict[str, Attack]:
+    named: dict[str, Attack] = {}
+    for attack in attacks:
+        name, number = attack.name, 2
+        while name in named:
+            name, number = f"{attack.name}-{number}", number + 1
+        named[name] = attack
+    return named
+
+
+def join_columns(parts: Sequence[Columns]) -> Columns:
+    """The rows of all parts, one after the other."""
+    return {c: np.concatenate([p[c] for p in parts]) for c in COLUMNS}
+
+
+def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluation:
+    """An evaluation of the rows of all parts."""
+    return Evaluation.from_columns(join_columns(parts), dict(meta))
+
+
+@dataclass
+class _Level:
+    """What is known of each example at one budget: (B,) each."""
+
+    success: Tensor
+    prediction: Tensor
+    distances: dict[str, Tensor]
+    forwards: Tensor
+    backwards: Tensor
+
+    @classmethod
+    def untouched(cls, y: Tensor, clean: Tensor, like: Tensor) -> _Level:
+        """Before any attack: the misclassified are broken at distance 0, of the others nothing is known."""
+        unknown = torch.where(clean, like.new_tensor(float("nan")), like.new_tensor(0.0))
+        zeros = torch.zeros_like(y)
+        return cls(~clean, torch.full_like(y, -1), {d: unknown.clone() for d in DISTANCES}, zeros, zeros.clone())
+
+    @classmethod
+    def of(cls, result: AttackResult, x: Tensor) -> _Level:
+        distances = {d: distance(result.x_adv, x, d) for d in DISTANCES}
+        return cls(result.success, result.prediction, distances, result.forwards, result.backwards)
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "success": self.success,
+            "prediction": self.prediction,
+            **self.distances,
+            "forwards": self.forwards,
+            "backwards": self.backwards,
+        }
+
+    def put(self, rows: Tensor, other: _Level) -> None:
+        """Takes over what `other` found for `rows`, the passes added."""
+        self.success[rows], self.prediction[rows] = other.success, other.prediction
+        for d in DISTANCES:
+            self.distances[d][rows] = other.distances[d]
+        self.forwards[rows] += other.forwards
+        self.backwards[rows] += other.backwards
+
+    def inherit(self, lower: _Level) -> None:
+        """A witness at a smaller budget is one here."""
+        better = lower.success & ~self.success
+        self.success = self.success | better
+        self.prediction = torch.where(better, lower.prediction, self.prediction)
+        for d in DISTANCES:
+            self.distances[d] = torch.where(better, lower.distances[d], self.distances[d])
+
+    def select(self, keep: Tensor) -> _Level:
+        distances = {d: v[keep] for d, v in self.distances.items()}
+        return _Level(self.success[keep], self.prediction[keep], distances, self.forwards[keep], self.backwards[keep])
+
+
+def _judge(result: AttackResult, crafted_on: nn.Module, model: nn.Module, x: Tensor, y: Tensor) -> AttackResult:
+    """The result judged on `model`, where it was crafted on another."""
+    if crafted_on is model:
+        return result
+    with Victim(model, x) as victim:
+        logits = victim.logits(result.x_adv)
+    result.success, result.prediction = Goal(y).reached(logits), logits.argmax(1)
+    result.forwards = result.forwards + victim.forwards
+    return result
+
+
+def _climb(
+    attack: BudgetAttack,
+    craft_on: nn.Module,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    index: Tensor,
+    clean: Tensor,
+    budgets: Sequence[float],
+    seed: int,
+) -> dict[float, _Level]:
+    """Runs a budget attack so that each example's least breaking budget is known, without running every budget.
+
+    Every clean example is attacked at the attack's own eps, the figure that is quoted. Those that it breaks are
+    searched for their least budget below by bisection, examples at different budgets sharing a batch; those that it
+    does not break climb the budgets above, leaving when broken. An example that stands at a budget is taken to stand
+    at the smaller ones between, as an attack that fails with more room rarely succeeds with less; what it is quoted at
+    (its own eps) rests on no such assumption.
+    """
+    levels = [_Level.untouched(y, clean, x) for _ in budgets]
+    own = budgets.index(attack.eps)
+
+    def run(rows: Tensor, level: Tensor) -> Tensor:
+        """Attacks `rows` (b,) at the budgets numbered `level` (b,); returns who broke, (b,) bool."""
+        eps = x.new_tensor(list(budgets))[level]
+        result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=seed, eps=eps)
+        found = _Level.of(_judge(result, craft_on, model, x[rows], y[rows]), x[rows])
+        for number in level.unique().tolist():
+            mine = torch.nonzero(level == number).squeeze(1)
+            levels[number].put(rows[mine], found.select(mine))
+        return found.success
+
+    rows = torch.nonzero(clean).squeeze(1)
+    if len(rows):
+        broke = run(rows, torch.full_like(rows, own))
+        # Below: the least broken level lies in (low, high], high broken already.
+        search = rows[broke]
+        low, high = torch.full_like(search, -1), torch.full_like(search, own)
+        while len(still := torch.nonzero(high - low > 1).squeeze(1)):
+            middle = (low[still] + high[still]) // 2
+            won = run(search[still], middle)
+            high[still[won]], low[still[~won]] = middle[won], middle[~won]
+        # Above.
+        standing = rows[~broke]
+        for number in range(own + 1, len(budgets)):
+            if not len(standing):
+                break
+            standing = standing[~run(standing, torch.full_like(standing, number))]
+    for lower, upper in pairwise(levels):
+        upper.inherit(lower)
+    return dict(zip(budgets, levels, strict=True))

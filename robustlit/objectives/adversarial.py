@@ -1,0 +1,55 @@
+"""Adversarial training: cross-entropy on the worst inputs that an attack finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlit.attacks.ascent import GradientAscent
+from robustlit.objectives.objective import ObjectiveOutput
+
+
+@dataclass
+class AdversarialTraining:
+    """min over weights of the mean of max over the ball of the cross-entropy, on adversarial batches only.
+
+    With `PGD` it is the method of Madry et al., 2018, arXiv:1706.06083 (equation 2.1); with
+    `FGSM(random_start=True, step_size=1.25 * eps)` that of Wong, Rice, Kolter, 2020, arXiv:2001.03994, which can
+    overfit catastrophically: train it under the callback `CatastrophicOverfitting`.
+
+    Args:
+        attack: the inner maximiser (FGSM, BIM or PGD), its eps the budget trained for.
+        warmup: share of the training steps, in [0, 1), over which eps rises linearly from 0 to the attack's own.
+        attack_in_eval_mode: attack with BatchNorm and dropout in eval mode (the default), or as they train.
+
+    Raises:
+        ValueError: warmup outside [0, 1), an attack that is no gradient ascent.
+    """
+
+    attack: GradientAscent
+    warmup: float = 0.0
+    attack_in_eval_mode: bool = True
+    eps: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attack, GradientAscent):
+            raise ValueError(f"attack must be FGSM, BIM or PGD, got {type(self.attack).__name__}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
+        self.eps = self.attack.eps
+
+    def set_progress(self, fraction: float) -> None:
+        """`fraction` of the training steps done, in [0, 1]: sets the budget of the next step."""
+        self.eps = self.attack.eps * (min(1.0, fraction / self.warmup) if self.warmup else 1.0)
+
+    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Mean cross-entropy of adversarial versions of (B, C, H, W) images against their (B,) classes."""
+
+        def loss(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y, reduction="none")
+
+        x_adv = self.attack.maximise(classifier, x, loss, eps=self.eps, eval_mode=self.attack_in_eval_mode)
+        logits = classifier(x_adv)
+        return {"loss": F.cross_entropy(logits, y), "logits": logits}

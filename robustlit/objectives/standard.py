@@ -1,0 +1,20 @@
+"""Standard training: cross-entropy on the images as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlit.objectives.objective import ObjectiveOutput
+
+
+@dataclass
+class Standard:
+    """Empirical risk minimisation. The control of every defense: it has no robustness to speak of."""
+
+    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Mean cross-entropy of (B, C, H, W) images and (B,) classes."""
+        logits = classifier(x)
+        return {"loss": F.cross_entropy(logits, y), "logits": logits}

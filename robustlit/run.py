@@ -1,0 +1,389 @@
+"""A run, from a composed recipe to results.json: assemble, train, attack the best checkpoint, write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from robustlit.config import ConfigError, check_complete, check_keys, read_fractions
+from robustlit.evaluation import Accuracy, Evaluation
+from robustlit.evaluation.report import print_report
+from robustlit.objectives import Standard
+from robustlit.training import CheckpointError, RobustClassifier, read_checkpoint
+from robustlit.training.checkpoint import check_trusted, classifier_of
+
+RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
+INTERRUPTED = 130
+# What a stored recipe may name besides robustlit's own classes.
+_EVALUATION_PACKAGES = ("robustlit.attacks", "robustlit.callbacks", "robustlit.data")
+_EVALUATION_ALSO = (
+    "pytorch_lightning.Trainer",
+    "pytorch_lightning.loggers.CSVLogger",
+    "robustlit.callbacks.wandb_logger",
+)
+
+
+def train(config: DictConfig) -> int:
+    """Trains by a recipe, then attacks the best checkpoint; returns the exit code.
+
+    Raises:
+        ConfigError, ValueError, DataError, CheckpointError, FileExistsError: before anything is computed.
+    """
+    _prepare(config)
+    resumed = _resumed_run(config)
+    run = make_run_dir(config, resumed)
+    config.run_dir, config.name = str(run), config.name or run.name
+    stored = _stored(config)
+    if "run_id" in config.logger:
+        config.logger.run_id = stored["logger"]["run_id"] = _run_id(config)
+    _write_config(run, stored)
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data)
+    fill_model(config, data)
+    stored["model"] = OmegaConf.to_container(config.model)
+    module = RobustClassifier(
+        instantiate(config.model),
+        instantiate(config.objective, _convert_="all"),
+        instantiate(config.optimizer, _convert_="all"),
+        num_classes=data.num_classes,
+        schedule=instantiate(config.schedule, _convert_="all"),
+        validation_attack=instantiate(config.validation_attack, _convert_="all"),
+        seed=config.seed,
+        config=stored,
+    )
+    best = ModelCheckpoint(
+        dirpath=run / "checkpoints",
+        filename="best",
+        monitor=config.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer, sweep = _trainer(config, [best])
+    seconds = {}
+    started = time.monotonic()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+    except SystemExit:  # how Lightning leaves after Ctrl-C
+        last = run / "checkpoints" / "last.ckpt"
+        if last.exists():
+            say(f"interrupted at step {trainer.global_step}; to go on: the same command with ckpt_path={last}")
+        _close(trainer, code=INTERRUPTED)
+        return INTERRUPTED
+    seconds["train"] = time.monotonic() - started
+    return _attack(config, trainer, module, data, sweep, seconds, best.best_model_path or None)
+
+
+def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] = ()) -> int:
+    """Attacks a checkpoint again by its stored recipe, as changed by overrides; returns the exit code."""
+    _prepare(config)
+    net, _ = classifier_of(read_checkpoint(checkpoint), str(checkpoint), trusted=trusted)
+    for section in ("data", "sweep", "trainer", "logger", "callbacks"):
+        check_trusted(OmegaConf.to_container(config[section]), (*_EVALUATION_PACKAGES, *trusted), _EVALUATION_ALSO)
+    group = config.name
+    config.name = f"{group}-eval"
+    run = make_run_dir(config, None)
+    config.run_dir, config.name = str(run), run.name
+    if "job_type" in config.logger:
+        config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
+    _write_config(run, {**_stored(config), "ckpt_path": str(checkpoint)})
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data)
+    module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
+    trainer, sweep = _trainer(config, [])
+    return _attack(config, trainer, module, data, sweep, {}, None)
+
+
+# Assembling
+
+
+def _quiet() -> None:
+    """Lightning's own notices say nothing that this program's lines do not; its warnings stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*treespec.*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the data are in memory
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+
+
+def _prepare(config: DictConfig) -> None:
+    _quiet()
+    check_keys(config)
+    config.recipe = config.recipe  # resolves ${hydra:...} while Hydra is there to answer
+    read_fractions(config)
+    check_complete(config)
+
+
+def make_run_dir(config: DictConfig, resumed: Path | None) -> Path:
+    """The folder of this run, made: `run_dir`, else runs/NAME, else runs/RECIPE numbered to be new.
+
+    Raises:
+        FileExistsError: a folder asked for by name exists already; a run never writes over another.
+    """
+    if RUN_DIR_VARIABLE in os.environ:  # a process of a run that has its folder
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    if resumed is not None:
+        run = resumed
+    elif config.run_dir or config.name:
+        run = Path(config.run_dir or Path("runs") / config.name).absolute()
+        if rank_zero_only.rank == 0:
+            evaluation = str(config.name).endswith("-eval") and not config.run_dir
+            run = _first_free(run) if evaluation else _exactly(run)
+    else:
+        run = (Path("runs") / config.recipe).absolute()
+        if rank_zero_only.rank == 0:
+            run = _first_free(run)
+    os.environ[RUN_DIR_VARIABLE] = str(run)
+    return run
+
+
+def _exactly(run: Path) -> Path:
+    try:
+        run.mkdir(parents=True)
+    except FileExistsError:
+        raise FileExistsError(
+            f"the run folder {run} exists already; choose another name= or run_dir=, or remove it"
+        ) from None
+    return run
+
+
+def _first_free(run: Path) -> Path:
+    number = 1
+    while True:
+        candidate = run if number == 1 else run.with_name(f"{run.name}-{number}")
+        try:  # making it is the test, so that two runs started together never share one
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            number += 1
+
+
+def _resumed_run(config: DictConfig) -> Path | None:
+    """The run folder that a resumed checkpoint lies in, which the run then goes on in."""
+    if config.ckpt_path is None:
+        return None
+    config.ckpt_path = str(Path(config.ckpt_path).absolute())
+    read_checkpoint(config.ckpt_path)
+    folder = Path(config.ckpt_path).parent
+    inside = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
+    return folder.parent if inside and not config.run_dir and not config.name else None
+
+
+def _run_id(config: DictConfig) -> str:
+    """The W&B run: that of the resumed checkpoint, so that its curves go on, else a new one."""
+    if config.ckpt_path is not None:
+        stored = read_checkpoint(config.ckpt_path)["robustlit"]["config"] or {}
+        if run_id := stored.get("logger", {}).get("run_id"):
+            return str(run_id)
+    return config.logger.run_id or uuid.uuid4().hex[:8]
+
+
+def fill_model(config: DictConfig, data: Any) -> None:
+    """Gives a net the number of classes, channels and pixels of the data where the recipe leaves them null."""
+    for name in ("num_classes", "in_chans", "image_size"):
+        if name in config.model and config.model[name] is None:
+            config.model[name] = int(getattr(data, name))
+
+
+def auto_precision(accelerator: str) -> str:
+    """bf16-mixed where it is fast: on a GPU that has it, on a CPU with its instructions; else 32-true."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bf16-mixed" if accelerator in ("auto", "cpu") and supported() else "32-true"
+
+
+def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Any]:
+    """The Trainer with all callbacks and the logger, and the sweep among them (None for sweep=none)."""
+    settings = dict(config.trainer)
+    if settings["precision"] == "auto":
+        settings["precision"] = auto_precision(settings["accelerator"])
+    logger: Any = False
+    if config.logger.get("_target_"):
+        logger = instantiate(config.logger, _convert_="all")
+    if isinstance(logger, WandbLogger):
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    sweep = instantiate(config.sweep, _convert_="all") if config.sweep.get("_target_") else None
+    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
+    callbacks += [sweep] if sweep is not None else []
+    trainer = instantiate(
+        settings,
+        logger=logger,
+        callbacks=callbacks,
+        inference_mode=False,  # attacks differentiate during evaluation
+        use_distributed_sampler=False,  # the loaders share batches out themselves, and repeat none
+        enable_model_summary=False,
+        default_root_dir=config.run_dir,
+    )
+    return trainer, sweep
+
+
+# Attacking and writing
+
+
+def _attack(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: RobustClassifier,
+    data: Any,
+    sweep: Any,
+    seconds: dict[str, float],
+    checkpoint: str | None,
+) -> int:
+    started, code = time.monotonic(), 0
+    if trainer.fast_dev_run:  # nothing was saved
+        checkpoint = None
+    try:
+        trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    except SystemExit:  # how Lightning leaves after Ctrl-C
+        code = INTERRUPTED
+        if sweep is None or sweep.evaluation is None:
+            _close(trainer, code)
+            return code
+    seconds["evaluate"] = time.monotonic() - started
+    if trainer.is_global_zero:
+        evaluation = None if sweep is None else sweep.evaluation
+        clean = evaluation.clean_accuracy if evaluation is not None else _clean_of(trainer, data)
+        results = summarise(config, module.net, evaluation, clean, seconds)
+        print_report(results)
+        failed = getattr(sweep, "write_error", None)
+        try:
+            (Path(config.run_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        except OSError as error:
+            failed = error
+        if failed is not None:
+            say(f"error: the results above could not be written to {config.run_dir}: {failed}")
+            code = code or 1
+        else:
+            say(f"written to {config.run_dir}")
+    _close(trainer, code)
+    return code
+
+
+def _clean_of(trainer: pl.Trainer, data: Any) -> Accuracy:
+    n = len(data.test_indices)
+    return Accuracy(round(float(trainer.callback_metrics["test/accuracy"]) * n), n)
+
+
+def summarise(
+    config: DictConfig,
+    net: nn.Module,
+    evaluation: Evaluation | None,
+    clean: Accuracy,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """results.json: what a README table quotes, as plain values. Accuracies are shares in [0, 1]."""
+    eps, norm = float(config.eps), str(config.norm)
+    results: dict[str, Any] = {
+        "recipe": config.recipe,
+        "name": config.name,
+        "data": config.data["_target_"].rsplit(".", 1)[-1],
+        "n": clean.n,
+        "seed": config.seed,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "clean": _plain(clean),
+    }
+    if evaluation is not None:
+        results["complete"] = evaluation.complete
+        results["attacks"] = {}
+        for attack in evaluation.attacks:
+            own = evaluation.norm_of(attack)
+            budgets = evaluation.budgets(attack)
+            at = eps if any(abs(eps - b) < 1e-9 for b in budgets) else (budgets[-1] if budgets else eps)
+            reached = evaluation.accuracy(attack=attack, norm=own, eps=at)
+            passes = evaluation.passes(attack, eps=at if budgets else None)
+            results["attacks"][attack] = {"norm": own, "eps": at, **_plain(reached), "passes": round(passes, 2)}
+        if any(a["norm"] == norm and a["eps"] == eps for a in results["attacks"].values()):
+            worst = evaluation.worst_case(norm=norm, eps=eps)
+            results["worst_case"] = {"norm": norm, "eps": eps, **_plain(worst)}
+    results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
+    packages = ("robustlit", "torch", "pytorch-lightning", "torchvision", "timm", "torchmetrics", "wandb")
+    results["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
+    results["device"] = device_name(next((p.device for p in net.parameters()), torch.device("cpu")), config)
+    return results
+
+
+def _plain(accuracy: Accuracy) -> dict[str, Any]:
+    return {"accuracy": float(accuracy), "interval": [round(bound, 6) for bound in accuracy.interval]}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device, config: DictConfig) -> str:
+    """What the run ran on, in words."""
+    if torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda"):
+        name = torch.cuda.get_device_name(device if device.type == "cuda" else None)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    count = config.trainer.devices
+    return f"{count} x {name}" if isinstance(count, int) and count > 1 else name
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _stored(config: DictConfig) -> dict[str, Any]:
+    """The composed recipe as plain containers, its interpolations kept, so that `eps=` still reaches everything."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _write_config(run: Path, stored: dict[str, Any]) -> None:
+    if rank_zero_only.rank == 0:
+        OmegaConf.save(OmegaConf.create(stored), run / "config.yaml")
+
+
+def _close(trainer: pl.Trainer, code: int) -> None:
+    """Ends what outlives a Trainer: the W&B run and the process group."""
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero:
+        import wandb
+
+        try:
+            wandb.finish(exit_code=code)
+        except Exception as error:  # the run is done; W&B's trouble is only said
+            say(f"W&B did not close cleanly: {error}")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def say(text: str) -> None:
+    """A line for the person at the keyboard, once for all processes."""
+    if rank_zero_only.rank == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+__all__ = ["CheckpointError", "ConfigError", "evaluate", "train"]

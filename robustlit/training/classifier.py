@@ -1,0 +1,191 @@
+"""The one classifier LightningModule: net + objective + optimizer + schedule."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from robustlit.attacks import Attack
+from robustlit.classifier import check_labels, check_logits
+from robustlit.objectives import Objective
+from robustlit.objectives.objective import Scheduled
+from robustlit.threat import check_images
+from robustlit.training.checkpoint import pack
+
+Batch = tuple[Tensor, ...]  # images (B, C, H, W), classes (B,), and, if the loader knows it, example numbers (B,)
+
+
+class RobustClassifier(pl.LightningModule):
+    """Trains a classifier on an objective and validates how robust it is.
+
+    Logs `train/loss`, `train/accuracy` (on the inputs trained on: adversarial ones for an adversarial objective),
+    `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the checkpoint by it), `test/accuracy`.
+
+    Args:
+        net: from images (B, C, H, W) in [0, 1] to logits (B, num_classes). Its weights are the checkpoint's `net.*`.
+        objective: `objective(net, x, y) -> {"loss", "logits"}`.
+        optimizer: parameters -> Optimizer, e.g. `partial(torch.optim.Adam, lr=1e-3)`.
+        num_classes: K.
+        schedule: Optimizer -> scheduler, stepped every batch; a parameter of it named `total_steps`, `T_max` or
+            `total_iters` that is not given is filled with the number of training steps. None keeps the rate.
+        validation_attack: a cheap attack run on every validation batch, in float32; None skips it.
+        seed: with the step and the rank it seeds each training step, so that a resumed run repeats the draws of an
+            uninterrupted one.
+        config: the composed recipe as plain containers, stored in the checkpoint so that it can be rebuilt.
+
+    Raises:
+        ValueError: in the first batch of an epoch, for images outside [0, 1] or not finite, classes out of range,
+            logits that are not (B, K).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        *,
+        num_classes: int,
+        schedule: Callable[..., LRScheduler] | None = None,
+        validation_attack: Attack | None = None,
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.objective = objective
+        self.validation_attack = validation_attack
+        self.seed = seed
+        self.config = config
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self.num_classes = num_classes
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_robust_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self._total_steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        return self.net(x)
+
+    # Training
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and, if there is one, the schedule, told how long training lasts."""
+        self._total_steps = training_steps(self.trainer)
+        optimizer = self._optimizer(self.net.parameters())
+        if self._schedule is None:
+            return optimizer
+        expected = inspect.signature(self._schedule).parameters
+        given = getattr(self._schedule, "keywords", {})
+        length = {
+            name: self._total_steps
+            for name in ("total_steps", "T_max", "total_iters")
+            if name in expected and given.get(name) is None
+        }
+        scheduler = self._schedule(optimizer, **length)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step and checks the first batch of an epoch."""
+        torch.manual_seed(_step_seed(self.seed, self.global_step, self.global_rank))
+        if batch_idx == 0:
+            self._check(batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of the objective."""
+        x, y = batch[0], batch[1]
+        if isinstance(self.objective, Scheduled):
+            self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
+        output = self.objective(self.net, x, y)
+        self.train_accuracy.update(output["logits"].detach(), y)
+        self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
+        return output["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the accuracy on the inputs trained on."""
+        self.log("train/accuracy", self.train_accuracy)
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Clean and robust accuracy on the held-out split."""
+        x, y = batch[0], batch[1]
+        if batch_idx == 0:
+            self._check(batch)
+        self.val_accuracy.update(self.net(x), y)
+        self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
+        if self.validation_attack is not None:
+            # Same draws at every epoch and for any number of processes, so that epochs compare.
+            index = batch[2] if len(batch) > 2 else torch.arange(len(y), device=y.device) + batch_idx * len(y)
+            result = self.validation_attack.run(self.net, x, y, index=index, seed=0)
+            # An example counts as robust when it was not broken; the prediction alone would let NaN logits pass.
+            prediction = torch.where(result.success, (y + 1) % self.num_classes, y)
+            self.val_robust_accuracy.update(prediction, y)
+            self.log("val/robust_accuracy", self.val_robust_accuracy, on_step=False, on_epoch=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Clean accuracy on the test split; attacks on it are the business of the callback `AttackSweep`."""
+        x, y = batch[0], batch[1]
+        if batch_idx == 0:
+            self._check(batch)
+        self.test_accuracy.update(self.net(x), y)
+        self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+    def _check(self, batch: Batch) -> None:
+        x, y = batch[0], batch[1]
+        check_images(x)
+        check_labels(y, len(x), self.num_classes)
+        with torch.no_grad():
+            modes = [(module, module.training) for module in self.net.modules()]
+            self.net.eval()  # a look must not move BatchNorm's averages
+            logits = check_logits(self.net(x[:1]), 1)
+            for module, training in modes:
+                module.training = training
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"the net returns {logits.shape[1]} logits for {self.num_classes} classes")
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the recipe, as plain containers."""
+        checkpoint["robustlit"] = pack(self.config)
+
+
+def training_steps(trainer: pl.Trainer) -> int:
+    """Number of optimizer steps that `trainer.fit` will take.
+
+    Computed from the DataModule: reading `trainer.estimated_stepping_batches` in `configure_optimizers` loads the
+    training data early and drops the loader's resumed position (Lightning issue 20550).
+
+    Raises:
+        ValueError: neither `max_steps` nor a DataModule and `max_epochs` tell.
+    """
+    if trainer.max_steps is not None and trainer.max_steps > 0:
+        return trainer.max_steps
+    datamodule = getattr(trainer, "datamodule", None)
+    if datamodule is None or trainer.max_epochs is None or trainer.max_epochs < 1:
+        raise ValueError(
+            "cannot tell how long training lasts; give the Trainer max_steps, or max_epochs and fit a DataModule"
+        )
+    batches = len(datamodule.train_dataloader())
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(1, -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for each (run, step, rank), mixed so that neighbours are unrelated (SplitMix64's finaliser)."""
+    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return z ^ (z >> 31)

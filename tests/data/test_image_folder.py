@@ -1,0 +1,146 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from robustlit.data import DataError, ImageFolder, load_mnist
+
+
+def write(folder: Path, start: int, count: int, classes: int = 3) -> None:
+    """Writes `count` real digits of each of the first classes as 28 x 28 PNGs."""
+    images, labels = load_mnist()[:2]
+    for label in range(classes):
+        (folder / f"digit_{label}").mkdir(parents=True)
+        for number in (labels == label).nonzero()[start : start + count, 0].tolist():
+            Image.fromarray(images[number, 0].numpy()).save(folder / f"digit_{label}" / f"{number:05d}.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(tmp_path / "train", 0, 20)
+    write(tmp_path / "test", 20, 5)
+    return tmp_path
+
+
+def module(root: Path, **arguments) -> ImageFolder:
+    settings = {"channels": 1, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0, "val_size": 12}
+    return ImageFolder(root, 28, **(settings | arguments))
+
+
+def test_pictures_come_back_exactly(root: Path):
+    data = module(root)
+    assert (data.num_classes, data.in_chans, data.image_size) == (3, 1, 28)
+    assert data.classes == ["digit_0", "digit_1", "digit_2"]
+    images = load_mnist()[0]
+    x, y, index = data.test_tensors()
+    assert index.tolist() == list(range(15))
+    assert y.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    paths = sorted((root / "test").glob("*/*.png"))
+    assert torch.equal(x, images[[int(path.stem) for path in paths]].float().div(255))
+
+
+def test_validation_is_held_out_and_stratified(root: Path):
+    data = module(root)
+    y = torch.cat([y for _, y, _ in data.val_dataloader()])
+    val = torch.cat([index for _, _, index in data.val_dataloader()])
+    train = torch.cat([index for _, _, index in data.train_dataloader()])
+    assert y.bincount().tolist() == [4, 4, 4]
+    assert torch.cat([val, train]).sort().values.tolist() == list(range(60))
+
+
+def test_a_val_folder_is_used_whole(root: Path):
+    write(root / "val", 30, 2)
+    data = module(root)
+    assert sum(len(y) for _, y, _ in data.val_dataloader()) == 6
+    assert sum(len(y) for _, y, _ in data.train_dataloader()) == 60
+
+
+def test_colour_and_scaling(root: Path):
+    data = ImageFolder(root, 14, channels=3, num_workers=0)
+    x, _, _ = next(iter(data.test_dataloader()))
+    assert x.shape == (15, 3, 14, 14)
+    assert x.dtype == torch.float32
+    assert x.min() >= 0
+    assert x.max() <= 1
+    assert torch.equal(x[:, 0], x[:, 1])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_test_batches(root: Path, world_size: int):
+    alone = [index.tolist() for _, _, index in module(root).test_dataloader()]
+    shards = []
+    for rank in range(world_size):
+        data = module(root)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        shards.append([index.tolist() for _, _, index in data.test_dataloader()])
+        assert len(data.test_tensors()[0]) == 15
+    for number, batch in enumerate(alone):
+        assert shards[number % world_size][number // world_size] == batch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_is_exact_with_augmentation_and_workers(root: Path, workers: int):
+    def loader(num_workers: int):
+        batches = module(root, augment=True, num_workers=num_workers).train_dataloader()
+        batches.sampler.set_epoch(1)
+        return batches
+
+    before = torch.get_rng_state()
+    expected = list(loader(0))
+    stopped = loader(workers)
+    iterator = iter(stopped)
+    for _ in range(2):
+        next(iterator)
+    # A worker has read further by now; the state counts what was handed out.
+    assert stopped.state_dict()["position"] == 2
+    resumed = loader(workers)
+    resumed.load_state_dict(stopped.state_dict())
+    rest = list(resumed)
+    assert len(rest) == len(expected) - 2
+    assert resumed.state_dict()["position"] == len(expected)
+    for got, wanted in zip(rest, expected[2:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+    other_epoch = loader(0)
+    other_epoch.sampler.set_epoch(2)
+    pictures = {int(i): x for xs, _, index in other_epoch for i, x in zip(index, xs, strict=True)}
+    assert any(
+        not torch.equal(pictures[int(i)], x) for xs, _, index in expected for i, x in zip(index, xs, strict=True)
+    )
+
+
+def test_classes_must_agree(root: Path):
+    (root / "test" / "digit_2").rename(root / "test" / "two")
+    with pytest.raises(DataError, match=r"missing \['digit_2'\], not in train/ \['two'\]"):
+        module(root).setup()
+
+
+def test_missing_folders_are_named(root: Path, tmp_path: Path):
+    with pytest.raises(DataError, match=r"nowhere.train is missing; expected root/train/CLASS"):
+        module(tmp_path / "nowhere")
+    (root / "test").rename(root / "tests")
+    with pytest.raises(DataError, match=r"test is missing; expected"):
+        module(root).setup("test")
+
+
+def test_an_empty_class_is_named(root: Path):
+    for path in (root / "train" / "digit_1").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"digit_1 holds no pictures"):
+        module(root).setup()
+
+
+def test_a_damaged_picture_is_named(root: Path):
+    victim = sorted((root / "test").glob("*/*.png"))[3]
+    victim.write_bytes(victim.read_bytes()[:60])
+    with pytest.raises(DataError, match=rf"{victim.name} cannot be decoded"):
+        module(root).test_tensors()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"channels": 2}, "got 2"), ({"val_size": 0}, "got 0")])
+def test_bad_arguments_are_named(root: Path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        module(root, **arguments)
