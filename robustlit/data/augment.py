@@ -5,7 +5,7 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
