@@ -54,7 +54,7 @@ class AdversarialImages(pl.Callback):
             before = net(x).argmax(1).tolist()
         after = result.prediction.tolist()
         largest = float((result.x_adv - x).abs().max())
-        magnify = float(max(1, int(1 / largest))) if largest else 1.0
+        magnify = float(max(1, int(1 / largest + 0.01))) if largest else 1.0
         figure = images_figure(
             x.cpu().numpy(),
             result.x_adv.cpu().numpy(),

@@ -60,6 +60,8 @@ class AttackSweep(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets an earlier test."""
+        if len(trainer.num_test_batches) > 1:
+            raise ValueError("AttackSweep takes one test loader: in several, examples of one number would be mixed up")
         self.evaluation, self.write_error, self._parts = None, None, []
 
     def on_test_batch_end(
@@ -83,7 +85,7 @@ class AttackSweep(pl.Callback):
                 "twice; use a DataModule of robustlit.data"
             )
         bar = trainer.progress_bar_callback
-        total = int(trainer.num_test_batches[dataloader_idx])
+        total = float(trainer.num_test_batches[dataloader_idx])  # infinite where the loader has no length
 
         def report(name: str, share: float) -> None:
             if isinstance(bar, Progress):

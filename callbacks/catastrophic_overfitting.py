@@ -25,7 +25,8 @@ class CatastrophicOverfitting(pl.Callback):
     Args:
         every: training steps between two looks.
         steps: of the PGD that looks.
-        drop: how far, in accuracy, PGD must fall below its best so far, in (0, 1).
+        drop: how far, in accuracy, PGD must fall below its best so far, in (0, 1). A net that was never robust at a
+            look (it collapsed during the warm-up, say) has nothing to fall from and is not noticed.
         patience: looks in a row that must agree: one batch is noisy.
         stop: end the training on a collapse.
 
@@ -43,6 +44,7 @@ class CatastrophicOverfitting(pl.Callback):
             raise ValueError(f"drop must be an accuracy in (0, 1), got {drop}")
         self.every, self.steps, self.drop, self.patience, self.stop = every, steps, drop, patience, stop
         self.collapsed_at: int | None = None
+        self._looked_at = -1
         self._best = 0.0
         self._suspicions = 0
         self._fgsm_at_best = 0.0
@@ -57,8 +59,10 @@ class CatastrophicOverfitting(pl.Callback):
     ) -> None:
         """Looks, every so many steps."""
         step = trainer.global_step
-        if step % self.every or self.collapsed_at is not None:
+        # Under gradient accumulation several batches share a step.
+        if step % self.every or step == self._looked_at or self.collapsed_at is not None:
             return
+        self._looked_at = step
         objective: Any = pl_module.objective
         if objective.eps < objective.attack.eps:  # while eps warms up accuracies fall for that reason
             return

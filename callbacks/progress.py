@@ -58,7 +58,7 @@ class Progress(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Prints without tearing the bar."""
         if self._enabled:
-            self._console.print(*args, **kwargs, highlight=False)
+            self._console.print(*args, **{"highlight": False, "markup": False, **kwargs})
 
     # Training
 
@@ -167,5 +167,10 @@ class Progress(ProgressBar):
             self._bars = self._task = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A bar holds threads: it is not copied."""
-        return {**self.__dict__, "_bars": None, "_task": None}
+        """A bar and a console hold threads and locks: they are not copied."""
+        return {**self.__dict__, "_bars": None, "_task": None, "_console": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy draws on standard error."""
+        self.__dict__.update(state)
+        self._console = Console(stderr=True)

@@ -1,7 +1,8 @@
-"""SaveOnInterrupt: Ctrl-C in training ends the step that runs, saves a checkpoint, then stops."""
+"""SaveOnInterrupt: Ctrl-C in training ends the step or validation that runs, saves a checkpoint, then stops."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytorch_lightning as pl
 class SaveOnInterrupt(pl.Callback):
     """Turns the first Ctrl-C of a training run into a checkpoint from which it resumes exactly.
 
-    An interrupt in the middle of a step could leave half of the weights updated, so the step is finished first. A
-    second Ctrl-C stops at once. With several processes they could stop at different steps, and saving together would
+    An interrupt in the middle of a step could leave half of the weights updated, so the step is finished first; one
+    in a validation ends it and the step after it, so that the epoch counts for the best checkpoint. A second Ctrl-C
+    stops at once. With several processes they could stop at different steps, and saving together would
     hang: there Ctrl-C stops at once, and the last epoch's checkpoint remains.
 
     Args:
@@ -36,26 +38,23 @@ class SaveOnInterrupt(pl.Callback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         signal.signal(signal.SIGINT, self._before)  # the next one is not waited for
+        # Not print(): a handler may run in the middle of another write to the same buffer.
+        os.write(2, b"\ninterrupted: a checkpoint is saved after this step; Ctrl-C again stops at once\n")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves and stops, if asked to."""
-        if self._asked:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
+        self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stops, if asked to during validation; the weights are those after the last training step."""
-        if self._asked and not trainer.sanity_checking:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves and stops, if asked to during the last validation."""
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self._asked:
+            self._asked = False
+            trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

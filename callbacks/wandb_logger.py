@@ -43,7 +43,7 @@ def wandb_logger(
     mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     folder = Path(folder)
     try:
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             folder.mkdir(parents=True, exist_ok=True)
         logger = WandbLogger(
             project=project,
@@ -60,9 +60,11 @@ def wandb_logger(
             settings=wandb.Settings(silent=True, console="off", init_timeout=60),
         )
         run = logger.experiment  # starts here, so that a failure is caught here
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             # run.dir is <folder>/offline-run-.../files
-            where = f"offline; to upload this run: wandb sync {Path(run.dir).parent}" if run.offline else run.url
+            where = (
+                f"offline; to upload this run: wandb sync {Path(run.dir).parent}" if run.offline else run.url or mode
+            )
             print(f"W&B: {where}", file=sys.stderr, flush=True)
         return logger
     except Exception as error:  # wandb raises many kinds, none worth losing a training run for
@@ -78,8 +80,9 @@ def _logged_in() -> bool:
     files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     for file in (Path(f).expanduser() for f in files if f):
         try:
-            if netrc(file).authenticators(host):
+            found = netrc(file).authenticators(host)
+            if found and found[2]:  # the password is the key
                 return True
-        except (OSError, NetrcParseError):
+        except (OSError, NetrcParseError, ValueError):  # missing, damaged, not text
             continue
     return False

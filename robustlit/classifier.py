@@ -1,7 +1,9 @@
 """The contracts of a classifier and of a defended one, so that attacks need not know defenses.
 
 A classifier is any `nn.Module` from images (B, C, H, W) in [0, 1] to logits (B, K). A defended classifier answers
-three more questions; the functions below answer them for a plain one, so that callers never test for the type.
+three more questions; the functions below answer them for a plain one, so that callers never test for the type. Each
+question is asked on its own: a defense that answers only one, or stands behind a wrapper that passes attributes on
+(`torch.compile`), must not be taken for a plain net and attacked the weak way.
 """
 
 from __future__ import annotations
@@ -34,17 +36,19 @@ class DefendedClassifier(Protocol):
 
 def attack_view(model: nn.Module) -> nn.Module:
     """What an adaptive attacker differentiates: the defense's own twin, or the model itself."""
-    return model.attack_view() if isinstance(model, DefendedClassifier) else model
+    answer = getattr(model, "attack_view", None)
+    return answer() if callable(answer) else model
 
 
 def undefended(model: nn.Module) -> nn.Module:
     """The model without its defense, or the model itself."""
-    return model.undefended() if isinstance(model, DefendedClassifier) else model
+    answer = getattr(model, "undefended", None)
+    return answer() if callable(answer) else model
 
 
 def is_stochastic(model: nn.Module) -> bool:
     """Whether two forwards of one input may differ by design."""
-    return isinstance(model, DefendedClassifier) and model.stochastic
+    return getattr(model, "stochastic", False) is True
 
 
 def check_logits(logits: object, batch: int) -> Tensor:
@@ -58,6 +62,8 @@ def check_logits(logits: object, batch: int) -> Tensor:
         raise ValueError(
             f"the model must return logits (B, K) with K >= 2 for a batch of {batch}, got shape {tuple(logits.shape)}"
         )
+    if not logits.is_floating_point():
+        raise ValueError(f"the model must return logits, got {logits.dtype}; return its scores, not the class it chose")
     return logits
 
 
@@ -66,7 +72,7 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
     if y.shape != (batch,):
         raise ValueError(f"{name} must have shape ({batch},) to match the images, got {tuple(y.shape)}")
     if y.is_floating_point() or y.is_complex():
-        raise ValueError(f"{name} must be integers (class numbers), got {y.dtype}")
+        raise ValueError(f"{name} must be integers, got {y.dtype}")
     if num_classes is not None and batch:
         low, high = (int(v) for v in y.aminmax())
         if low < 0 or high >= num_classes:

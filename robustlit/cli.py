@@ -101,6 +101,7 @@ def _train(arguments: list[str], script: list[str]) -> int:
 
     from robustlit.config import BASE, check_recipe_name, recipe_files, recipes_folder, register_recipes
 
+    arguments = _flags_first(arguments)
     files = recipe_files(_config_dirs(arguments))
     register_recipes(files)
     for argument in arguments:
@@ -133,6 +134,21 @@ def _run_train(config: Any) -> int:
     from robustlit.run import train
 
     return train(config)
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, flags with their values before overrides: Hydra's parser takes them in no other order."""
+    with_value = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-name", "-cn", "--config-dir", "-cd")
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument in with_value and rest:
+            flags += [argument, rest.pop(0)]
+        else:
+            (flags if argument.startswith("-") else overrides).append(argument)
+    return flags + overrides
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[str]:

@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,36 +53,9 @@ def train(config: DictConfig) -> int:
     _prepare(config)
     resumed = _resumed_run(config)
     run = make_run_dir(config, resumed)
-    config.run_dir, config.name = str(run), config.name or run.name
-    stored = _stored(config)
-    if "run_id" in config.logger:
-        config.logger.run_id = stored["logger"]["run_id"] = _run_id(config)
-    _write_config(run, stored)
-
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.data)
-    fill_model(config, data)
-    stored["model"] = OmegaConf.to_container(config.model)
-    module = RobustClassifier(
-        instantiate(config.model),
-        instantiate(config.objective, _convert_="all"),
-        instantiate(config.optimizer, _convert_="all"),
-        num_classes=data.num_classes,
-        schedule=instantiate(config.schedule, _convert_="all"),
-        validation_attack=instantiate(config.validation_attack, _convert_="all"),
-        seed=config.seed,
-        config=stored,
-    )
-    best = ModelCheckpoint(
-        dirpath=run / "checkpoints",
-        filename="best",
-        monitor=config.monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    trainer, sweep = _trainer(config, [best])
-    seconds = {}
+    with _removed_on_failure(None if resumed else run):
+        trainer, module, data, sweep, best = _assemble(config, run)
+    seconds: dict[str, float] = {}
     started = time.monotonic()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
@@ -91,6 +66,8 @@ def train(config: DictConfig) -> int:
         _close(trainer, code=INTERRUPTED)
         return INTERRUPTED
     seconds["train"] = time.monotonic() - started
+    if not best.best_model_path and not config.trainer.fast_dev_run:
+        say("training ended before its first validation: the last weights are attacked, there is no best checkpoint")
     return _attack(config, trainer, module, data, sweep, seconds, best.best_model_path or None)
 
 
@@ -104,13 +81,14 @@ def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] 
     config.name = f"{group}-eval"
     run = make_run_dir(config, None)
     config.run_dir, config.name = str(run), run.name
-    if "job_type" in config.logger:
-        config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
-    _write_config(run, {**_stored(config), "ckpt_path": str(checkpoint)})
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = instantiate(config.data)
-    module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
-    trainer, sweep = _trainer(config, [])
+    with _removed_on_failure(run):
+        if "job_type" in config.logger:
+            config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
+        _write_config(run, {**_stored(config), "ckpt_path": str(checkpoint)})
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        data = instantiate(config.data)
+        module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
+        trainer, sweep = _trainer(config, [])
     return _attack(config, trainer, module, data, sweep, {}, None)
 
 
@@ -137,6 +115,54 @@ def _prepare(config: DictConfig) -> None:
     check_complete(config)
 
 
+def _assemble(
+    config: DictConfig, run: Path
+) -> tuple[pl.Trainer, RobustClassifier, pl.LightningDataModule, Any, ModelCheckpoint]:
+    """Everything that a training run needs, built from its recipe: trainer, module, data, sweep, best checkpoint."""
+    config.run_dir, config.name = str(run), config.name or run.name
+    if "run_id" in config.logger:
+        config.logger.run_id = _run_id(config)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = instantiate(config.data)
+    if is_main_process():  # before anything is left behind; Lightning does it again, at no cost
+        data.prepare_data()
+        data.setup("fit")
+    fill_model(config, data)
+    stored = _stored(config)
+    _write_config(run, stored)
+    module = RobustClassifier(
+        instantiate(config.model),
+        instantiate(config.objective, _convert_="all"),
+        instantiate(config.optimizer, _convert_="all"),
+        num_classes=data.num_classes,
+        schedule=instantiate(config.schedule, _convert_="all"),
+        validation_attack=instantiate(config.validation_attack, _convert_="all"),
+        seed=config.seed,
+        config=stored,
+    )
+    best = ModelCheckpoint(
+        dirpath=run / "checkpoints",
+        filename="best",
+        monitor=config.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer, sweep = _trainer(config, [best])
+    return trainer, module, data, sweep, best
+
+
+@contextmanager
+def _removed_on_failure(run: Path | None) -> Iterator[None]:
+    """Takes a new run folder away again when the run cannot even be assembled: nothing was computed yet."""
+    try:
+        yield
+    except BaseException:
+        if run is not None and is_main_process():
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
 def make_run_dir(config: DictConfig, resumed: Path | None) -> Path:
     """The folder of this run, made: `run_dir`, else runs/NAME, else runs/RECIPE numbered to be new.
 
@@ -149,12 +175,12 @@ def make_run_dir(config: DictConfig, resumed: Path | None) -> Path:
         run = resumed
     elif config.run_dir or config.name:
         run = Path(config.run_dir or Path("runs") / config.name).absolute()
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             evaluation = str(config.name).endswith("-eval") and not config.run_dir
             run = _first_free(run) if evaluation else _exactly(run)
     else:
         run = (Path("runs") / config.recipe).absolute()
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             run = _first_free(run)
     os.environ[RUN_DIR_VARIABLE] = str(run)
     return run
@@ -225,7 +251,8 @@ def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Train
     if config.logger.get("_target_"):
         logger = instantiate(config.logger, _convert_="all")
     if isinstance(logger, WandbLogger):
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+        resolved = OmegaConf.to_container(config, resolve=True)
+        logger.log_hyperparams({str(k): v for k, v in resolved.items()} if isinstance(resolved, dict) else {})
     sweep = instantiate(config.sweep, _convert_="all") if config.sweep.get("_target_") else None
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
     callbacks += [sweep] if sweep is not None else []
@@ -254,7 +281,7 @@ def _attack(
     checkpoint: str | None,
 ) -> int:
     started, code = time.monotonic(), 0
-    if trainer.fast_dev_run:  # nothing was saved
+    if config.trainer.fast_dev_run:  # nothing was saved
         checkpoint = None
     try:
         trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
@@ -363,7 +390,7 @@ def _stored(config: DictConfig) -> dict[str, Any]:
 
 
 def _write_config(run: Path, stored: dict[str, Any]) -> None:
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         OmegaConf.save(OmegaConf.create(stored), run / "config.yaml")
 
 
@@ -380,9 +407,14 @@ def _close(trainer: pl.Trainer, code: int) -> None:
         torch.distributed.destroy_process_group()
 
 
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and speaks (known from the environment before any Trainer is)."""
+    return getattr(rank_zero_only, "rank", None) in (0, None)
+
+
 def say(text: str) -> None:
     """A line for the person at the keyboard, once for all processes."""
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         print(text, file=sys.stderr, flush=True)
 
 

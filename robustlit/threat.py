@@ -62,7 +62,7 @@ def check_images(x: Tensor) -> None:
         raise ValueError("the batch is empty: there is no example to attack")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images must be float32 in [0, 1], got {x.dtype}; for uint8 use x.float() / 255")
-    low, high = (float(v) for v in torch.aminmax(x))  # NaN propagates to both
+    low, high = (float(v) for v in torch.aminmax(x.detach()))  # NaN propagates to both
     if math.isnan(low):
         raise ValueError("images must be finite, found NaN; look at the loader")
     if low < 0 or high > 1:
@@ -131,10 +131,13 @@ class Ball:
         """
         if self.norm == "linf":
             return self.project(gradient.sign_().mul_(expand(size, z)).add_(z))
-        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        # A gradient below the smallest normal number has no direction left; dividing by it would give NaN.
-        scale = torch.where(length > torch.finfo(z.dtype).tiny, size / length, torch.zeros_like(length))
-        return self.project(gradient.mul_(expand(scale, z)).add_(z))
+        # Scaled by its largest entry first: the squares of entries below 1e-23 would sum to a norm of zero, and those
+        # above 1e19 to infinity. An entry below the smallest normal number has no direction left.
+        largest = torch.linalg.vector_norm(gradient.flatten(1), math.inf, dim=1)
+        largest = torch.where(largest > torch.finfo(z.dtype).tiny, largest, torch.ones_like(largest))
+        unit = gradient.div_(expand(largest, z))
+        length = torch.linalg.vector_norm(unit.flatten(1), dim=1).clamp_min(1)  # at least 1 unless the gradient is 0
+        return self.project(unit.mul_(expand(size / length, z)).add_(z))
 
     def random_point(self, draws: UniformDraws) -> Tensor:
         """A point drawn uniformly from each ball, then cut to the box: the random start of PGD."""

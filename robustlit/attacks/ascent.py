@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from robustlit.attacks.victim import Victim
 from robustlit.threat import Ball, expand
 
 _STEPS_BETWEEN_CHECKS_ON_GPU = 4  # asking who has finished waits for the GPU; on a CPU it is free
+_BLIND = (
+    "the gradient of {name} is zero at every pixel of every example under attack (it rounds its input, or is dead), "
+    "so a gradient-based attack is blind and its failure says nothing; give the model an attack_view() that is "
+    "differentiable"
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,9 @@ class GradientAscent(BudgetAttack):
         if budget == 0:
             return x.detach()
         with Victim(model, x, eval_mode=eval_mode, ambient_autocast=True, keep_generators=False) as victim:
+            x = x.detach().clone()  # an ordinary tensor even where the caller's was made in inference mode
             radius = x.new_full((len(x),), budget)
-            ball = Ball(x.detach(), radius, self.norm)
+            ball = Ball(x, radius, self.norm)
             size = radius * self._step_over_eps
             x_adv = ball.random_point(Draws(None, radius)) if self._random_start else ball.x
             for _ in range(self._steps):
@@ -112,11 +119,13 @@ class GradientAscent(BudgetAttack):
         check_every = _STEPS_BETWEEN_CHECKS_ON_GPU if x.is_cuda else 1
         for step in range(self._steps + 1):
             if step < self._steps:
-                logits, loss, gradient = victim.gradient(z, goal.cross_entropy, rows)
-                reached = goal.reached(logits if victim.sees_itself else victim.logits(z, rows))
-            else:  # the last iterate only has to be judged
+                logits, loss, gradient = victim.gradient(z, goal.log_odds, rows)
+                if step == 0 and not bool(gradient.any()):
+                    warnings.warn(_BLIND.format(name=type(victim.view).__name__), stacklevel=2)
+            if step == self._steps or not victim.sees_itself:  # the last iterate only has to be judged
                 logits = victim.logits(z, rows)
-                loss, reached = goal.cross_entropy(logits), goal.reached(logits)
+                loss = goal.log_odds(logits)
+            reached = goal.reached(logits)
             # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
             better = ~won[inside] & (reached | ((loss > losses[inside]) & (step > 0)))
             points[inside] = torch.where(expand(better, z), z, points[inside])

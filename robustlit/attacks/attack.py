@@ -101,11 +101,13 @@ class Attack(ABC):
         check_labels(y, len(x))
         if target is not None:
             check_labels(target, len(x), name="target")
+        if index is not None:
+            check_labels(index, len(x), name="index")
         with Victim(model, x, keep_generators=seed is not None) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.
             x, y = x.detach().clone(), y.detach().clone().to(torch.int64)
             target = None if target is None else target.detach().clone().to(torch.int64)
-            index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone()
+            index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone().to(x.device)
             goal = Goal(y, target)
             clean = victim.logits(x)
             check_labels(y, len(x), clean.shape[1])
@@ -188,6 +190,8 @@ class BudgetAttack(Attack):
         if eps.shape != (len(x),):
             raise ValueError(f"eps per example must have shape ({len(x)},), got {tuple(eps.shape)}")
         largest = 1.0 if self.norm == "linf" else float("inf")
-        if not bool(((eps >= 0) & (eps <= largest) & torch.isfinite(eps)).all()):
-            raise ValueError(f"eps per example must be finite, in [0, {largest:g}] pixel units, got {eps}")
+        wrong = eps[~((eps >= 0) & (eps <= largest) & torch.isfinite(eps))].tolist()
+        if wrong:
+            hint = f"; did you mean {wrong[0]:g}/255?" if largest < wrong[0] <= 255 else ""
+            raise ValueError(f"eps per example must be finite, in [0, {largest:g}] pixel units, got {wrong[0]:g}{hint}")
         return eps.to(x)

@@ -32,7 +32,7 @@ class BIM(GradientAscent):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.steps, "steps")
-        check_step_size(self.step_size)
+        check_step_size(self.step_size, self.norm)
 
     @property
     def _steps(self) -> int:

@@ -12,9 +12,11 @@ def check_count(value: object, name: str) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def check_step_size(value: object) -> None:
-    """Raises a ValueError unless `value` is None or a positive, finite number of pixel units."""
+def check_step_size(value: object, norm: str) -> None:
+    """Raises a ValueError unless `value` is None or a positive, finite number of pixel units, at most 2 for "linf"."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or float(value) <= 0:
         raise ValueError(f"step_size must be positive, in pixel units, or None for the attack's rule, got {value!r}")
+    if norm == "linf" and float(value) >= 2:  # twice the largest ball: most likely 2/255 was meant
+        raise ValueError(f"step_size must be below 2 pixel units, got {float(value):g}; did you mean {float(value):g}/255?")

@@ -8,6 +8,7 @@ number, needs no state on the host, and gives the same bits on every device and 
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ class Draws:
     def __init__(self, seed: int | None, index: Tensor) -> None:
         self.seed = seed
         if seed is not None:
-            signed = (seed + 2**63) % 2**64 - 2**63  # any Python integer, wrapped to a signed 64-bit one
+            # Any integer, wrapped to a signed 64-bit one.
+            signed = (operator.index(seed) + 2**63) % 2**64 - 2**63
             self._key = _mix(_mix(index.to(torch.int64) + _GOLDEN) + signed)  # (B,)
         self._drawn = 0
 

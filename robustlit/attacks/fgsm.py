@@ -33,7 +33,7 @@ class FGSM(GradientAscent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_step_size(self.step_size)
+        check_step_size(self.step_size, self.norm)
 
     @property
     def _steps(self) -> int:

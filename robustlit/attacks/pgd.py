@@ -39,7 +39,7 @@ class PGD(GradientAscent):
         super().__post_init__()
         check_count(self.steps, "steps")
         check_count(self.restarts, "restarts")
-        check_step_size(self.step_size)
+        check_step_size(self.step_size, self.norm)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
                 f"restarts={self.restarts} needs random_start=True: from the same point every restart is the same run"

@@ -46,13 +46,11 @@ class Victim:
         keep_generators: bool = True,
     ) -> None:
         self.model = model
-        self.view = attack_view(model)
-        self.device = like.device
+        self.view = model  # the twin, once entered
+        self.batch, self.device = len(like), like.device
         self.eval_mode = eval_mode
         self.ambient_autocast = ambient_autocast
         self.keep_generators = keep_generators
-        self.forwards = torch.zeros(len(like), dtype=torch.int64, device=like.device)
-        self.backwards = torch.zeros_like(self.forwards)
         self._modes: list[tuple[nn.Module, bool]] = []
         self._stack = ExitStack()
 
@@ -60,6 +58,9 @@ class Victim:
         with ExitStack() as stack:  # closed here only if entering fails half way
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
+            # Only here, as ordinary tensors: those made in inference mode cannot be counted up outside it.
+            self.forwards = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
+            self.backwards = torch.zeros_like(self.forwards)
             kind = self.device.type
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
@@ -68,6 +69,8 @@ class Victim:
             if self.keep_generators:
                 devices = [self.device] if kind == "cuda" else []
                 stack.enter_context(torch.random.fork_rng(devices=devices))
+            # Asked only here: a twin built on the fly may draw numbers, and in inference mode would get no gradients.
+            self.view = attack_view(self.model)
             if self.eval_mode:
                 stack.callback(self._restore_modes)
                 self._hold_eval()
@@ -104,7 +107,7 @@ class Victim:
             rows: (b,) which examples of the batch these are; None for all, in order.
         """
         with torch.no_grad():
-            logits = check_logits(self.model(x), len(x))
+            logits = check_logits(self.model(x.clone()), len(x))  # a copy: a first layer may work in place
         self._count(self.forwards, rows)
         return logits
 
@@ -124,7 +127,7 @@ class Victim:
             ValueError: the model gives no gradient.
         """
         leaf = x.detach().requires_grad_(True)
-        logits = check_logits(self.view(leaf), len(x))
+        logits = check_logits(self.view(leaf.clone()), len(x))
         losses = loss(logits)
         gradient = None
         if losses.requires_grad:
@@ -137,6 +140,8 @@ class Victim:
             )
         self._count(self.forwards, rows)
         self._count(self.backwards, rows)
+        # A pixel without a finite slope (a root at 0) must not spoil the others or spread NaN to every later iterate.
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a copy, the caller's to write into
         return logits.detach(), losses.detach(), gradient
 
     @property

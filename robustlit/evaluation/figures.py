@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,11 +32,12 @@ def distance_grid(end: float, points: int = 101) -> np.ndarray:
 
 
 def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.ndarray) -> pd.DataFrame:
-    """Every attack's accuracy against distance as one long table: attack, distance, accuracy, low, high."""
+    """Every attack's accuracy against distance as one long table: attack, knowledge, distance, accuracy, low, high."""
     parts = []
-    for attack in evaluation.attacks:
-        curve = evaluation.curve(attack, distance=distance, at=at)
+    for attack, knowledge in evaluation.runs:
+        curve = evaluation.curve(attack, distance=distance, knowledge=knowledge, at=at)
         curve.insert(0, "attack", attack)
+        curve.insert(1, "knowledge", knowledge)
         parts.append(curve)
     return pd.concat(parts, ignore_index=True)
 
@@ -43,27 +45,35 @@ def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.n
 def curves_figure(evaluation: Evaluation, distance: str = "l2") -> Figure:
     """One model under many attacks: accuracy against distance, a line an attack, with Wilson 95 % bands.
 
-    A line ends at the farthest witness of its attack: beyond, nothing was tried.
+    A line ends, with a dot, at the farthest witness of its attack; beyond, where nothing is known, it is a thin one.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     clean = evaluation.clean_accuracy
-    ends: list[tuple[float, float, str, str]] = []
-    for number, attack in enumerate(evaluation.attacks):
-        curve = evaluation.curve(attack, distance=distance)
+    alpha = 0.15 if len(evaluation.runs) < 5 else 0.08  # many bands on top of one another hide the lines
+    ends: list[tuple[float, float, str, str, str]] = []
+    for number, (attack, knowledge) in enumerate(evaluation.runs):
+        curve = evaluation.curve(attack, distance=distance, knowledge=knowledge)
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         x, y = curve["distance"].to_numpy(), 100 * curve["accuracy"].to_numpy()
         axes.step(x, y, where="post", color=colour, linestyle=style, linewidth=1.8)
         axes.fill_between(
-            x, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.15, linewidth=0
+            x, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=alpha, linewidth=0
         )
-        ends.append((float(x[-1]), float(y[-1]), attack, colour))
-    for (x_end, _, attack, colour), y_label in zip(ends, _spread([e[1] for e in ends], 5.0), strict=True):
-        axes.annotate(
-            attack, (x_end, y_label), xytext=(5, 0), textcoords="offset points", va="center", color=colour, fontsize=9
-        )
+        axes.plot(x[-1], y[-1], marker="o", markersize=4, color=colour)
+        ends.append((float(x[-1]), float(y[-1]), evaluation.label(attack, knowledge), colour, style))
+    farthest = max(x_end for x_end, *_ in ends) or 1.0
+    axes.set_xlim(-0.01 * farthest, 1.02 * farthest)
+    # The names stand in a column beside the axes, each tied to its line by a thin one.
+    beside = axes.get_yaxis_transform()
+    labels = _spread([e[1] for e in ends], 5.0)
+    for (x_end, y_end, name, colour, style), y_label in zip(ends, labels, strict=True):
+        axes.plot([x_end, 1.02 * farthest], [y_end, y_end], color=colour, alpha=0.4, linewidth=0.7)
+        axes.plot([1, 1.03], [y_end, y_label], transform=beside, color=colour, alpha=0.4, linewidth=0.7, clip_on=False)
+        axes.plot([1.03, 1.08], [y_label, y_label], style, transform=beside, color=colour, linewidth=1.8, clip_on=False)
+        axes.text(1.09, y_label, name, transform=beside, va="center", color=colour, fontsize=9)
     axes.set(
         xlabel=UNITS[distance],
         ylabel="accuracy (%)",
@@ -71,8 +81,6 @@ def curves_figure(evaluation: Evaluation, distance: str = "l2") -> Figure:
         title=f"Accuracy against {UNITS[distance].split(' (')[0]}: n = {evaluation.n}, clean {100 * clean:.1f} %"
         + ("" if evaluation.complete else " (cut short)"),
     )
-    axes.set_xlim(left=0)
-    axes.margins(x=0.12)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -85,14 +93,20 @@ def save_curves(evaluation: Evaluation, distance: str, path: Path) -> None:
         figure.savefig(path.with_suffix(f".{kind}"))
 
 
-def _spread(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved apart just enough that labels put there do not overlap, their order kept."""
+def _spread(values: Sequence[float], gap: float, low: float = 0.0, high: float = 100.0) -> list[float]:
+    """The values moved apart as little as keeps them `gap` apart, in their order and within [low, high]."""
     order = np.argsort(values, kind="stable")
-    placed = np.asarray(values, dtype=float)[order]
-    for k in range(1, len(placed)):
-        placed[k] = max(placed[k], placed[k - 1] + gap)
-    result = np.empty_like(placed)
-    result[order] = placed
+    gap = min(gap, (high - low) / max(1, len(values) - 1))
+    steps = gap * np.arange(len(values))
+    # Without the gaps it is an isotonic regression: neighbours in the wrong order share their mean.
+    pools: list[list[float]] = []
+    for wanted in np.asarray(values, dtype=float)[order] - steps:
+        pools.append([float(wanted)])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    placed = np.array([np.mean(pool) for pool in pools for _ in pool])
+    result = np.empty(len(values))
+    result[order] = np.clip(placed, low, high - gap * (len(values) - 1)) + steps
     return [float(v) for v in result]
 
 
@@ -117,7 +131,9 @@ def images_figure(
     from matplotlib.figure import Figure
 
     columns = len(labels)
-    figure = Figure(figsize=(max(4.0, 1.15 * columns), 4.3), dpi=150, layout="constrained")
+    width = max(4.0, 1.15 * columns)
+    title = textwrap.fill(title, int(11 * width))  # letters an inch at this size
+    figure = Figure(figsize=(width, 4.3 + 0.16 * title.count("\n")), dpi=150, layout="constrained")
     axes = figure.subplots(3, columns, squeeze=False)
     difference = np.clip(0.5 + magnify * (adversarial - clean) / 2, 0, 1)
     rows = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -24,21 +25,27 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     cut = "" if results.get("complete", True) else ", cut short"
     title = f"{results['name']}: {results['n']} test images{cut}"
     if console.is_terminal:
-        table = Table(title=title)
+        table = Table(title=escape(title))
         for header, justify in (("attack", "left"), ("budget", "left"), ("accuracy", "right"), ("95 %", "right")):
             table.add_column(header, justify=justify)  # type: ignore[arg-type]
         table.add_column("passes", justify="right")
         for name, budget, found, passes in rows:
-            table.add_row(name, budget, *_percent(found), passes, end_section=name == "clean")
+            table.add_row(escape(name), budget, *_percent(found), passes, end_section=name == "clean")
         console.print(table)
     else:
-        print_line = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
-        print_line(title)
+        _print_line(console, title)
+        wide = max(len(name) for name, *_ in rows) + 2
         for name, budget, found, passes in rows:
             value, interval = _percent(found)
-            print_line(f"{name:<12}{budget:<12}{value:>9}  {interval}  {f'{passes} passes' if passes else ''}".rstrip())
+            end = f"{passes} passes" if passes else ""
+            _print_line(console, f"{name:<{wide}}{budget:<12}{value:>9}  {interval}  {end}".rstrip())
     parts = [f"{name} {value:.0f} s" for name, value in results["seconds"].items()]
-    console.print(f"{', '.join(parts)} on {results['device']}", highlight=False, soft_wrap=True)
+    _print_line(console, f"{', '.join(parts)} on {results['device']}")
+
+
+def _print_line(console: Console, text: str) -> None:
+    # A name may hold brackets, which are no markup here.
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _percent(found: dict[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Evaluation:
     every larger one; an example misclassified without an attack is broken at distance 0.
 
     Args:
-        table: the rows.
+        table: the rows; not to be changed, as what is read off them is kept.
         meta: what was attacked and how: `attacks` (name -> text), `seed`, `data`, `complete`.
     """
 
@@ -73,7 +74,17 @@ class Evaluation:
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks, in the order in which they ran."""
-        return list(self.table["attack"].unique())
+        return list(dict.fromkeys(attack for attack, _ in self.runs))
+
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """The pairs (attack, knowledge), in the order in which they ran."""
+        return list(self._rows_of)
+
+    @staticmethod
+    def label(attack: str, knowledge: str) -> str:
+        """How a figure or a logger names a run: the attack, and what it knew where that is less than everything."""
+        return attack if knowledge == "adaptive" else f"{attack}-{knowledge}"
 
     @property
     def complete(self) -> bool:
@@ -87,20 +98,31 @@ class Evaluation:
 
     def norm_of(self, attack: str) -> str:
         """The norm that an attack measures its budget in."""
-        return str(self._rows(attack, None)["norm"].iloc[0])
+        self._check_attack(attack)
+        return next(str(rows["norm"].iloc[0]) for (name, _), rows in self._rows_of.items() if name == attack)
 
-    def _rows(self, attack: str | None, knowledge: str | None) -> pd.DataFrame:
-        rows = self.table
+    @cached_property
+    def _rows_of(self) -> dict[tuple[str, str], pd.DataFrame]:
+        # Cut once: comparing a column of names for every number asked for took most of the time of a report.
+        return {(str(a), str(k)): rows for (a, k), rows in self.table.groupby(["attack", "knowledge"], sort=False)}
+
+    def _rows(self, attack: str, knowledge: str) -> pd.DataFrame:
+        self._named(attack, knowledge)
+        return self._rows_of[attack, knowledge]
+
+    def _named(self, attack: str | None, knowledge: str) -> list[str]:
+        """The attacks that ran with `knowledge`: all, or the one asked for."""
         if attack is not None:
-            if attack not in self.attacks:
-                raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")
-            rows = rows[rows["attack"] == attack]
-        if knowledge is not None:
-            known = list(rows["knowledge"].unique())
-            if knowledge not in known:
-                raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {', '.join(known)}")
-            rows = rows[rows["knowledge"] == knowledge]
-        return rows
+            self._check_attack(attack)
+        known = [k for a, k in self.runs if attack in (None, a)]
+        if knowledge not in known:
+            there = ", ".join(dict.fromkeys(known))
+            raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {there}")
+        return [a for a, k in self.runs if k == knowledge and attack in (None, a)]
+
+    def _check_attack(self, attack: str) -> None:
+        if attack not in self.attacks:
+            raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")
 
     # Accuracies
 
@@ -124,8 +146,7 @@ class Evaluation:
         Raises:
             EvaluationError: nothing was attacked at that budget, so an accuracy there would only flatter.
         """
-        rows = self._rows(attack, knowledge)
-        names = [attack] if attack is not None else list(rows["attack"].unique())
+        names = self._named(attack, knowledge)
         at = [n for n in names if self._covers(n, knowledge, norm, eps)]
         if not at:
             held = "; ".join(
@@ -133,8 +154,8 @@ class Evaluation:
                 for n in names
             )
             raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
-        reach = self._least_distances(rows, norm)
-        return _accuracy(reach.to_numpy() > eps + TOLERANCE)
+        unbroken = self.least_distances(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
+        return Accuracy(int(unbroken.sum()), len(unbroken))
 
     def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
         """Share of examples that no attack broke within `eps`: the mean over examples of the minimum over attacks."""
@@ -156,14 +177,22 @@ class Evaluation:
             distance: l0, l1, l2 or linf, in pixel units; need not be the norm of the attack's budget.
             knowledge: greybox, adaptive or blackbox.
         """
-        return self._least_distances(self._rows(attack, knowledge), distance).to_numpy()
-
-    @staticmethod
-    def _least_distances(rows: pd.DataFrame, distance: str) -> pd.Series:
         if distance not in DISTANCES:
             raise EvaluationError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-        reach = rows[distance].where(rows["success"], np.inf)
-        return reach.groupby(rows["index"]).min()
+        each = [self._reach(name, knowledge, distance) for name in self._named(attack, knowledge)]
+        reach = each[0] if len(each) == 1 else pd.concat(each).groupby(level=0).min()
+        return reach.to_numpy(copy=True)
+
+    def _reach(self, attack: str, knowledge: str, distance: str) -> pd.Series:
+        key = (attack, knowledge, distance)
+        if key not in self._reaches:
+            rows = self._rows_of[attack, knowledge]
+            self._reaches[key] = rows[distance].where(rows["success"], np.inf).groupby(rows["index"]).min()
+        return self._reaches[key]
+
+    @cached_property
+    def _reaches(self) -> dict[tuple[str, str, str], pd.Series]:
+        return {}
 
     def curve(
         self,
@@ -183,11 +212,11 @@ class Evaluation:
 
         Returns:
             Columns `distance`, `accuracy`, `low`, `high` (Wilson 95 %). A row's accuracy is the share of examples not
-            broken within that distance.
+            broken within that distance, rounding (1e-6) included as in `accuracy`.
         """
         reach = np.sort(self.least_distances(attack, distance=distance, knowledge=knowledge))
         grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
-        broken = np.searchsorted(reach, grid, side="right")
+        broken = np.searchsorted(reach, grid + TOLERANCE, side="right")
         accuracies = [Accuracy(len(reach) - int(b), len(reach)) for b in broken]
         intervals = np.array([a.interval for a in accuracies]).reshape(-1, 2)
         return pd.DataFrame(
@@ -201,10 +230,11 @@ class Evaluation:
 
     def median_distance(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
         """Median over the examples classified right of the least distance of a witness; inf when most have none."""
-        rows = self._rows(attack, knowledge)
-        reach = self._least_distances(rows[rows["clean"]], distance)
+        reach = self.least_distances(attack, distance=distance, knowledge=knowledge)
+        rows = pd.concat([self._rows_of[name, knowledge] for name in self._named(attack, knowledge)])
+        reach = reach[rows.groupby("index")["clean"].first().to_numpy()]
         # method="lower" of an infinite list: interpolating between a number and inf would give NaN.
-        return float(np.quantile(reach.to_numpy(), 0.5, method="lower")) if len(reach) else float("nan")
+        return float(np.quantile(reach, 0.5, method="lower")) if len(reach) else float("nan")
 
     def passes(self, attack: str, *, eps: float | None = None, knowledge: str = "adaptive") -> float:
         """Mean forward + backward passes per example, of all budgets or of one."""
@@ -252,7 +282,3 @@ class Evaluation:
         table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
         order = table.index[np.argsort(table["index"].to_numpy(), kind="stable")]
         return cls(table.loc[order].reset_index(drop=True), meta)
-
-
-def _accuracy(unbroken: np.ndarray) -> Accuracy:
-    return Accuracy(int(unbroken.sum()), len(unbroken))

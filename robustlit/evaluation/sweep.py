@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from robustlit.attacks import Attack, AttackResult, BudgetAttack
 from robustlit.attacks.losses import Goal
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import undefended
+from robustlit.classifier import check_labels, undefended
 from robustlit.evaluation.results import COLUMNS, DISTANCES, Evaluation
-from robustlit.threat import check_eps, check_images, distance
+from robustlit.threat import TOLERANCE, check_eps, check_images, check_norm, distance
 
 KNOWLEDGE = ("adaptive", "greybox")
 Columns = dict[str, np.ndarray]
@@ -34,7 +33,7 @@ class Sweep:
         seed: of the random draws, which depend on (seed, example) alone.
 
     Raises:
-        ValueError: no attack, a budget out of range, an unknown knowledge.
+        ValueError: no attack, a budget out of range, an unknown norm or knowledge.
     """
 
     attacks: Mapping[str, Attack] | Sequence[Attack]
@@ -46,7 +45,11 @@ class Sweep:
         self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
         if not self.attacks:
             raise ValueError("a sweep needs at least one attack")
-        self.grid = {n: sorted({check_eps(e, n, name=f"grid.{n}") for e in eps}) for n, eps in self.grid.items()}
+        self.grid = {
+            check_norm(n): sorted({check_eps(e, n, name=f"grid.{n}") for e in eps}) for n, eps in self.grid.items()
+        }
+        if not self.knowledge:
+            raise ValueError(f"knowledge must name at least one of {', '.join(KNOWLEDGE)}, got none")
         for known in self.knowledge:
             if known not in KNOWLEDGE:
                 raise ValueError(f"knowledge must be among {', '.join(KNOWLEDGE)}, got {known!r}")
@@ -75,24 +78,35 @@ class Sweep:
 
         Returns:
             The rows of `Evaluation`'s table as columns.
+
+        Raises:
+            ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
         """
         check_images(x)
+        check_labels(y, len(x))
         with Victim(model, x, keep_generators=True) as victim:
-            clean = ~Goal(y).reached(victim.logits(x))
+            logits = victim.logits(x)
+        check_labels(y, len(x), logits.shape[1])
+        # Logits that are not finite classify nothing.
+        clean = (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
+        rows = torch.nonzero(clean).squeeze(1)
+        start = _Level.untouched(logits.argmax(1), clean, x)
         parts: list[Columns] = []
         jobs = [(known, name) for known in self.knowledge for name in self.named]
         for done, (known, name) in enumerate(jobs):
             attack, craft_on = self.named[name], undefended(model) if known == "greybox" else model
             if isinstance(attack, BudgetAttack):
-                levels = _climb(attack, craft_on, model, x, y, index, clean, self.budgets(attack), self.seed)
+                levels = _climb(attack, craft_on, model, x, y, index, start, self.budgets(attack), self.seed)
             else:
-                result = _judge(attack.run(craft_on, x, y, index=index, seed=self.seed), craft_on, model, x, y)
-                levels = {float("nan"): _Level.of(result, x)}
+                levels = {float("nan"): start.copy()}
+                for level in levels.values() if len(rows) else ():
+                    result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=self.seed)
+                    level.put(rows, _Level.of(_judge(result, craft_on, model, x[rows], y[rows]), x[rows]))
             for eps, level in levels.items():
-                rows = {"index": index, "label": y, "clean": clean, **level.columns()}
+                values = {"index": index, "label": y, "clean": clean, **level.columns()}
                 constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
                 parts.append(
-                    {c: v.cpu().numpy() for c, v in rows.items()}
+                    {c: v.cpu().numpy() for c, v in values.items()}
                     | {c: np.full(len(y), v) for c, v in constants.items()}
                 )
             if report is not None:
@@ -140,11 +154,12 @@ class _Level:
     backwards: Tensor
 
     @classmethod
-    def untouched(cls, y: Tensor, clean: Tensor, like: Tensor) -> _Level:
+    def untouched(cls, prediction: Tensor, clean: Tensor, like: Tensor) -> _Level:
         """Before any attack: the misclassified are broken at distance 0, of the others nothing is known."""
         unknown = torch.where(clean, like.new_tensor(float("nan")), like.new_tensor(0.0))
-        zeros = torch.zeros_like(y)
-        return cls(~clean, torch.full_like(y, -1), {d: unknown.clone() for d in DISTANCES}, zeros, zeros.clone())
+        zeros = torch.zeros_like(prediction)
+        prediction = prediction.masked_fill(clean, -1)
+        return cls(~clean, prediction, {d: unknown.clone() for d in DISTANCES}, zeros, zeros.clone())
 
     @classmethod
     def of(cls, result: AttackResult, x: Tensor) -> _Level:
@@ -160,6 +175,9 @@ class _Level:
             "backwards": self.backwards,
         }
 
+    def copy(self) -> _Level:
+        return self.select(torch.arange(len(self.success), device=self.success.device))
+
     def put(self, rows: Tensor, other: _Level) -> None:
         """Takes over what `other` found for `rows`, the passes added."""
         self.success[rows], self.prediction[rows] = other.success, other.prediction
@@ -168,13 +186,13 @@ class _Level:
         self.forwards[rows] += other.forwards
         self.backwards[rows] += other.backwards
 
-    def inherit(self, lower: _Level) -> None:
-        """A witness at a smaller budget is one here."""
-        better = lower.success & ~self.success
+    def inherit(self, other: _Level, norm: str, eps: float) -> None:
+        """A witness that `other` found within `eps`, the budget here, is one here."""
+        better = other.success & ~self.success & (other.distances[norm] <= eps + TOLERANCE)
         self.success = self.success | better
-        self.prediction = torch.where(better, lower.prediction, self.prediction)
+        self.prediction = torch.where(better, other.prediction, self.prediction)
         for d in DISTANCES:
-            self.distances[d] = torch.where(better, lower.distances[d], self.distances[d])
+            self.distances[d] = torch.where(better, other.distances[d], self.distances[d])
 
     def select(self, keep: Tensor) -> _Level:
         distances = {d: v[keep] for d, v in self.distances.items()}
@@ -199,47 +217,53 @@ def _climb(
     x: Tensor,
     y: Tensor,
     index: Tensor,
-    clean: Tensor,
+    start: _Level,
     budgets: Sequence[float],
     seed: int,
 ) -> dict[float, _Level]:
     """Runs a budget attack so that each example's least breaking budget is known, without running every budget.
 
     Every clean example is attacked at the attack's own eps, the figure that is quoted. Those that it breaks are
-    searched for their least budget below by bisection, examples at different budgets sharing a batch; those that it
-    does not break climb the budgets above, leaving when broken. An example that stands at a budget is taken to stand
-    at the smaller ones between, as an attack that fails with more room rarely succeeds with less; what it is quoted at
-    (its own eps) rests on no such assumption.
+    searched for their least budget below by bisection, from the least that holds the witness already found, examples at
+    different budgets sharing a batch; those that it does not break climb the budgets above, leaving when broken. An
+    example that stands at a budget is taken to stand at the smaller ones between, as an attack that fails with more
+    room rarely succeeds with less; what it is quoted at (its own eps) rests on no such assumption.
     """
-    levels = [_Level.untouched(y, clean, x) for _ in budgets]
+    levels = [start.copy() for _ in budgets]
     own = budgets.index(attack.eps)
+    radii = x.new_tensor(list(budgets))
 
-    def run(rows: Tensor, level: Tensor) -> Tensor:
-        """Attacks `rows` (b,) at the budgets numbered `level` (b,); returns who broke, (b,) bool."""
-        eps = x.new_tensor(list(budgets))[level]
-        result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=seed, eps=eps)
+    def run(rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Attacks `rows` (b,) at the budgets numbered `level` (b,).
+
+        Returns:
+            Who broke, (b,) bool, and the number of the least budget that holds the point found, (b,).
+        """
+        result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=seed, eps=radii[level])
         found = _Level.of(_judge(result, craft_on, model, x[rows], y[rows]), x[rows])
         for number in level.unique().tolist():
             mine = torch.nonzero(level == number).squeeze(1)
             levels[number].put(rows[mine], found.select(mine))
-        return found.success
+        holds = torch.searchsorted(radii + TOLERANCE, found.distances[attack.norm])
+        return found.success, holds.minimum(level)
 
-    rows = torch.nonzero(clean).squeeze(1)
+    rows = torch.nonzero(~start.success).squeeze(1)
     if len(rows):
-        broke = run(rows, torch.full_like(rows, own))
+        broke, holds = run(rows, torch.full_like(rows, own))
         # Below: the least broken level lies in (low, high], high broken already.
         search = rows[broke]
-        low, high = torch.full_like(search, -1), torch.full_like(search, own)
+        low, high = torch.full_like(search, -1), holds[broke]
         while len(still := torch.nonzero(high - low > 1).squeeze(1)):
             middle = (low[still] + high[still]) // 2
-            won = run(search[still], middle)
-            high[still[won]], low[still[~won]] = middle[won], middle[~won]
+            won, holds = run(search[still], middle)
+            high[still[won]], low[still[~won]] = holds[won], middle[~won]
         # Above.
         standing = rows[~broke]
         for number in range(own + 1, len(budgets)):
             if not len(standing):
                 break
-            standing = standing[~run(standing, torch.full_like(standing, number))]
-    for lower, upper in pairwise(levels):
-        upper.inherit(lower)
+            standing = standing[~run(standing, torch.full_like(standing, number))[0]]
+    for eps, level in zip(budgets, levels, strict=True):
+        for other in levels:
+            level.inherit(other, attack.norm, eps)
     return dict(zip(budgets, levels, strict=True))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
+from robustlit.attacks.losses import Goal
 from robustlit.objectives.objective import ObjectiveOutput
 
 
@@ -25,7 +26,7 @@ class AdversarialTraining:
         attack_in_eval_mode: attack with BatchNorm and dropout in eval mode (the default), or as they train.
 
     Raises:
-        ValueError: warmup outside [0, 1), an attack that is no gradient ascent.
+        ValueError: warmup outside [0, 1), an attack that is no gradient ascent or has restarts.
     """
 
     attack: GradientAscent
@@ -36,6 +37,8 @@ class AdversarialTraining:
     def __post_init__(self) -> None:
         if not isinstance(self.attack, GradientAscent):
             raise ValueError(f"attack must be FGSM, BIM or PGD, got {type(self.attack).__name__}")
+        if getattr(self.attack, "restarts", 1) != 1:
+            raise ValueError(f"restarts must be 1 in training, which climbs once a step, got {self.attack!r}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
         self.eps = self.attack.eps
@@ -46,10 +49,7 @@ class AdversarialTraining:
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Mean cross-entropy of adversarial versions of (B, C, H, W) images against their (B,) classes."""
-
-        def loss(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits, y, reduction="none")
-
-        x_adv = self.attack.maximise(classifier, x, loss, eps=self.eps, eval_mode=self.attack_in_eval_mode)
+        climb = Goal(y).log_odds  # the direction of the cross-entropy, without its vanishing gradient
+        x_adv = self.attack.maximise(classifier, x, climb, eps=self.eps, eval_mode=self.attack_in_eval_mode)
         logits = classifier(x_adv)
         return {"loss": F.cross_entropy(logits, y), "logits": logits}

@@ -44,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint that can be read safely ({type(error).__name__}); it is damaged, or holds "
             "pickled objects that could run code. Checkpoints written by robustlit hold tensors and plain values only"
@@ -136,9 +136,12 @@ def check_trusted(config: Any, packages: Sequence[str], also: Sequence[str] = ()
     for target in _targets(config):
         if target in also:
             continue
-        # The prefix alone is not enough: robustlit.models.cnn.torch.load is a path too. What it leads to must be a
+        # The prefix alone is not enough: robustlit.models.cnn.nn.Linear is a path too. What it leads to must be a
         # class, and one that was defined there: some functions would build whatever they are handed.
-        found = get_object(target) if _lies_in(target, packages) else None
+        try:
+            found = get_object(target) if _lies_in(target, packages) else None
+        except ImportError:
+            found = None
         if not (isinstance(found, type) and _lies_in(found.__module__, packages)):
             raise CheckpointError(
                 f"the checkpoint's recipe names {target}, which is no class of {', '.join(packages)}; using it would "

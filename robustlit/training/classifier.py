@@ -122,7 +122,7 @@ class RobustClassifier(pl.LightningModule):
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
-        self.val_accuracy.update(self.net(x), y)
+        self.val_accuracy.update(self._evaluated(x), y)
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
         if self.validation_attack is not None:
             # Same draws at every epoch and for any number of processes, so that epochs compare.
@@ -138,8 +138,13 @@ class RobustClassifier(pl.LightningModule):
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
-        self.test_accuracy.update(self.net(x), y)
+        self.test_accuracy.update(self._evaluated(x), y)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+
+    def _evaluated(self, x: Tensor) -> Tensor:
+        """Logits in float32, whatever precision training runs in: what is deployed and what attacks see."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.net(x)
 
     def _check(self, batch: Batch) -> None:
         x, y = batch[0], batch[1]
@@ -148,7 +153,7 @@ class RobustClassifier(pl.LightningModule):
         with torch.no_grad():
             modes = [(module, module.training) for module in self.net.modules()]
             self.net.eval()  # a look must not move BatchNorm's averages
-            logits = check_logits(self.net(x[:1]), 1)
+            logits = check_logits(self._evaluated(x[:1]), 1)
             for module, training in modes:
                 module.training = training
         if logits.shape[1] != self.num_classes:

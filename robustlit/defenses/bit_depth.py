@@ -1,0 +1,57 @@
+"""BitDepth: the image is rounded to few grey levels before it is classified."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BitDepth(nn.Module):
+    """Colour-depth reduction in front of a trained classifier.
+
+    Xu, Evans, Qi: Feature squeezing, NDSS 2018, arXiv:1704.01155. Rounding has no gradient, so an attack on the model
+    as it is sees nothing and fails; that is gradient masking (Athalye, Carlini, Wagner, 2018, arXiv:1802.00420).
+    `attack_view` rounds forward and passes the gradient straight through (BPDA), which is how it is to be judged.
+
+    Args:
+        net: from images (B, C, H, W) in [0, 1] to logits (B, K).
+        bits: 2 ** bits levels a channel, 1 to 8.
+
+    Raises:
+        ValueError: bits out of range.
+    """
+
+    stochastic = False
+
+    def __init__(self, net: nn.Module, bits: int = 1) -> None:
+        super().__init__()
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+            raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
+        self.net = net
+        self.bits = bits
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """The images at the reduced depth, in [0, 1]."""
+        top = 2**self.bits - 1
+        return torch.round(x * top) / top
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the rounded images."""
+        return self.net(self.squeeze(x))
+
+    def attack_view(self) -> nn.Module:
+        """The same function with the gradient of the identity in place of the rounding's."""
+        return _StraightThrough(self)
+
+    def undefended(self) -> nn.Module:
+        """The classifier behind the rounding."""
+        return self.net
+
+
+class _StraightThrough(nn.Module):
+    def __init__(self, defense: BitDepth) -> None:
+        super().__init__()
+        self.defense = defense
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.defense.net(x + (self.defense.squeeze(x) - x).detach())

@@ -1,0 +1,284 @@
+"""What a W&B run holds after an evaluation, read back from its files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+import wandb
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+
+from robustlit.attacks import FGSM, PGD
+from robustlit.callbacks import AdversarialImages, AttackSweep, wandb_logger
+from robustlit.callbacks.log_evaluation import area_under_curve, log_evaluation, summary_scalars
+from robustlit.data import MNIST
+from robustlit.evaluation import Evaluation
+from robustlit.evaluation.figures import distance_grid
+from robustlit.objectives import Standard
+from robustlit.training import RobustClassifier
+
+ENDS = {"l2": 10.0, "linf": 0.5}
+RUNS = [("fgsm", "adaptive"), ("pgd", "adaptive"), ("fgsm", "greybox"), ("pgd", "greybox")]
+
+
+def records(folder: Path) -> dict[str, list[Any]]:
+    """What a run's transaction log holds, by kind of record."""
+    (log,) = folder.rglob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, list[Any]] = {}
+    for line in printed.splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, trained_state: dict[str, torch.Tensor]) -> Iterator[SimpleNamespace]:
+    """An offline run into which a training step, a sweep and an image grid were logged."""
+    from robustlit.models import SmallCNN
+
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
+            patch.setenv(f"WANDB_{name}", str(folder / "own"))
+        patch.setenv("WANDB_MODE", "offline")
+        net = SmallCNN()
+        net.load_state_dict(trained_state)
+        logger = wandb_logger(
+            name="a-name", group="a-group", job_type="eval", run_id="abc123", folder=folder,
+            config={"eps": 0.3, "model": {"_target_": "SmallCNN"}}, tags=["a-tag"],
+        )  # fmt: skip
+        attacks = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=5)}
+        sweep = AttackSweep(
+            attacks, grid={"linf": [0.05, 0.3]}, knowledge=("adaptive", "greybox"), curve_linf=ENDS["linf"]
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=logger, callbacks=[sweep, AdversarialImages(attacks["fgsm"], count=4)],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
+            log_every_n_steps=1, num_sanity_val_steps=0,
+        )  # fmt: skip
+        module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-4), num_classes=10)
+        data = MNIST(train_size=200, val_size=50, test_size=80, batch_size=50)
+        trainer.fit(module, datamodule=data)
+        trainer.test(module, datamodule=data, verbose=False)
+        wandb.finish()
+        assert sweep.evaluation is not None
+        yield SimpleNamespace(folder=folder, evaluation=sweep.evaluation, records=records(folder / "wandb"))
+
+
+def history(run: SimpleNamespace) -> pd.DataFrame:
+    rows = []
+    for record in run.records["history"]:
+        items = record["item"]
+        items = items.items() if isinstance(items, dict) else [(i["key"], i["value"]) for i in items]
+        rows.append(dict(items))
+    return pd.DataFrame(rows)
+
+
+def names(attack: str, knowledge: str, distance: str) -> tuple[str, str]:
+    label = attack if knowledge == "adaptive" else f"{attack}-{knowledge}"
+    accuracy = {"l2": "accuracy", "linf": "accuracy_linf"}[distance]
+    return f"attack/{label}/{distance}", f"attack/{label}/{accuracy}"
+
+
+@pytest.mark.parametrize(("attack", "knowledge"), RUNS)
+@pytest.mark.parametrize("distance", ["l2", "linf"])
+def test_history_holds_each_curve_by_distance(run: SimpleNamespace, attack: str, knowledge: str, distance: str) -> None:
+    at, accuracy = names(attack, knowledge, distance)
+    logged = history(run)[[at, accuracy]].dropna()
+    expected = run.evaluation.curve(attack, distance=distance, knowledge=knowledge, at=distance_grid(ENDS[distance]))
+    np.testing.assert_allclose(logged[at], expected["distance"])  # the same points for every attack and run
+    np.testing.assert_allclose(logged[accuracy], expected["accuracy"])
+    assert (logged[accuracy].diff().dropna() <= 0).all()
+    assert logged[accuracy].iloc[0] > logged[accuracy].iloc[-1]
+
+
+def test_curves_are_plotted_over_distance_by_their_exact_names(run: SimpleNamespace) -> None:
+    metrics = {m["name"]: m for m in run.records["metric"] if "name" in m}
+    for attack, knowledge in RUNS:
+        for distance in ENDS:
+            at, accuracy = names(attack, knowledge, distance)
+            assert metrics[accuracy]["step_metric"] == at
+            assert not metrics[accuracy]["options"].get("step_sync")
+            assert metrics[at]["options"]["hidden"]
+            for name in (at, accuracy):
+                assert metrics[name]["summary"] == {"none": True}
+    assert not any("attack" in m.get("glob_name", "") for m in run.records["metric"])
+
+
+def test_training_goes_on_being_logged_by_its_steps(run: SimpleNamespace) -> None:
+    logged = history(run)[["trainer/global_step", "train/loss"]].dropna()
+    assert logged["trainer/global_step"].tolist() == [0, 1, 2, 3]
+
+
+def test_the_summary_holds_the_numbers_to_rank_by(run: SimpleNamespace) -> None:
+    summary: dict[str, Any] = {}
+    for record in run.records["summary"]:
+        update = record.get("update", record)
+        items = update.items() if isinstance(update, dict) else [(i["key"], i["value"]) for i in update]
+        summary.update(items)
+    evaluation = run.evaluation
+    expected = {
+        "clean/accuracy": evaluation.clean_accuracy,
+        "robust/worst_case@linf=0.3": evaluation.worst_case(eps=0.3),
+        "robust/worst_case@linf=0.05": evaluation.worst_case(eps=0.05),
+        "robust/pgd@linf=0.1": evaluation.accuracy(attack="pgd", eps=0.1),
+        "robust/fgsm-greybox@linf=0.3": evaluation.accuracy(attack="fgsm", eps=0.3, knowledge="greybox"),
+        "robust/worst_case-greybox@linf=0.1": evaluation.worst_case(eps=0.1, knowledge="greybox"),
+        "robust/pgd/auc_l2": area_under_curve(evaluation, "pgd", "l2", 10.0),
+        "robust/pgd/auc_linf": area_under_curve(evaluation, "pgd", "linf", 0.5),
+        "robust/pgd/median_l2": evaluation.median_distance("pgd"),
+    }
+    for name, value in expected.items():
+        assert summary[name] == pytest.approx(float(value)), name
+    assert not any(name.startswith("attack/") for name in summary)
+
+
+def test_the_table_is_long_form(run: SimpleNamespace) -> None:
+    (file,) = run.folder.rglob("media/table/robust/*.table.json")
+    found = json.loads(file.read_text())
+    frame = pd.DataFrame(found["data"], columns=found["columns"])
+    assert list(frame.columns) == ["attack", "knowledge", "norm", "eps", "accuracy", "low", "high", "n", "median_l2"]
+    assert list(zip(frame["attack"], frame["knowledge"], strict=True)) == [r for r in RUNS for _ in range(3)]
+    for row in frame.itertuples():
+        reached = run.evaluation.accuracy(attack=row.attack, knowledge=row.knowledge, norm=row.norm, eps=row.eps)
+        assert (row.accuracy, row.low, row.high, row.n) == (float(reached), *reached.interval, 80)
+
+
+def test_figures_and_images_are_there(run: SimpleNamespace) -> None:
+    for pattern in ("figures/curves_l2*.png", "figures/curves_linf*.png", "images/grid*.png"):
+        found = [f for f in run.folder.rglob(f"media/*/{pattern}") if f.stat().st_size > 300]
+        assert len(found) == 1, pattern
+    (file,) = run.folder.rglob("media/table/images/table*.table.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["index", "label", "clean", "clean_prediction", "adversarial", "prediction"]
+    _, y, index = MNIST(test_size=80).test_tensors()
+    assert [row[:2] for row in table["data"]] == [[int(i), int(c)] for i, c in zip(index[:4], y[:4], strict=True)]
+    # The pictures themselves travel in the table's artifact.
+    artifacts = [a["manifest"]["contents"] for a in run.records["artifact"] if "imagestable" in a["name"]]
+    assert len(artifacts) == 1
+    pictures = [entry for entry in artifacts[0] if entry["path"].endswith(".png")]
+    assert len(pictures) == 8  # clean and adversarial, all different
+
+
+def test_the_run_knows_its_name_group_and_recipe(run: SimpleNamespace) -> None:
+    (record,) = run.records["run"]
+    assert record["run_id"] == "abc123"
+    assert record["display_name"] == "a-name"
+    assert record["run_group"] == "a-group"
+    assert record["job_type"] == "eval"
+    assert record["tags"] == ["a-tag"]
+    assert record["project"] == "robustlit"
+    assert '"eps": 0.3' in json.dumps(record["config"])
+    assert "SmallCNN" in json.dumps(record["config"])
+
+
+# Without W&B
+
+
+@pytest.fixture
+def evaluation(net: nn.Module, digits: tuple[torch.Tensor, torch.Tensor]) -> Evaluation:
+    from robustlit.evaluation import evaluate
+
+    return evaluate(net, (digits[0][:50], digits[1][:50]), [FGSM(eps=0.1), PGD(eps=0.2, steps=3)])
+
+
+def test_other_loggers_get_the_scalars(evaluation: Evaluation, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    log_evaluation(logger, evaluation, ENDS)
+    logger.save()
+    (row,) = pd.read_csv(next(tmp_path.rglob("metrics.csv"))).to_dict("records")
+    scalars = summary_scalars(evaluation)
+    assert {"clean/accuracy", "robust/fgsm@linf=0.1", "robust/worst_case@linf=0.2"} <= set(scalars)
+    for name, value in scalars.items():
+        assert row[name] == pytest.approx(value), name
+    assert row["robust/fgsm/auc_l2"] == pytest.approx(area_under_curve(evaluation, "fgsm", "l2", 10.0))
+
+
+def test_the_area_is_the_mean_of_the_curve(evaluation: Evaluation) -> None:
+    reach = np.minimum(evaluation.least_distances("pgd", distance="l2"), 10.0)
+    assert area_under_curve(evaluation, "pgd", "l2", 10.0) == pytest.approx(reach.mean() / 10, abs=0.01)
+
+
+def test_no_median_is_logged_where_most_stand(evaluation: Evaluation) -> None:
+    frame = evaluation.to_frame()
+    frame.loc[frame["attack"] == "fgsm", "success"] = False
+    scalars = summary_scalars(Evaluation(frame))
+    assert "robust/fgsm/median_l2" not in scalars
+    assert scalars["robust/pgd/median_l2"] == evaluation.median_distance("pgd")
+
+
+class FailingRun:
+    """A W&B run that takes nothing."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] = {}
+
+    def define_metric(self, *arguments: Any, **rest: Any) -> None:
+        return None
+
+    def log(self, *arguments: Any, **rest: Any) -> None:
+        raise wandb.errors.CommError("the network is gone")
+
+
+def test_a_logger_that_fails_is_a_warning(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytorch_lightning.loggers import WandbLogger
+
+    logger = WandbLogger(save_dir=tmp_path, mode="offline")
+    monkeypatch.setattr(WandbLogger, "experiment", FailingRun())
+    with pytest.warns(UserWarning, match="did not take the evaluation: CommError: the network is gone"):
+        log_evaluation(logger, evaluation, ENDS)
+    full = CSVLogger(tmp_path)
+    monkeypatch.setattr(full, "log_metrics", lambda scalars: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.warns(UserWarning, match="CSVLogger did not take the evaluation: OSError: no space left"):
+        log_evaluation(full, evaluation, ENDS)
+
+
+class Recorder:
+    """A W&B run that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] = {}
+        self.logged: list[dict[str, Any]] = []
+
+    def define_metric(self, *arguments: Any, **rest: Any) -> None:
+        return None
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+
+def test_many_curves_take_few_records_and_minimal_attacks_have_their_row(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytorch_lightning.loggers import WandbLogger
+
+    frame = evaluation.to_frame()
+    fgsm = frame[frame["attack"] == "fgsm"]
+    more = [fgsm.assign(attack=f"copy{k}") for k in range(7)]
+    minimal = fgsm.assign(attack="deepfool", norm="l2", eps=float("nan"), success=False)
+    recorder = Recorder()
+    monkeypatch.setattr(WandbLogger, "experiment", recorder)
+    log_evaluation(WandbLogger(save_dir=tmp_path, mode="offline"), Evaluation(pd.concat([frame, *more, minimal])), ENDS)
+    # A record of W&B's costs about a millisecond: a point each would be 2020 of them.
+    assert len(recorder.logged) <= 110
+    assert len([1 for values in recorder.logged if "attack/copy6/accuracy_linf" in values]) == 101
+    (table,) = [values["robust/table"] for values in recorder.logged if "robust/table" in values]
+    rows = {row[0]: row for row in table.data}
+    assert rows["deepfool"] == ["deepfool", "adaptive", "l2", None, None, None, None, 50, None]
+    assert rows["copy3"][3:5] == [0.1, float(evaluation.accuracy(attack="fgsm", eps=0.1))]

@@ -1,0 +1,121 @@
+"""Progress: lines without a terminal, a bar on one."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from functools import partial
+from io import StringIO
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from torch import nn
+
+from robustlit.attacks import FGSM, PGD
+from robustlit.callbacks import AttackSweep, Progress
+from robustlit.callbacks import progress as progress_module
+from robustlit.data import MNIST
+from robustlit.objectives import Standard
+from robustlit.training import RobustClassifier
+
+MakeTrainer = Callable[..., pl.Trainer]
+ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=2)}
+
+
+def bar(terminal: bool, **settings: float) -> tuple[Progress, StringIO]:
+    out = StringIO()
+    return Progress(console=Console(force_terminal=terminal, file=out, width=100, no_color=True), **settings), out
+
+
+def test_lines_for_epochs_and_attacks_without_a_terminal(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+    progress, out = bar(False, seconds_between_lines=0)
+    module = RobustClassifier(
+        net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10, validation_attack=FGSM(eps=0.05)
+    )
+    runner = trainer(progress, AttackSweep(ATTACKS), max_epochs=2)
+    runner.fit(module, datamodule=data)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"epoch {number}/2  loss \d\.\d+  val clean [\d.]+%  robust [\d.]+%  [\d.]+ s", line)
+    assert f"robust {float(runner.callback_metrics['val/robust_accuracy']):.2%}" in lines[1]
+    assert f"val clean {float(runner.callback_metrics['val/accuracy']):.2%}" in lines[1]
+    out.truncate(0)
+    runner.test(module, datamodule=data, verbose=False)
+    lines = [line.lstrip("\0") for line in out.getvalue().splitlines()]
+    shares = [re.fullmatch(r"attacking: (fgsm|pgd)  (\d+)%  \d+ s left", line) for line in lines]
+    assert all(shares)
+    assert [int(m[2]) for m in shares if m] == [17, 33, 50, 67, 83, 100]
+    assert "100%  0 s left" in lines[-1]
+
+
+def test_the_time_left_is_in_proportion_and_lines_are_rare(
+    data: MNIST, trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    progress, out = bar(False, seconds_between_lines=10)
+    progress.on_test_start(trainer(), None)  # type: ignore[arg-type]
+    for second, share in ((3, 0.1), (12, 0.25), (15, 0.3), (21, 0.5), (23, 0.75)):
+        now[0] = 100.0 + second
+        progress.sweep_progress("pgd", share)
+    assert out.getvalue().splitlines() == ["attacking: pgd  25%  36 s left", "attacking: pgd  75%  8 s left"]
+
+
+def test_a_bar_on_a_terminal(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+    progress, out = bar(True, refresh_per_second=1000)
+    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
+    runner = trainer(progress, AttackSweep(ATTACKS), max_epochs=2)
+    runner.fit(module, datamodule=data)
+    text = out.getvalue()
+    assert "\x1b[" in text
+    assert "epoch 1/2" in text
+    assert "/6" in text  # of six steps
+    assert "epoch 2/2  loss" in text
+    out.truncate(0)
+    runner.test(module, datamodule=data, verbose=False)
+    assert "attacking: pgd" in out.getvalue()
+    assert progress._bars is None  # taken away at the end
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_disabled_it_prints_nothing(net: nn.Module, data: MNIST, trainer: MakeTrainer, terminal: bool) -> None:
+    progress, out = bar(terminal, seconds_between_lines=0)
+    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
+    runner = trainer(progress, AttackSweep({"fgsm": FGSM(eps=0.1)}))
+    progress.disable()
+    assert not progress.is_enabled
+    runner.fit(module, datamodule=data)
+    runner.test(module, datamodule=data, verbose=False)
+    progress.print("nor this")
+    assert out.getvalue() == ""
+    progress.enable()
+    progress.print("but this, [brackets]")
+    assert "but this, [brackets]" in out.getvalue()
+
+
+def test_the_bar_is_gone_when_an_error_leaves(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+    class Failing(pl.Callback):
+        def on_train_batch_end(self, *arguments: object) -> None:
+            raise ZeroDivisionError
+
+    progress, _ = bar(True)
+    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
+    with pytest.raises(ZeroDivisionError):
+        trainer(progress, Failing()).fit(module, datamodule=data)
+    assert progress._bars is None
+
+
+def test_a_running_bar_is_left_out_of_copies(trainer: MakeTrainer) -> None:
+    progress, _ = bar(True)
+    progress.on_test_start(trainer(), None)  # type: ignore[arg-type]
+    for twin in (copy.deepcopy(progress), pickle.loads(pickle.dumps(progress))):
+        assert twin._bars is twin._task is None
+        twin.sweep_progress("pgd", 0.5)
+        twin.print("it prints")
+    assert progress._bars is not None
+    progress.disable()

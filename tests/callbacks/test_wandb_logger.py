@@ -1,0 +1,148 @@
+"""wandb_logger: which mode it starts in, and what it does where W&B cannot start."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+from robustlit.callbacks import wandb_logger
+from robustlit.callbacks.wandb_logger import _logged_in
+
+
+@pytest.fixture(autouse=True)
+def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A user without a key, whose home is an empty folder."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    wandb.finish()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What wandb.init is asked for; it refuses."""
+    calls: list[dict[str, Any]] = []
+
+    def refuse(**settings: Any) -> None:
+        calls.append(settings)
+        raise wandb.errors.CommError("no route to the server")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    return calls
+
+
+def test_it_starts_offline_without_a_key_and_says_how_to_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    logger = wandb_logger(folder=tmp_path / "run")
+    assert isinstance(logger, WandbLogger)
+    assert logger.experiment.offline
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("W&B:"))
+    folder = Path(line.rsplit("wandb sync ", 1)[1])
+    assert folder.parent == tmp_path / "run" / "wandb"
+    assert list(folder.glob("run-*.wandb"))
+
+
+@pytest.mark.parametrize(("mode", "key", "expected"), [
+    (None, False, "offline"),
+    (None, True, "online"),
+    ("online", False, "online"),
+    ("offline", True, "offline"),
+])  # fmt: skip
+def test_the_mode_is_the_users(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[dict[str, Any]],
+    mode: str | None,
+    key: bool,
+    expected: str,
+) -> None:
+    if mode is None:
+        monkeypatch.delenv("WANDB_MODE")
+    else:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with pytest.warns(UserWarning, match="W&B did not start"):
+        wandb_logger(folder=tmp_path, run_id="abc", group="g", job_type="eval")
+    assert asked[0]["mode"] == expected
+    assert {name: asked[0][name] for name in ("id", "group", "job_type", "resume")} == {
+        "id": "abc", "group": "g", "job_type": "eval", "resume": "allow",
+    }  # fmt: skip
+
+
+def test_where_it_cannot_start_metrics_go_to_csv_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.warns(UserWarning, match=r"W&B did not start \(CommError: no route to the server\); metrics go to CSV"):
+        logger = wandb_logger(folder=tmp_path / "run")
+    assert isinstance(logger, CSVLogger)
+    assert len(asked) == 1
+    logger.log_metrics({"val/accuracy": 0.5}, step=0)
+    logger.save()
+    assert "val/accuracy" in (tmp_path / "run" / "csv" / "metrics.csv").read_text()
+
+
+def test_a_folder_that_cannot_be_made_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="W&B did not start"):
+        assert isinstance(wandb_logger(folder=tmp_path / "file" / "below"), CSVLogger)
+
+
+def test_a_disabled_run_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    logger = wandb_logger(folder=tmp_path)
+    assert isinstance(logger, WandbLogger)
+    logger.log_metrics({"loss": 1.0})
+    assert "W&B: disabled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "host", "url", "expected"),
+    [
+        (".netrc", "api.wandb.ai", None, True),
+        ("_netrc", "api.wandb.ai", None, True),
+        ("elsewhere", "api.wandb.ai", None, True),
+        (".netrc", "github.com", None, False),
+        (".netrc", "wandb.example.org", "https://wandb.example.org:8080/", True),
+        (".netrc", "api.wandb.ai", "https://wandb.example.org", False),
+    ],
+)
+def test_a_key_in_netrc_is_found_for_its_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, host: str, url: str | None, expected: bool
+) -> None:
+    assert not _logged_in()
+    path = tmp_path / "home" / file
+    path.write_text(f"machine {host}\n  login user\n  password {'0' * 40}\n")
+    path.chmod(0o600)
+    if file == "elsewhere":
+        assert not _logged_in()
+        monkeypatch.setenv("NETRC", str(path))
+    if url is not None:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+    assert _logged_in() == expected
+
+
+@pytest.mark.parametrize("content", [b"machine api.wandb.ai login\n{{{", b"}{ machine", b"machine \xff\xfe", b""])
+def test_a_netrc_that_is_damaged_is_no_key(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "home" / ".netrc").write_bytes(content)
+    assert not _logged_in()
+
+
+def test_no_server_is_asked_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", lambda *a, **k: pytest.fail("a connection was opened"))
+    assert not _logged_in()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert _logged_in()
