@@ -25,9 +25,9 @@ class CatastrophicOverfitting(pl.Callback):
     Args:
         every: training steps between two looks.
         steps: of the PGD that looks.
-        drop: how far, in accuracy, PGD must fall below its best so far, in (0, 1). A net that was never robust at a
-            look (it collapsed during the warm-up, say) has nothing to fall from and is not noticed.
-        patience: looks in a row that must agree: one batch is noisy.
+        drop: how far, in accuracy, PGD must fall below its best so far, in (0, 1).
+        patience: looks in a row that must agree: one batch is noisy. A net that was never robust, though it withstands
+            the training attack, has nothing to fall from: it is given twice as many.
         stop: end the training on a collapse.
 
     Attributes:
@@ -46,7 +46,7 @@ class CatastrophicOverfitting(pl.Callback):
         self.collapsed_at: int | None = None
         self._looked_at = -1
         self._best = 0.0
-        self._suspicions = 0
+        self._suspicions = self._never_robust = 0
         self._fgsm_at_best = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -90,7 +90,8 @@ class CatastrophicOverfitting(pl.Callback):
         # A net that merely has a bad batch falls under both attacks alike.
         apart = one_step - iterated > self.drop and one_step > self._fgsm_at_best - self.drop / 2
         self._suspicions = self._suspicions + 1 if fell and apart else 0
-        return self._suspicions >= self.patience
+        self._never_robust = self._never_robust + 1 if iterated < 0.1 and one_step > 0.5 else 0
+        return self._suspicions >= self.patience or self._never_robust >= 2 * self.patience
 
     def _announce(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int, one_step: float, iterated: float

@@ -336,14 +336,16 @@ def summarise(
     if evaluation is not None:
         results["complete"] = evaluation.complete
         results["attacks"] = {}
-        for attack in evaluation.attacks:
+        for attack, knowledge in evaluation.runs:
             own = evaluation.norm_of(attack)
-            budgets = evaluation.budgets(attack)
+            budgets = evaluation.budgets(attack, knowledge)
             at = eps if any(abs(eps - b) < 1e-9 for b in budgets) else (budgets[-1] if budgets else eps)
-            reached = evaluation.accuracy(attack=attack, norm=own, eps=at)
-            passes = evaluation.passes(attack, eps=at if budgets else None)
-            results["attacks"][attack] = {"norm": own, "eps": at, **_plain(reached), "passes": round(passes, 2)}
-        if any(a["norm"] == norm and a["eps"] == eps for a in results["attacks"].values()):
+            reached = evaluation.accuracy(attack=attack, norm=own, eps=at, knowledge=knowledge)
+            passes = evaluation.passes(attack, eps=at if budgets else None, knowledge=knowledge)
+            found = {"norm": own, "eps": at, **_plain(reached), "passes": round(passes, 2)}
+            results["attacks"][evaluation.label(attack, knowledge)] = found
+        adaptive = [results["attacks"][a] for a, knowledge in evaluation.runs if knowledge == "adaptive"]
+        if any(a["norm"] == norm and a["eps"] == eps for a in adaptive):
             worst = evaluation.worst_case(norm=norm, eps=eps)
             results["worst_case"] = {"norm": norm, "eps": eps, **_plain(worst)}
     results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}

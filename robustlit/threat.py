@@ -139,13 +139,20 @@ class Ball:
         length = torch.linalg.vector_norm(unit.flatten(1), dim=1).clamp_min(1)  # at least 1 unless the gradient is 0
         return self.project(unit.mul_(expand(size / length, z)).add_(z))
 
-    def random_point(self, draws: UniformDraws) -> Tensor:
-        """A point drawn uniformly from each ball, then cut to the box: the random start of PGD."""
+    def random_point(self, draws: UniformDraws, *, in_box: bool = True) -> Tensor:
+        """A point drawn uniformly from each ball, then cut to the box: the random start of PGD.
+
+        `in_box=False` leaves out the cut: the point may lie outside [0, 1], though never outside the ball.
+        """
+        point = self._random_point(draws)
+        return point.clamp_(0, 1) if in_box else point
+
+    def _random_point(self, draws: UniformDraws) -> Tensor:
         if self.norm == "linf":
-            return self.project(self.x + (draws.uniform(self.x) * 2 - 1) * expand(self.eps, self.x))
+            return self.x + (draws.uniform(self.x) * 2 - 1) * expand(self.eps, self.x)
         direction = draws.normal(self.x)
         length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(torch.finfo(self.x.dtype).tiny)
         # A radius of eps * u^(1/d) makes the point uniform in the ball rather than crowded at its centre.
         u = draws.uniform(length.unsqueeze(1)).squeeze(1)
         radius = self.eps * u.pow(1 / direction[0].numel())
-        return (self.x + direction * expand(radius / length, self.x)).clamp_(0, 1)
+        return self.x + direction * expand(radius / length, self.x)

@@ -208,6 +208,41 @@ def test_one_and_two_processes_give_the_same_table(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+# W&B
+
+
+def records(folder: Path) -> dict[str, list[Any]]:
+    """What a run's W&B log holds, by kind of record."""
+    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, list[Any]] = {}
+    for record in map(json.loads, printed.splitlines()):
+        found.setdefault(record["type"], []).append(record[record["type"]])
+    return found
+
+
+def test_wandb_holds_the_run_and_its_evaluation(run: Run, tmp_path: Path) -> None:
+    assert run("train", "recipe=pgd_adv_train", *TINY, "eps=0.1", "trainer.max_epochs=2") == 0
+    assert run("evaluate", "runs/pgd_adv_train") == 0
+    trained, evaluated = (records(tmp_path / "runs" / name) for name in ("pgd_adv_train", "pgd_adv_train-eval"))
+    both = [json.dumps(r) for r in (trained, evaluated)]
+    results = results_of(tmp_path / "runs" / "pgd_adv_train")
+    for text in both:
+        for name in ("robust/worst_case@linf=0.1", "clean/accuracy", "attack/pgd/l2", "attack/pgd/accuracy",
+                     "robust/pgd/auc_l2", "images/grid", "figures/curves_l2", "robust/table"):  # fmt: skip
+            assert name in text, name
+        assert str(results["worst_case"]["accuracy"])[:8] in text
+        assert "robustlit.models.SmallCNN" in text  # the composed config
+    assert "val/robust_accuracy" in json.dumps(trained["history"])
+    assert "val/robust_accuracy" not in json.dumps(evaluated["history"])
+    train_run, eval_run = trained["run"][0], evaluated["run"][0]
+    assert (train_run["job_type"], eval_run["job_type"]) == ("train", "eval")
+    assert train_run["run_group"] == eval_run["run_group"] == "pgd_adv_train"
+    assert train_run["run_id"] != eval_run["run_id"]
+    assert "exit" in trained  # the run was closed
+
+
 # Stopping and going on
 
 

@@ -45,6 +45,11 @@ class GradientAscent(BudgetAttack):
         return False
 
     @property
+    def _start_in_box(self) -> bool:
+        """Whether a random start in training is cut to [0, 1]; in evaluation it always is: it may be the witness."""
+        return True
+
+    @property
     def _restarts(self) -> int:
         return 1
 
@@ -81,7 +86,9 @@ class GradientAscent(BudgetAttack):
             radius = x.new_full((len(x),), budget)
             ball = Ball(x, radius, self.norm)
             size = radius * self._step_over_eps
-            x_adv = ball.random_point(Draws(None, radius)) if self._random_start else ball.x
+            x_adv = ball.x
+            if self._random_start:
+                x_adv = ball.random_point(Draws(None, radius), in_box=self._start_in_box)
             for _ in range(self._steps):
                 _, _, gradient = victim.gradient(x_adv, loss)
                 x_adv = ball.step(x_adv, gradient, size)

@@ -19,4 +19,5 @@ def check_step_size(value: object, norm: str) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or float(value) <= 0:
         raise ValueError(f"step_size must be positive, in pixel units, or None for the attack's rule, got {value!r}")
     if norm == "linf" and float(value) >= 2:  # twice the largest ball: most likely 2/255 was meant
-        raise ValueError(f"step_size must be below 2 pixel units, got {float(value):g}; did you mean {float(value):g}/255?")
+        given = f"{float(value):g}"
+        raise ValueError(f"step_size must be below 2 pixel units, got {given}; did you mean {given}/255?")

@@ -97,7 +97,10 @@ class RobustClassifier(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step and checks the first batch of an epoch."""
-        torch.manual_seed(_step_seed(self.seed, self.global_step, self.global_rank))
+        seed = _step_seed(self.seed, self.global_step, self.global_rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every backend, at a tenth of a millisecond
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         if batch_idx == 0:
             self._check(batch)
 
@@ -108,7 +111,8 @@ class RobustClassifier(pl.LightningModule):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
         output = self.objective(self.net, x, y)
         self.train_accuracy.update(output["logits"].detach(), y)
-        self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+            self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
         return output["loss"]
 
     def on_train_epoch_end(self) -> None:

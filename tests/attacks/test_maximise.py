@@ -177,3 +177,22 @@ def test_a_stronger_inner_attack_finds_higher_loss(norm: str, net: nn.Module, di
         )
     ]
     assert loss[0] < loss[1] < loss[2]
+
+
+def test_a_start_outside_the_box_is_for_training_alone(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:30], digits[1][:30]
+    attack = FGSM(eps=0.3, random_start=True, step_size=0.375, start_in_box=False)
+    model = Recorder(net)
+    found = attack.maximise(model, x, cross_entropy(y))
+    start = model.inputs[0]
+    assert start.min() < -0.2
+    assert start.max() > 1.2
+    assert distance(start, x, "linf").max() <= 0.3 + 1e-6
+    assert (found.min(), found.max()) == (0, 1)
+    assert distance(found, x, "linf").max() <= 0.3 + 1e-6
+    model.inputs.clear()
+    attack.run(model, x, y, seed=0)
+    assert all(seen.min() >= 0 and seen.max() <= 1 for seen in model.inputs)
+    model.inputs.clear()
+    FGSM(eps=0.3, random_start=True).maximise(model, x, cross_entropy(y))
+    assert model.inputs[0].min() >= 0

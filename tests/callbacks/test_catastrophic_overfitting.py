@@ -143,3 +143,10 @@ def test_accumulated_batches_are_one_look(trainer: MakeTrainer, data: MNIST) -> 
 def test_it_watches_adversarial_training_only(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match="AdversarialTraining; remove the callback"):
         trainer(CatastrophicOverfitting()).fit(module, datamodule=data)
+
+
+def test_a_net_that_was_never_robust_is_noticed_too() -> None:
+    # As seen on MNIST with a random start cut to the box and a step of 1.25 eps.
+    looks = [(0.17, 0.17), (0.52, 0.04), (0.6, 0.01), (0.73, 0.0), (0.9, 0.0), (0.63, 0.0)]
+    assert first_alarm(looks) == 4
+    assert first_alarm([(0.4, 0.05)] * 10) is None  # it withstands neither attack: untrained, not overfitted

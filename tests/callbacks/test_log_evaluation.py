@@ -145,6 +145,7 @@ def test_the_summary_holds_the_numbers_to_rank_by(run: SimpleNamespace) -> None:
     for name, value in expected.items():
         assert summary[name] == pytest.approx(float(value)), name
     assert not any(name.startswith("attack/") for name in summary)
+    assert not any(name.startswith(("robust/p", "robust/w", "clean/")) for name in history(run))  # no steps of a curve
 
 
 def test_the_table_is_long_form(run: SimpleNamespace) -> None:
@@ -219,6 +220,15 @@ def test_no_median_is_logged_where_most_stand(evaluation: Evaluation) -> None:
     scalars = summary_scalars(Evaluation(frame))
     assert "robust/fgsm/median_l2" not in scalars
     assert scalars["robust/pgd/median_l2"] == evaluation.median_distance("pgd")
+
+
+def test_the_worst_case_logged_is_not_that_of_one_attack(evaluation: Evaluation) -> None:
+    frame = evaluation.to_frame()
+    frame.loc[(frame["attack"] == "fgsm") == (frame["index"] < 25), "success"] = False  # each breaks its own half
+    scalars = summary_scalars(Evaluation(frame))
+    broken = frame.loc[frame["success"], "index"].nunique()
+    assert scalars["robust/worst_case@linf=0.2"] == pytest.approx(1 - broken / 50)
+    assert scalars["robust/worst_case@linf=0.2"] < scalars["robust/pgd@linf=0.2"]
 
 
 class FailingRun:

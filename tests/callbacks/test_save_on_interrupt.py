@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,3 +116,22 @@ def test_a_handler_of_the_users_own_comes_back(trainer: MakeTrainer, tmp_path: P
     signal.signal(signal.SIGINT, own)
     fit(trainer, CtrlC("on_train_batch_start", 1), SaveOnInterrupt(tmp_path / "last.ckpt"))
     assert signal.getsignal(signal.SIGINT) is own
+
+
+def test_it_listens_during_training_alone_and_in_one_process_alone(tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    callback = SaveOnInterrupt(tmp_path / "last.ckpt")
+    alone: Any = SimpleNamespace(world_size=1)
+    callback.on_train_start(alone, alone)
+    assert signal.getsignal(signal.SIGINT) != handler
+    callback.teardown(alone, alone, "fit")
+    assert signal.getsignal(signal.SIGINT) == handler
+    # One that was set in between by somebody else is left.
+    callback.on_train_start(alone, alone)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    callback.teardown(alone, alone, "fit")
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    signal.signal(signal.SIGINT, handler)
+    several: Any = SimpleNamespace(world_size=2)
+    callback.on_train_start(several, several)
+    assert signal.getsignal(signal.SIGINT) == handler

@@ -191,3 +191,17 @@ def test_some_steps_lower_the_loss(make: Callable[[], AdversarialTraining | None
 def test_restarts_are_refused() -> None:
     with pytest.raises(ValueError, match="restarts must be 1 in training"):
         AdversarialTraining(PGD(eps=0.2, restarts=2))
+
+
+def test_the_margin_stretches_the_budget(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    objective = AdversarialTraining(PGD(eps=0.15, steps=3), warmup=0.5, margin=4 / 3)
+    seen: list[Tensor] = []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    for fraction, eps in ((0.25, 0.1), (1.0, 0.2)):
+        objective.set_progress(fraction)
+        objective(net, *digits)
+        assert distance(seen[-1], digits[0], "linf").max().item() == pytest.approx(eps, abs=1e-6)
+    with pytest.raises(ValueError, match="margin must be a positive factor"):
+        AdversarialTraining(PGD(), margin=0)
+    with pytest.raises(ValueError, match=r"eps \* margin must be in \(0, 1\]"):
+        AdversarialTraining(PGD(eps=0.6), margin=2)
