@@ -65,7 +65,8 @@ class Victim:
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
                 keep = self.ambient_autocast and dtype is not torch.float16
-                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=keep))
+                # Lightning turns the cache of cast weights off; an attack's many passes are over the same weights.
+                stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=keep, cache_enabled=True))
             if self.keep_generators:
                 devices = [self.device] if kind == "cuda" else []
                 stack.enter_context(torch.random.fork_rng(devices=devices))

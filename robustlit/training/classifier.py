@@ -111,7 +111,8 @@ class RobustClassifier(pl.LightningModule):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
         output = self.objective(self.net, x, y)
         self.train_accuracy.update(output["logits"].detach(), y)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0 or self.trainer.is_last_batch:
             self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
         return output["loss"]
 
