@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+DRAWS = 20  # of a stochastic model, for one gradient, unless it says otherwise
+
 
 @runtime_checkable
 class DefendedClassifier(Protocol):
@@ -49,6 +51,11 @@ def undefended(model: nn.Module) -> nn.Module:
 def is_stochastic(model: nn.Module) -> bool:
     """Whether two forwards of one input may differ by design."""
     return getattr(model, "stochastic", False) is True
+
+
+def draws_of(model: nn.Module) -> int:
+    """Over how many draws an attack averages gradients: 1 for a deterministic model, else its `draws` or 20."""
+    return int(getattr(model, "draws", DRAWS)) if is_stochastic(model) else 1
 
 
 def check_logits(logits: object, batch: int) -> Tensor:

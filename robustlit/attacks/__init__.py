@@ -3,6 +3,7 @@
 from robustlit.attacks.attack import Attack, AttackResult, BudgetAttack
 from robustlit.attacks.bim import BIM
 from robustlit.attacks.fgsm import FGSM
+from robustlit.attacks.mim import MIM
 from robustlit.attacks.pgd import PGD
 
-__all__ = ["BIM", "FGSM", "PGD", "Attack", "AttackResult", "BudgetAttack"]
+__all__ = ["BIM", "FGSM", "MIM", "PGD", "Attack", "AttackResult", "BudgetAttack"]

@@ -1,4 +1,4 @@
-"""Projected gradient ascent: the loop that FGSM, BIM and PGD share."""
+"""Projected gradient ascent: the loop that FGSM, BIM, PGD and MIM share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.attack import BudgetAttack
+from robustlit.attacks.attack import BudgetAttack, check_every
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Goal
 from robustlit.attacks.victim import Victim
 from robustlit.threat import Ball, expand
 
-_STEPS_BETWEEN_CHECKS_ON_GPU = 4  # asking who has finished waits for the GPU; on a CPU it is free
 _BLIND = (
     "the gradient of {name} is zero at every pixel of every example under attack (it rounds its input, or is dead), "
     "so a gradient-based attack is blind and its failure says nothing; give the model an attack_view() that is "
@@ -28,7 +27,7 @@ _BLIND = (
 class GradientAscent(BudgetAttack):
     """A budget attack that climbs the loss by projected steps of steepest ascent.
 
-    Subclasses say how many steps, how long, from where and how often; see `FGSM`, `BIM`, `PGD`.
+    Subclasses say how many steps, how long, from where and how often; see `FGSM`, `BIM`, `PGD`, `MIM`.
     """
 
     @property
@@ -52,6 +51,11 @@ class GradientAscent(BudgetAttack):
     @property
     def _restarts(self) -> int:
         return 1
+
+    @property
+    def _decay(self) -> float | None:
+        """How much of its velocity a step keeps; None steps along the gradient itself."""
+        return None
 
     def maximise(
         self,
@@ -81,16 +85,19 @@ class GradientAscent(BudgetAttack):
         budget = self.eps if eps is None else eps
         if budget == 0:
             return x.detach()
-        with Victim(model, x, eval_mode=eval_mode, ambient_autocast=True, keep_generators=False) as victim:
+        with Victim(model, x, eval_mode=eval_mode, ambient_autocast=True, keep_generators=False, draws=1) as victim:
             x = x.detach().clone()  # an ordinary tensor even where the caller's was made in inference mode
             radius = x.new_full((len(x),), budget)
             ball = Ball(x, radius, self.norm)
             size = radius * self._step_over_eps
-            x_adv = ball.x
+            x_adv, velocity = ball.x, torch.zeros_like(x)
             if self._random_start:
                 x_adv = ball.random_point(Draws(None, radius), in_box=self._start_in_box)
             for _ in range(self._steps):
                 _, _, gradient = victim.gradient(x_adv, loss)
+                if self._decay is not None:
+                    velocity = _accelerate(velocity, gradient, self._decay)
+                    gradient = velocity.clone()
                 x_adv = ball.step(x_adv, gradient, size)
         return x_adv
 
@@ -123,7 +130,8 @@ class GradientAscent(BudgetAttack):
         points, losses = z.clone(), eps.new_full((len(x),), -float("inf"))
         won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         inside = torch.arange(len(x), device=x.device)  # the examples still in the batch, as positions in x
-        check_every = _STEPS_BETWEEN_CHECKS_ON_GPU if x.is_cuda else 1
+        every = check_every(x)
+        velocity = torch.zeros_like(x)
         for step in range(self._steps + 1):
             if step < self._steps:
                 logits, loss, gradient = victim.gradient(z, goal.log_odds, rows)
@@ -140,13 +148,25 @@ class GradientAscent(BudgetAttack):
             won[inside] |= reached
             if step == self._steps:
                 break
-            if step % check_every == 0 and bool(won[inside].any()):
+            if step % every == 0 and bool(won[inside].any()):
                 left = torch.nonzero(~won[inside]).squeeze(1)
                 if not len(left):
                     break
-                inside, rows, goal, z, gradient, size = (
-                    inside[left], rows[left], goal.select(left), z[left], gradient[left], size[left],
+                inside, rows, goal, z, gradient, velocity, size = (
+                    inside[left], rows[left], goal.select(left), z[left], gradient[left], velocity[left], size[left],
                 )  # fmt: skip
                 ball = ball.select(left)
+            if self._decay is not None:
+                velocity = _accelerate(velocity, gradient, self._decay)
+                gradient = velocity.clone()
             z = ball.step(z, gradient, size)
         return points, losses, won
+
+
+def _accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:
+    """decay * velocity + gradient / |gradient|_1 (Dong 2018, equation 6), the norm of each example by itself."""
+    # Scaled by the largest entry first, else entries below 1e-38 would add up to a norm of zero.
+    largest = torch.linalg.vector_norm(gradient.flatten(1), float("inf"), dim=1)
+    gradient = gradient / expand(torch.where(largest > torch.finfo(gradient.dtype).tiny, largest, 1.0), gradient)
+    length = torch.linalg.vector_norm(gradient.flatten(1), 1, dim=1).clamp_min(1)  # at least 1 unless all are zero
+    return velocity * decay + gradient / expand(length, gradient)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,7 +14,20 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Goal
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import check_labels
-from robustlit.threat import check_eps, check_images, check_norm, distance
+from robustlit.threat import NORMS, check_eps, check_images, distance
+
+_SURE = 0.65  # share of a stochastic model's votes at which a search stops; half of fresh votes then decide
+_STEPS_BETWEEN_CHECKS_ON_GPU = 4  # asking who has finished waits for the GPU; on a CPU it is free
+_PROBABILITIES = (
+    "{name} returns probabilities (every row is positive and sums to 1), not logits: where they saturate, gradients "
+    "vanish and gradient-based attacks look weaker than they are; return the logits, without the softmax"
+)
+_NOT_FINITE = "{bad} of {count} examples got logits that are not finite during {attack}; those count for no success"
+
+
+def check_every(x: Tensor) -> int:
+    """After how many steps a search looks who has finished: each step on a CPU, every few on a GPU."""
+    return _STEPS_BETWEEN_CHECKS_ON_GPU if x.is_cuda else 1
 
 
 @dataclass
@@ -26,6 +40,7 @@ class AttackResult:
         prediction: (B,) the class the real model gives to `x_adv`.
         distance: (B,) from the clean image, in the attack's norm, pixel units. 0 for an example that needed no attack.
         forwards, backwards: (B,) passes spent on the example.
+        finite: (B,) bool, False where the model gave logits that are not finite on the way: its failure says nothing.
     """
 
     x_adv: Tensor
@@ -34,6 +49,7 @@ class AttackResult:
     distance: Tensor
     forwards: Tensor
     backwards: Tensor
+    finite: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,10 +57,19 @@ class Attack(ABC):
     """An attack in some norm. Subclasses are frozen dataclasses of hyper-parameters that implement `_search`."""
 
     name: ClassVar[str]
+    norms: ClassVar[tuple[str, ...]] = NORMS
+    """The norms that the attack is defined in."""
+    targeted: ClassVar[bool] = True
+    """Whether it can be asked for a class."""
+    untargeted: ClassVar[bool] = True
+    """Whether it can be asked for any class but the true one."""
     norm: str = field(default="linf", kw_only=True)
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
+        if self.norm not in self.norms:
+            raise ValueError(
+                f"norm must be one of {', '.join(self.norms)} for {type(self).__name__}, got {self.norm!r}"
+            )
 
     def __call__(
         self,
@@ -83,7 +108,8 @@ class Attack(ABC):
             The result per example. An example that reaches the goal unchanged is returned as it is, at distance 0.
 
         Raises:
-            ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
+            ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient, a
+                target for an attack that takes none, or none for one that needs it.
         """
         return self._run(model, x, y, None, target, index, seed)
 
@@ -99,7 +125,16 @@ class Attack(ABC):
     ) -> AttackResult:
         check_images(x)
         check_labels(y, len(x))
+        if target is None and not self.untargeted:
+            raise ValueError(
+                f"{type(self).__name__} needs the class to reach, one per example: target=tensor of shape (B,)"
+            )
         if target is not None:
+            if not self.targeted:
+                raise ValueError(
+                    f"{type(self).__name__} is defined for leaving the true class only: leave target out, or take an "
+                    "attack that can be asked for a class"
+                )
             check_labels(target, len(x), name="target")
         if index is not None:
             check_labels(index, len(x), name="index")
@@ -108,8 +143,12 @@ class Attack(ABC):
             x, y = x.detach().clone(), y.detach().clone().to(torch.int64)
             target = None if target is None else target.detach().clone().to(torch.int64)
             index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone().to(x.device)
+            if seed is not None and victim.is_stochastic:
+                torch.manual_seed(seed)  # its noise too is then the same on every run
             goal = Goal(y, target)
             clean = victim.logits(x)
+            if not victim.is_stochastic and _are_probabilities(clean):
+                warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
             check_labels(y, len(x), clean.shape[1])
             if target is not None:
                 check_labels(target, len(x), clean.shape[1], name="target")
@@ -118,8 +157,11 @@ class Attack(ABC):
             if len(rows):
                 draws = Draws(seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
-                x_adv[rows] = self._search(victim, x[rows], goal.select(rows), rows, draws, radius)
+                sought = Goal(y, target, _SURE) if victim.is_stochastic else goal
+                x_adv[rows] = self._search(victim, x[rows], sought.select(rows), rows, draws, radius)
             judged = victim.logits(x_adv)
+            if bad := int((~victim.finite).sum()):
+                warnings.warn(_NOT_FINITE.format(bad=bad, count=len(x), attack=self.name), stacklevel=3)
             return AttackResult(
                 x_adv=x_adv,
                 success=goal.reached(judged),
@@ -127,11 +169,16 @@ class Attack(ABC):
                 distance=distance(x_adv, x, self.norm),
                 forwards=victim.forwards,
                 backwards=victim.backwards,
+                finite=victim.finite,
             )
 
     @abstractmethod
     def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
         """The witnesses, or best attempts, for the examples `x` (b, ...), which are `rows` of the victim's batch."""
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-4).all())
 
 
 @dataclass(frozen=True)
