@@ -48,7 +48,7 @@ class Goal:
         return won & torch.isfinite(logits).all(1)
 
     def margin(self, logits: Tensor) -> Tensor:
-        """(B,) positive where the goal is reached: best other logit less the true one, or the target's less the best other.
+        """(B,) positive where the goal is reached: best other logit less the true one, or target less best other.
 
         The loss of Carlini and Wagner (2017), their f6 with the sign turned.
         """
