@@ -55,7 +55,15 @@ def is_stochastic(model: nn.Module) -> bool:
 
 def draws_of(model: nn.Module) -> int:
     """Over how many draws an attack averages gradients: 1 for a deterministic model, else its `draws` or 20."""
-    return int(getattr(model, "draws", DRAWS)) if is_stochastic(model) else 1
+    if not is_stochastic(model):
+        return 1
+    draws = getattr(model, "draws", DRAWS)
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(
+            f"draws of {type(model).__name__} must be a whole number of at least 1, got {draws!r}: over how many draws "
+            "attacks average gradients"
+        )
+    return draws
 
 
 def check_logits(logits: object, batch: int) -> Tensor:

@@ -15,7 +15,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 BASE = "base"
 GROUPS = ("model", "data", "trainer", "logger", "sweep")
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
-_PATHS = ("run_dir", "ckpt_path", "name", "folder", "path", "root", "save_dir")
+_PATHS = ("run_dir", "ckpt_path", "name", "folder", "path", "root", "save_dir", "victim", "generator")
+# What a recipe that trains something else than a classifier may give besides (see `run.make_module`).
+_OF_MODULE = ("module", "victim", "victim_epochs")
+_INTERPOLATION = re.compile(r"\$\{(\w+)[.}\[]")
 
 
 class ConfigError(ValueError):
@@ -68,10 +71,15 @@ def first_line(path: Path) -> str:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Raises a ConfigError for a top-level key that nothing reads: most likely a typo in a recipe."""
+    """Raises a ConfigError for a top-level key that nothing reads: most likely a typo in a recipe.
+
+    A recipe may have keys of its own for values that it refers to elsewhere as ${key}.
+    """
     base = OmegaConf.load(recipes_folder() / f"{BASE}.yaml")
     assert isinstance(base, DictConfig)
     known = {*(str(k) for k in base), *GROUPS} - {"defaults", "hydra"}
+    known |= {*_INTERPOLATION.findall(OmegaConf.to_yaml(config))}
+    known |= {*_OF_MODULE} if config.get("module") else set()
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)

@@ -30,7 +30,7 @@ from robustlit.config import ConfigError, check_complete, check_keys, read_fract
 from robustlit.evaluation import Accuracy, Evaluation
 from robustlit.evaluation.report import print_report
 from robustlit.objectives import Standard
-from robustlit.training import CheckpointError, RobustClassifier, read_checkpoint
+from robustlit.training import CheckpointError, RobustClassifier, load_classifier, read_checkpoint
 from robustlit.training.checkpoint import check_trusted, classifier_of
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
@@ -117,7 +117,7 @@ def _prepare(config: DictConfig) -> None:
 
 def _assemble(
     config: DictConfig, run: Path
-) -> tuple[pl.Trainer, RobustClassifier, pl.LightningDataModule, Any, ModelCheckpoint]:
+) -> tuple[pl.Trainer, pl.LightningModule, pl.LightningDataModule, Any, ModelCheckpoint]:
     """Everything that a training run needs, built from its recipe: trainer, module, data, sweep, best checkpoint."""
     config.run_dir, config.name = str(run), config.name or run.name
     if "run_id" in config.logger:
@@ -128,18 +128,8 @@ def _assemble(
         data.prepare_data()
         data.setup("fit")
     fill_model(config, data)
-    stored = _stored(config)
-    _write_config(run, stored)
-    module = RobustClassifier(
-        instantiate(config.model),
-        instantiate(config.objective, _convert_="all"),
-        instantiate(config.optimizer, _convert_="all"),
-        num_classes=data.num_classes,
-        schedule=instantiate(config.schedule, _convert_="all"),
-        validation_attack=instantiate(config.validation_attack, _convert_="all"),
-        seed=config.seed,
-        config=stored,
-    )
+    module = make_module(config, data, run)
+    _write_config(run, _stored(config))
     best = ModelCheckpoint(
         dirpath=run / "checkpoints",
         filename="best",
@@ -150,6 +140,63 @@ def _assemble(
     )
     trainer, sweep = _trainer(config, [best])
     return trainer, module, data, sweep, best
+
+
+def make_module(config: DictConfig, data: Any, run: Path) -> pl.LightningModule:
+    """What is trained: a classifier, or the recipe's `module` for one (AdvGAN: the generator that attacks it).
+
+    A module takes the classifier as its first argument and the stored recipe as `config`, and has it as `net`. If it
+    has a method `results()`, the plain values of that go to results.json.
+    """
+    if not config.get("module"):
+        return _classifier(config, data)
+    if "generator" in config:
+        config.generator = config.generator  # resolved: evaluated again, in another folder, it must be found here
+    net = _victim(config, data, run)
+    warnings.filterwarnings("ignore", message=r"Found \d+ module.* in eval mode")  # the victim, and it is meant
+    pl.seed_everything(config.seed, workers=True, verbose=False)  # the same module whether its victim was trained here
+    build = instantiate(config.module, _convert_="all", _partial_=True)
+    return build(net, config=_stored(config))
+
+
+def _classifier(config: DictConfig, data: Any) -> RobustClassifier:
+    return RobustClassifier(
+        instantiate(config.model),
+        instantiate(config.objective, _convert_="all"),
+        instantiate(config.optimizer, _convert_="all"),
+        num_classes=data.num_classes,
+        schedule=instantiate(config.schedule, _convert_="all"),
+        validation_attack=instantiate(config.validation_attack, _convert_="all"),
+        seed=config.seed,
+        config=_stored(config),
+    )
+
+
+def _victim(config: DictConfig, data: Any, run: Path) -> nn.Module:
+    """The classifier that a module works on: of the checkpoint `victim`, else `model`, trained first."""
+    if config.get("victim"):
+        net, theirs = load_classifier(config.victim)
+        assert theirs is not None  # or there would be no net
+        config.model = theirs["model"]
+        return net
+    classifier = _classifier(config, data)
+    if config.ckpt_path is not None:  # its weights are in there
+        return classifier.net
+    classifier.validation_attack = None
+    trainer = instantiate(
+        {**_trainer_settings(config), "max_epochs": config.get("victim_epochs", 2), "max_steps": -1},
+        logger=False,
+        callbacks=[instantiate(config.callbacks.progress)] if config.callbacks.get("progress") else [],
+        enable_checkpointing=False,
+        inference_mode=False,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        default_root_dir=config.run_dir,
+    )
+    say(f"no victim=CHECKPOINT is given: {type(classifier.net).__name__} is trained first")
+    trainer.fit(classifier, datamodule=data)
+    trainer.save_checkpoint(run / "checkpoints" / "victim.ckpt")
+    return classifier.net
 
 
 @contextmanager
@@ -228,10 +275,12 @@ def _run_id(config: DictConfig) -> str:
 
 
 def fill_model(config: DictConfig, data: Any) -> None:
-    """Gives a net the number of classes, channels and pixels of the data where the recipe leaves them null."""
-    for name in ("num_classes", "in_chans", "image_size"):
-        if name in config.model and config.model[name] is None:
-            config.model[name] = int(getattr(data, name))
+    """Gives nets the number of classes, channels and pixels of the data where the recipe leaves them null."""
+    nets = [part for part in (config.get("module") or {}).values() if isinstance(part, DictConfig)]
+    for net in (config.model, *nets):
+        for name in ("num_classes", "in_chans", "image_size"):
+            if name in net and net[name] is None:
+                net[name] = int(getattr(data, name))
 
 
 def auto_precision(accelerator: str) -> str:
@@ -244,9 +293,6 @@ def auto_precision(accelerator: str) -> str:
 
 def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Any]:
     """The Trainer with all callbacks and the logger, and the sweep among them (None for sweep=none)."""
-    settings = dict(config.trainer)
-    if settings["precision"] == "auto":
-        settings["precision"] = auto_precision(settings["accelerator"])
     logger: Any = False
     if config.logger.get("_target_"):
         logger = instantiate(config.logger, _convert_="all")
@@ -257,7 +303,7 @@ def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Train
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
     callbacks += [sweep] if sweep is not None else []
     trainer = instantiate(
-        settings,
+        _trainer_settings(config),
         logger=logger,
         callbacks=callbacks,
         inference_mode=False,  # attacks differentiate during evaluation
@@ -268,13 +314,20 @@ def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Train
     return trainer, sweep
 
 
+def _trainer_settings(config: DictConfig) -> dict[str, Any]:
+    settings = {str(k): v for k, v in config.trainer.items()}
+    if settings["precision"] == "auto":
+        settings["precision"] = auto_precision(settings["accelerator"])
+    return settings
+
+
 # Attacking and writing
 
 
 def _attack(
     config: DictConfig,
     trainer: pl.Trainer,
-    module: RobustClassifier,
+    module: Any,
     data: Any,
     sweep: Any,
     seconds: dict[str, float],
@@ -295,7 +348,11 @@ def _attack(
         evaluation = None if sweep is None else sweep.evaluation
         clean = evaluation.clean_accuracy if evaluation is not None else _clean_of(trainer, data)
         results = summarise(config, module.net, evaluation, clean, seconds)
+        own = module.results() if hasattr(module, "results") else {}
+        results |= own
         print_report(results)
+        for name, found in own.items():
+            print(f"{name}: {', '.join(f'{k} {_shown(v)}' for k, v in found.items() if v is not None)}")
         failed = getattr(sweep, "write_error", None)
         try:
             (Path(config.run_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -308,6 +365,10 @@ def _attack(
             say(f"written to {config.run_dir}")
     _close(trainer, code)
     return code
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _clean_of(trainer: pl.Trainer, data: Any) -> Accuracy:

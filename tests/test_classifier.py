@@ -7,6 +7,7 @@ from robustlit.classifier import (
     attack_view,
     check_labels,
     check_logits,
+    draws_of,
     is_stochastic,
     undefended,
 )
@@ -97,6 +98,21 @@ def test_a_layer_that_happens_to_be_called_stochastic_is_no_claim() -> None:
     net = nn.Sequential(nn.Linear(4, 3))
     net.stochastic = nn.Dropout(0.5)
     assert is_stochastic(net) is False
+
+
+def test_draws_are_asked_of_stochastic_models_alone() -> None:
+    model = Defended()
+    assert draws_of(model) == 20
+    model.draws = 5
+    assert draws_of(model) == draws_of(Wrapper(model)) == 5
+    model.stochastic = False
+    assert draws_of(model) == 1
+    assert draws_of(nn.Linear(4, 3)) == 1
+    model.stochastic = True
+    for draws in (0, -3, 2.5, True, None, torch.tensor(3)):
+        model.draws = draws
+        with pytest.raises(ValueError, match=r"draws of Defended must be a whole number of at least 1, got"):
+            draws_of(model)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,45 @@
 """Attacks: frozen hyper-parameters, called as `attack(model, x, y)` or, with the details, `attack.run(model, x, y)`."""
 
+from robustlit.attacks.advgan import AdvGAN
+from robustlit.attacks.apgd import APGD
 from robustlit.attacks.attack import Attack, AttackResult, BudgetAttack
 from robustlit.attacks.bim import BIM
+from robustlit.attacks.bpda import BPDA
+from robustlit.attacks.carlini_wagner import CarliniWagner
+from robustlit.attacks.ddn import DDN
+from robustlit.attacks.deepfool import DeepFool
+from robustlit.attacks.eot import EOT
+from robustlit.attacks.fab import FAB
 from robustlit.attacks.fgsm import FGSM
+from robustlit.attacks.jsma import JSMA
 from robustlit.attacks.mim import MIM
+from robustlit.attacks.nearest_l2 import NearestL2
+from robustlit.attacks.newtonfool import NewtonFool
 from robustlit.attacks.pgd import PGD
+from robustlit.attacks.square import Square
+from robustlit.attacks.transfer import Transfer
+from robustlit.attacks.worst_case import WorstCase
 
-__all__ = ["BIM", "FGSM", "MIM", "PGD", "Attack", "AttackResult", "BudgetAttack"]
+__all__ = [
+    "APGD",
+    "BIM",
+    "BPDA",
+    "DDN",
+    "EOT",
+    "FAB",
+    "FGSM",
+    "JSMA",
+    "MIM",
+    "PGD",
+    "AdvGAN",
+    "Attack",
+    "AttackResult",
+    "BudgetAttack",
+    "CarliniWagner",
+    "DeepFool",
+    "NearestL2",
+    "NewtonFool",
+    "Square",
+    "Transfer",
+    "WorstCase",
+]

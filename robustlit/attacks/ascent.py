@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.attack import BudgetAttack, check_every
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Goal, loss_for
 from robustlit.attacks.victim import Victim
 from robustlit.threat import Ball, expand
 
@@ -42,6 +42,10 @@ class GradientAscent(BudgetAttack):
     @property
     def _random_start(self) -> bool:
         return False
+
+    @property
+    def _starts_at_image(self) -> bool:
+        return not self._random_start
 
     @property
     def _start_in_box(self) -> bool:
@@ -109,7 +113,7 @@ class GradientAscent(BudgetAttack):
             points, losses, won = self._climb(
                 victim, x[unbroken], goal.select(unbroken), rows[unbroken], draws, eps[unbroken]
             )
-            better = won | (losses > best_loss[unbroken])
+            better = won | (losses > best_loss[unbroken]) | (self._restarts == 1)
             best[unbroken[better]], best_loss[unbroken[better]] = points[better], losses[better]
             left = torch.nonzero(~won).squeeze(1)
             unbroken, draws = unbroken[left], draws.select(left)
@@ -120,47 +124,85 @@ class GradientAscent(BudgetAttack):
     def _climb(
         self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One ascent of each example until it wins: the first witness, else the iterate of highest loss.
-
-        Returns:
-            points (b, ...), losses (b,), won (b,) bool.
-        """
-        ball, size = Ball(x, eps, self.norm), eps * self._step_over_eps
+        ball, share = Ball(x, eps, self.norm), self._step_over_eps
         z = ball.random_point(draws) if self._random_start else x
-        points, losses = z.clone(), eps.new_full((len(x),), -float("inf"))
-        won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        inside = torch.arange(len(x), device=x.device)  # the examples still in the batch, as positions in x
-        every = check_every(x)
-        velocity = torch.zeros_like(x)
-        for step in range(self._steps + 1):
-            if step < self._steps:
-                logits, loss, gradient = victim.gradient(z, goal.log_odds, rows)
-                if step == 0 and not bool(gradient.any()):
-                    warnings.warn(_BLIND.format(name=type(victim.view).__name__), stacklevel=2)
-            if step == self._steps or not victim.sees_itself:  # the last iterate only has to be judged
-                logits = victim.logits(z, rows)
-                loss = goal.log_odds(logits)
-            reached = goal.reached(logits)
-            # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
-            better = ~won[inside] & (reached | ((loss > losses[inside]) & (step > 0)))
-            points[inside] = torch.where(expand(better, z), z, points[inside])
-            losses[inside] = torch.where(better, loss.to(losses.dtype), losses[inside])
-            won[inside] |= reached
-            if step == self._steps:
+        judge_last = self._steps > 1 or self._restarts > 1
+        return climb(
+            victim, ball, z, goal, rows,
+            steps=[share] * self._steps, decay=self._decay, judge_last=judge_last, opening=not self._random_start,
+        )  # fmt: skip
+
+
+def climb(
+    victim: Victim,
+    ball: Ball,
+    z: Tensor,
+    goal: Goal,
+    rows: Tensor,
+    *,
+    steps: Sequence[float],
+    decay: float | None = None,
+    aim: Goal | None = None,
+    loss: str = "ce",
+    judge_last: bool = True,
+    opening: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One ascent of each example from `z` until it wins: the first witness, else the iterate of highest loss.
+
+    Args:
+        victim: the model under attack.
+        ball: where the points may lie; b examples.
+        z: (b, ...) where to start; in the ball.
+        goal: what ends the ascent.
+        rows: (b,) which examples of the victim's batch these are.
+        steps: length of each step as a multiple of eps.
+        decay: how much of its velocity a step keeps; None steps along the gradient itself.
+        aim: the goal whose loss is climbed; None means `goal`.
+        loss: one of `LOSSES`.
+        judge_last: False leaves the point after the last step unjudged, and returns it: the only candidate of a single
+            step, which the caller will judge.
+        opening: `z` is the image, and the victim may have been opened with it.
+
+    Returns:
+        points (b, ...), their losses for `goal` (b,), won (b,) bool.
+    """
+    aim = goal if aim is None else aim
+    points, losses = z.clone(), ball.eps.new_full((len(z),), -float("inf"))
+    won = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    inside = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in x
+    every, velocity = check_every(z), torch.zeros_like(z)
+    for step, share in enumerate([*steps, None]):
+        if share is None and not judge_last:
+            points[inside] = z
+            break
+        if share is not None:
+            if step == 0 and opening and victim.is_open:
+                logits, _, gradient = victim.gradient_of_opening(loss_for(loss, aim), rows)
+            else:
+                logits, _, gradient = victim.gradient(z, loss_for(loss, aim), rows)
+            if step == 0 and not bool(gradient.any()):
+                warnings.warn(_BLIND.format(name=type(victim.view).__name__), stacklevel=2)
+        if share is None or not victim.sees_itself:  # the last iterate only has to be judged
+            logits = victim.logits(z, rows)
+        reached, height = goal.reached(logits), loss_for(loss, goal)(logits).to(losses.dtype)
+        # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
+        better = ~won[inside] & (reached | ((height > losses[inside]) & (step > 0)))
+        points[inside] = torch.where(expand(better, z), z, points[inside])
+        losses[inside] = torch.where(better, height, losses[inside])
+        won[inside] |= reached
+        if share is None:
+            break
+        if step % every == 0 and bool(won[inside].any()):
+            left = torch.nonzero(~won[inside]).squeeze(1)
+            if not len(left):
                 break
-            if step % every == 0 and bool(won[inside].any()):
-                left = torch.nonzero(~won[inside]).squeeze(1)
-                if not len(left):
-                    break
-                inside, rows, goal, z, gradient, velocity, size = (
-                    inside[left], rows[left], goal.select(left), z[left], gradient[left], velocity[left], size[left],
-                )  # fmt: skip
-                ball = ball.select(left)
-            if self._decay is not None:
-                velocity = _accelerate(velocity, gradient, self._decay)
-                gradient = velocity.clone()
-            z = ball.step(z, gradient, size)
-        return points, losses, won
+            inside, rows, goal, aim = inside[left], rows[left], goal.select(left), aim.select(left)
+            z, gradient, velocity, ball = z[left], gradient[left], velocity[left], ball.select(left)
+        if decay is not None:
+            velocity = _accelerate(velocity, gradient, decay)
+            gradient = velocity.clone()
+        z = ball.step(z, gradient, ball.eps * share)
+    return points, losses, won
 
 
 def _accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:

@@ -16,13 +16,14 @@ from robustlit.attacks.victim import Victim
 from robustlit.classifier import check_labels
 from robustlit.threat import NORMS, check_eps, check_images, distance
 
-_SURE = 0.65  # share of a stochastic model's votes at which a search stops; half of fresh votes then decide
 _STEPS_BETWEEN_CHECKS_ON_GPU = 4  # asking who has finished waits for the GPU; on a CPU it is free
 _PROBABILITIES = (
     "{name} returns probabilities (every row is positive and sums to 1), not logits: where they saturate, gradients "
     "vanish and gradient-based attacks look weaker than they are; return the logits, without the softmax"
 )
-_NOT_FINITE = "{bad} of {count} examples got logits that are not finite during {attack}; those count for no success"
+_NOT_FINITE = (
+    "{bad} of {count} examples got logits that are not finite during {attack}; such points count for no success"
+)
 
 
 def check_every(x: Tensor) -> int:
@@ -37,7 +38,8 @@ class AttackResult:
     Attributes:
         x_adv: (B, ...) the witness where there is one, else the best attempt.
         success: (B,) bool, judged by a fresh forward of the real model on `x_adv`.
-        prediction: (B,) the class the real model gives to `x_adv`.
+        prediction: (B,) the class the real model gives to `x_adv`; of a stochastic one, that of the most votes, the
+            wrong ones where they won.
         distance: (B,) from the clean image, in the attack's norm, pixel units. 0 for an example that needed no attack.
         forwards, backwards: (B,) passes spent on the example.
         finite: (B,) bool, False where the model gave logits that are not finite on the way: its failure says nothing.
@@ -64,6 +66,11 @@ class Attack(ABC):
     untargeted: ClassVar[bool] = True
     """Whether it can be asked for any class but the true one."""
     norm: str = field(default="linf", kw_only=True)
+
+    @property
+    def _starts_at_image(self) -> bool:
+        """Whether the search first asks for the gradient at the image itself, by `Victim.gradient_of_opening`."""
+        return False
 
     def __post_init__(self) -> None:
         if self.norm not in self.norms:
@@ -144,28 +151,31 @@ class Attack(ABC):
             target = None if target is None else target.detach().clone().to(torch.int64)
             index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone().to(x.device)
             if seed is not None and victim.is_stochastic:
-                torch.manual_seed(seed)  # its noise too is then the same on every run
-            goal = Goal(y, target)
-            clean = victim.logits(x)
-            if not victim.is_stochastic and _are_probabilities(clean):
+                victim.reseed(seed, index)
+            goal, sought = victim.goal(y, target), victim.goal(y, target, safely=True)
+            clean = victim.open(x) if self._starts_at_image and victim.sees_itself else victim.logits(x)
+            if _are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
             check_labels(y, len(x), clean.shape[1])
             if target is not None:
                 check_labels(target, len(x), clean.shape[1], name="target")
             x_adv = x.clone()
-            rows = torch.nonzero(~goal.reached(clean)).squeeze(1)
+            done = sought.reached(clean)
+            rows = torch.nonzero(~done).squeeze(1)
             if len(rows):
                 draws = Draws(seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
-                sought = Goal(y, target, _SURE) if victim.is_stochastic else goal
-                x_adv[rows] = self._search(victim, x[rows], sought.select(rows), rows, draws, radius)
+                x_adv[rows] = self._search(victim, x[rows], sought.select(rows), rows, draws, radius).detach()
             judged = victim.logits(x_adv)
+            if victim.is_stochastic:  # who was not attacked must not be called robust because a recount went his way
+                judged = torch.where(done.unsqueeze(1), clean, judged)
             if bad := int((~victim.finite).sum()):
                 warnings.warn(_NOT_FINITE.format(bad=bad, count=len(x), attack=self.name), stacklevel=3)
+            success = goal.reached(judged)
             return AttackResult(
                 x_adv=x_adv,
-                success=goal.reached(judged),
-                prediction=judged.argmax(1),
+                success=success,
+                prediction=goal.prediction(judged, success),
                 distance=distance(x_adv, x, self.norm),
                 forwards=victim.forwards,
                 backwards=victim.backwards,
@@ -178,7 +188,8 @@ class Attack(ABC):
 
 
 def _are_probabilities(logits: Tensor) -> bool:
-    return bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-4).all())
+    tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 1e-2
+    return bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < tolerance).all())
 
 
 @dataclass(frozen=True)

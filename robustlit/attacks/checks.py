@@ -21,3 +21,9 @@ def check_step_size(value: object, norm: str) -> None:
     if norm == "linf" and float(value) >= 2:  # twice the largest ball: most likely 2/255 was meant
         given = f"{float(value):g}"
         raise ValueError(f"step_size must be below 2 pixel units, got {given}; did you mean {given}/255?")
+
+
+def check_share(value: object, name: str) -> None:
+    """Raises a ValueError unless `value` is a number between 0 and 1, both left out."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")

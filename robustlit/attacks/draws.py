@@ -29,6 +29,10 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+def _mix_of(number: int) -> Tensor:
+    return _mix(torch.tensor(number, dtype=torch.int64) + _MIX_1)
+
+
 class Draws:
     """Per-example random numbers in pixel-shaped tensors.
 
@@ -53,6 +57,14 @@ class Draws:
         if self.seed is not None:
             chosen._key = self._key[keep]
         return chosen
+
+    def fork(self, number: int) -> Draws:
+        """Another stream of numbers for the same examples, the same for each however many were drawn before."""
+        other = Draws(None, torch.empty(0))
+        other.seed = self.seed
+        if self.seed is not None:
+            other._key = _mix(self._key ^ _mix_of(number).to(self._key.device))
+        return other
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) in the shape, dtype and device of `like` (B, ...)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+LOSSES = ("ce", "dlr", "margin")
 _HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
 
 
@@ -17,8 +19,8 @@ class Goal:
     Args:
         label: (B,) true classes.
         target: (B,) classes asked for, or None.
-        share: the probability that the wanted classes must have, beside being predicted. Where logits are log shares of
-            the votes of a stochastic model, an attack that stops at a bare majority would often lose the recount.
+        share: 0 asks for the prediction. Above, the wanted classes must have this probability together, whichever comes
+            first: for logits that are log shares of the votes of a stochastic model.
     """
 
     label: Tensor
@@ -40,12 +42,22 @@ class Goal:
 
     def reached(self, logits: Tensor) -> Tensor:
         """(B,) bool: the logits (B, K) classify as the goal wants. Logits that are not finite never count."""
-        prediction = logits.argmax(1)
-        won = prediction != self.label if self.target is None else prediction == self.target
         if self.share:
             anchored = logits.softmax(1).gather(1, self.anchor.unsqueeze(1)).squeeze(1)
-            won &= (1 - anchored if self.target is None else anchored) >= self.share
+            won = (1 - anchored if self.target is None else anchored) >= self.share
+        else:
+            prediction = logits.argmax(1)
+            won = prediction != self.label if self.target is None else prediction == self.target
         return won & torch.isfinite(logits).all(1)
+
+    def prediction(self, logits: Tensor, reached: Tensor) -> Tensor:
+        """(B,) the class of the highest logit; where the goal was reached by a `share`, of those that it wants."""
+        if not self.share:
+            return logits.argmax(1)
+        if self.target is not None:
+            return torch.where(reached, self.target, logits.argmax(1))
+        others = logits.scatter(1, self.label.unsqueeze(1), -float("inf"))
+        return torch.where(reached.unsqueeze(1), others, logits).argmax(1)
 
     def margin(self, logits: Tensor) -> Tensor:
         """(B,) positive where the goal is reached: best other logit less the true one, or target less best other.
@@ -72,3 +84,28 @@ class Goal:
         own = logits.gather(1, anchor).squeeze(1)
         others = logits.scatter(1, anchor, -float("inf")).logsumexp(1)
         return others - own if self.target is None else own - others
+
+    def dlr(self, logits: Tensor) -> Tensor:
+        """(B,) difference of logits ratio: the margin over a spread of the logits, so that no scale can mask it.
+
+        Croce, Hein: Reliable evaluation of adversarial robustness, 2020, arXiv:2003.01690, equations 6 and 7. It needs
+        3 classes, targeted 4; with fewer it is the margin.
+        """
+        if logits.dtype in _HALF:
+            logits = logits.float()
+        if logits.shape[1] < (3 if self.target is None else 4):
+            return self.margin(logits)
+        top = logits.topk(3 if self.target is None else 4, dim=1).values
+        if self.target is None:
+            spread = top[:, 0] - top[:, 2]
+            difference = self.margin(logits)
+        else:
+            spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+            pair = logits.gather(1, torch.stack([self.target, self.label], 1))
+            difference = pair[:, 0] - pair[:, 1]
+        return difference / (spread + 1e-12)
+
+
+def loss_for(name: str, goal: Goal) -> Callable[[Tensor], Tensor]:
+    """The loss, logits (B, K) -> (B,), that rises towards the goal; `name` is one of LOSSES."""
+    return {"ce": goal.log_odds, "dlr": goal.dlr, "margin": goal.margin}[name]

@@ -10,22 +10,32 @@ judges by the votes of fresh ones, so that no attack needs to know.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Goal
 from robustlit.classifier import attack_view, check_logits, draws_of, is_stochastic
 
 LossPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,)
 LossesPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B, k)
 VOTES = 20  # fresh draws by which a stochastic model is judged
+_HALF = 0.48  # 10 votes of 20 (a thousandth of each goes by probability, so not quite 0.5)
+_SAFE = 0.63  # 13 votes of 20: a search that stopped at a bare half would lose every other recount
 _NO_GRADIENT = (
     "{name} gives no gradient with respect to its input, so a gradient-based attack cannot see it; give the model an "
     "attack_view() that is differentiable (see robustlit.attacks.BPDA), or use an attack that needs no gradients "
     "(Square). A model without gradients is not thereby robust."
+)
+_SOMETIMES_IN_PLACE = (
+    "{name} changes its input in place, but did not on its first batch: work on a copy in its forward (x = x.clone()), "
+    "or the images under attack are corrupted"
 )
 
 
@@ -44,7 +54,6 @@ class Victim:
 
     Attributes:
         forwards, backwards: (B,) int64, passes that each example has cost.
-        finite: (B,) bool, whether every logit that an example ever got was finite.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Victim:
         self.ambient_autocast = ambient_autocast
         self.keep_generators = keep_generators
         self._modes: list[tuple[nn.Module, bool]] = []
+        self._opening: tuple[Tensor, Tensor] | None = None
         self._works_in_place: dict[int, bool] = {}
         self._stack = ExitStack()
 
@@ -75,7 +85,7 @@ class Victim:
             # Only here, as ordinary tensors: those made in inference mode cannot be counted up outside it.
             self.forwards = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
             self.backwards = torch.zeros_like(self.forwards)
-            self.finite = torch.ones_like(self.forwards, dtype=torch.bool)
+            self._not_finite = torch.zeros_like(self.forwards)
             kind = self.device.type
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
@@ -85,6 +95,9 @@ class Victim:
             if self.keep_generators:
                 devices = [self.device] if kind == "cuda" else []
                 stack.enter_context(torch.random.fork_rng(devices=devices))
+                if self.is_stochastic:  # random resizing and the like are often drawn from these
+                    stack.callback(random.setstate, random.getstate())
+                    stack.callback(np.random.set_state, np.random.get_state())
             # Asked only here: a twin built on the fly may draw numbers, and in inference mode would get no gradients.
             self.view = attack_view(self.model)
             if self.eval_mode:
@@ -115,10 +128,37 @@ class Victim:
             module.training = training
         self._modes.clear()
 
+    def reseed(self, seed: int, index: Tensor) -> None:
+        """Seeds the generators that a stochastic model may draw from, so that its noise is the same on every run.
+
+        By the seed and the numbers of the examples (B,): the same noise in every batch would be one draw, not many.
+        """
+        key = Draws(seed, index).uniform(torch.zeros(len(index), 2, dtype=torch.float64, device=index.device))
+        number = int((key * 2**24).sum()) % 2**32
+        random.seed(number)
+        np.random.seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would reset every GPU; we restore only ours
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(number)
+        elif self.device.type != "cpu":
+            torch.manual_seed(number)
+
+    def goal(self, label: Tensor, target: Tensor | None = None, *, safely: bool = False) -> Goal:
+        """What counts as won, (B,) labels and targets: of a stochastic model, at least half of the votes.
+
+        The votes against the label are counted together, whichever classes they are for: a model that is misled in four
+        draws of five is not robust because the fifth's class comes first. `safely` asks for 13 of the 20.
+        """
+        if not self.is_stochastic:
+            return Goal(label, target)
+        return Goal(label, target, _SAFE if safely else _HALF)
+
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits (B, K) of the real model, without gradients; one forward for each row.
 
-        Of a stochastic model: log shares of the votes of `VOTES` fresh draws, at as many forwards.
+        Of a stochastic model: log shares of the votes of `VOTES` fresh draws, at as many forwards; NaN where the
+        logits of any draw are not finite.
 
         Args:
             x: images (b, ...).
@@ -132,10 +172,30 @@ class Victim:
                 logits = self._forward(self.model, x, rows)
                 # Votes decide; a thousandth of the probabilities orders points that have the same votes.
                 vote = torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-                vote = vote.add_(logits.softmax(1), alpha=1e-3).where(logits.isfinite().all(1, keepdim=True), logits)
+                vote = vote.add_(logits.softmax(1), alpha=1e-3)
+                vote = vote.masked_fill_(~logits.isfinite().all(1, keepdim=True), float("nan"))
                 votes = vote if votes is None else votes + vote
             assert votes is not None
             return votes.div_(VOTES * (1 + 1e-3)).clamp_min_(1e-12).log_()
+
+    def open(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of the whole batch, as `logits` gives them, kept ready for `gradient_of_opening`.
+
+        An attack that starts at the image saves a forward by it. Only where the model sees itself.
+        """
+        leaf = x.detach().requires_grad_(True)
+        logits = self._forward(self.view, leaf, None)
+        self._opening = leaf, logits
+        return logits.detach()
+
+    def gradient_of_opening(self, loss: LossPerExample, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `gradient` returns for the examples `rows` (b,) of the batch that was opened; one backward. Once."""
+        assert self._opening is not None
+        (leaf, every), self._opening = self._opening, None
+        logits = every[rows]
+        losses = loss(logits)
+        gradient = self._backward(losses.sum(), leaf, rows)[rows]
+        return logits.detach(), losses.detach(), gradient
 
     def gradient(self, x: Tensor, loss: LossPerExample, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """One forward and one backward through the attack view; of a stochastic model, the mean over its draws.
@@ -183,33 +243,45 @@ class Victim:
         Raises:
             ValueError: the model gives no gradient.
         """
-        sums: tuple[Tensor, Tensor, Tensor] | None = None
-        for _ in range(self.draws):
-            leaf = x.detach().requires_grad_(True)
-            logits = self._forward(self.view, leaf, rows)
-            values = losses(logits)
-            heads = values.sum(0).unbind()
-            gradients = [self._backward(h, leaf, rows, retain_graph=h is not heads[-1]) for h in heads]
-            now = logits.detach(), values.detach(), torch.stack(gradients, 1)
-            sums = now if sums is None else (sums[0] + now[0], sums[1] + now[1], sums[2].add_(now[2]))
-        assert sums is not None
-        return sums if self.draws == 1 else (sums[0] / self.draws, sums[1] / self.draws, sums[2].div_(self.draws))
+        logits, values, gradients = self._jacobian(x, losses, rows)
+        for _ in range(self.draws - 1):
+            again = self._jacobian(x, losses, rows)
+            logits, values, gradients = logits + again[0], values + again[1], gradients.add_(again[2])
+        if self.draws > 1:
+            logits, values, gradients = logits / self.draws, values / self.draws, gradients.div_(self.draws)
+        return logits, values, gradients
+
+    def _jacobian(self, x: Tensor, losses: LossesPerExample, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = x.detach().requires_grad_(True)
+        logits = self._forward(self.view, leaf, rows)
+        values = losses(logits)  # (b, k)
+        heads = values.sum(0).unbind()
+        # Written one by one: a stack of a thousand classes' gradients would hold each of them twice.
+        gradients = x.new_empty(len(x), len(heads), *x.shape[1:])
+        for k, head in enumerate(heads):
+            gradients[:, k] = self._backward(head, leaf, rows, retain_graph=k < len(heads) - 1)
+        return logits.detach(), values.detach(), gradients
 
     def _forward(self, net: nn.Module, x: Tensor, rows: Tensor | None) -> Tensor:
         # A net whose first layer works in place would change the caller's images, or refuse a leaf that wants
-        # gradients. Its first batch is a copy, which tells; the others are copied only where it needs that.
+        # gradients. Its first batch is a copy, which tells (also of x.data, which leaves no trace in the version); the
+        # others are copied only where it needs that. A net of random layers may do so now and then: always copied.
         works_in_place = self._works_in_place.get(id(net))
         given = x if works_in_place is False else x.clone()
         version = given._version
         logits = check_logits(net(given), len(x))
         if works_in_place is None:
-            self._works_in_place[id(net)] = given._version != version
+            # In training it is always copied: to compare would wait for the GPU in every step.
+            touched = self.ambient_autocast or self.is_stochastic or given._version != version
+            self._works_in_place[id(net)] = touched or not torch.equal(given.detach(), x.detach())
+        elif given is x and given._version != version:
+            raise ValueError(_SOMETIMES_IN_PLACE.format(name=type(net).__name__))
         self._count(self.forwards, rows)
-        finite = logits.detach().sum(1).isfinite()
+        bad = (~logits.detach().isfinite().all(1)).to(self._not_finite.dtype)
         if rows is None:
-            self.finite &= finite
+            self._not_finite += bad
         else:
-            self.finite[rows] &= finite
+            self._not_finite.index_add_(0, rows, bad)  # adds up where an example stands in several rows
         return logits
 
     def _backward(self, loss: Tensor, leaf: Tensor, rows: Tensor | None, retain_graph: bool = False) -> Tensor:
@@ -221,6 +293,16 @@ class Victim:
         self._count(self.backwards, rows)
         # A pixel without a finite slope (a root at 0) must not spoil the others or spread NaN to every later iterate.
         return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a copy, the caller's to write into
+
+    @property
+    def finite(self) -> Tensor:
+        """(B,) bool, whether every logit that an example ever got was finite."""
+        return self._not_finite == 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `gradient_of_opening` has something to give."""
+        return self._opening is not None
 
     @property
     def is_stochastic(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks.bpda import BPDA
+
 
 class BitDepth(nn.Module):
     """Colour-depth reduction in front of a trained classifier.
@@ -41,17 +43,8 @@ class BitDepth(nn.Module):
 
     def attack_view(self) -> nn.Module:
         """The same function with the gradient of the identity in place of the rounding's."""
-        return _StraightThrough(self)
+        return nn.Sequential(BPDA(self.squeeze), self.net)
 
     def undefended(self) -> nn.Module:
         """The classifier behind the rounding."""
         return self.net
-
-
-class _StraightThrough(nn.Module):
-    def __init__(self, defense: BitDepth) -> None:
-        super().__init__()
-        self.defense = defense
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.defense.net(x + (self.defense.squeeze(x) - x).detach())

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import Attack, AttackResult, BudgetAttack
-from robustlit.attacks.losses import Goal
+from robustlit.attacks import Attack, AttackResult, BudgetAttack, Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import check_labels, undefended
 from robustlit.evaluation.results import COLUMNS, DISTANCES, Evaluation
@@ -29,7 +28,7 @@ class Sweep:
         attacks: by name, or a list (named after their classes; a second PGD becomes "pgd-2").
         grid: norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps.
         knowledge: "adaptive" (through the defense's attack view; for a plain net, white box) and "greybox" (crafted
-            on the undefended net, judged on the defense).
+            on the undefended net to the end of every attack, see `Transfer`, and judged on the defense).
         seed: of the random draws, which depend on (seed, example) alone.
 
     Raises:
@@ -84,24 +83,29 @@ class Sweep:
         """
         check_images(x)
         check_labels(y, len(x))
-        with Victim(model, x, keep_generators=True) as victim:
+        with Victim(model, x) as victim:
+            if victim.is_stochastic:
+                victim.reseed(self.seed, index)
             logits = victim.logits(x)
-        check_labels(y, len(x), logits.shape[1])
+            check_labels(y, len(x), logits.shape[1])
+            broken = victim.goal(y.long()).reached(logits)
         # Logits that are not finite classify nothing.
-        clean = (logits.argmax(1) == y) & torch.isfinite(logits).all(1)
+        clean = ~broken & torch.isfinite(logits).all(1)
         rows = torch.nonzero(clean).squeeze(1)
         start = _Level.untouched(logits.argmax(1), clean, x)
         parts: list[Columns] = []
         jobs = [(known, name) for known in self.knowledge for name in self.named]
         for done, (known, name) in enumerate(jobs):
-            attack, craft_on = self.named[name], undefended(model) if known == "greybox" else model
+            attack = self.named[name]
+            if known == "greybox":
+                attack = Transfer(attack, undefended(model))
             if isinstance(attack, BudgetAttack):
-                levels = _climb(attack, craft_on, model, x, y, index, start, self.budgets(attack), self.seed)
+                levels = _climb(attack, model, x, y, index, start, self.budgets(attack), self.seed)
             else:
                 levels = {float("nan"): start.copy()}
                 for level in levels.values() if len(rows) else ():
-                    result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=self.seed)
-                    level.put(rows, _Level.of(_judge(result, craft_on, model, x[rows], y[rows]), x[rows]))
+                    result = attack.run(model, x[rows], y[rows], index=index[rows], seed=self.seed)
+                    level.put(rows, _Level.of(result, x[rows]))
             for eps, level in levels.items():
                 values = {"index": index, "label": y, "clean": clean, **level.columns()}
                 constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
@@ -199,20 +203,8 @@ class _Level:
         return _Level(self.success[keep], self.prediction[keep], distances, self.forwards[keep], self.backwards[keep])
 
 
-def _judge(result: AttackResult, crafted_on: nn.Module, model: nn.Module, x: Tensor, y: Tensor) -> AttackResult:
-    """The result judged on `model`, where it was crafted on another."""
-    if crafted_on is model:
-        return result
-    with Victim(model, x) as victim:
-        logits = victim.logits(result.x_adv)
-    result.success, result.prediction = Goal(y).reached(logits), logits.argmax(1)
-    result.forwards = result.forwards + victim.forwards
-    return result
-
-
 def _climb(
     attack: BudgetAttack,
-    craft_on: nn.Module,
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -239,8 +231,8 @@ def _climb(
         Returns:
             Who broke, (b,) bool, and the number of the least budget that holds the point found, (b,).
         """
-        result = attack.run(craft_on, x[rows], y[rows], index=index[rows], seed=seed, eps=radii[level])
-        found = _Level.of(_judge(result, craft_on, model, x[rows], y[rows]), x[rows])
+        result = attack.run(model, x[rows], y[rows], index=index[rows], seed=seed, eps=radii[level])
+        found = _Level.of(result, x[rows])
         for number in level.unique().tolist():
             mine = torch.nonzero(level == number).squeeze(1)
             levels[number].put(rows[mine], found.select(mine))

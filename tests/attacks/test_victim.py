@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import FGSM, PGD
+from robustlit.attacks.eot import EOT
 from robustlit.attacks.victim import Victim
 
 ATTACK = PGD(eps=0.02, steps=3, restarts=2)
@@ -331,3 +332,145 @@ def test_the_gradient_of_an_example_does_not_know_its_batch(net: nn.Module, batc
             torch.testing.assert_close(alone[0], together[i])
             torch.testing.assert_close(loss[0], losses[i])
     assert together.abs().amax() > 0
+
+
+def _smooth() -> nn.Module:
+    """A small net without kinks, in float64, for finite differences."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+
+
+def _losses(logits: Tensor) -> Tensor:
+    """Three quantities that mix the classes and do not rise evenly: (b, 4) -> (b, 3)."""
+    return torch.stack([logits[:, 0] ** 2, logits[:, 1] - logits[:, 3], logits.logsumexp(1)], 1)
+
+
+def test_the_jacobian_is_that_of_finite_differences() -> None:
+    net, x = _smooth(), torch.rand(5, 1, 3, 4, dtype=torch.float64)
+    rows = torch.tensor([4, 0, 3])
+    with Victim(net, x) as victim:
+        logits, values, gradients = victim.jacobian(x[rows], _losses, rows)
+        assert victim.forwards.tolist() == [1, 0, 0, 1, 1]
+        assert victim.backwards.tolist() == [3, 0, 0, 3, 3]
+    assert gradients.shape == (3, 3, 1, 3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, net(x[rows]))
+        torch.testing.assert_close(values, _losses(net(x[rows])))
+        for pixel in range(12):
+            step = torch.zeros(12, dtype=torch.float64)
+            step[pixel] = 1e-6
+            step = step.view(1, 1, 3, 4)
+            slope = (_losses(net(x[rows] + step)) - _losses(net(x[rows] - step))) / 2e-6
+            torch.testing.assert_close(gradients.flatten(2)[:, :, pixel], slope, rtol=0, atol=1e-7)
+    assert not any(value.requires_grad for value in (logits, values, gradients))
+
+
+def test_the_jacobian_is_that_of_autograd_and_of_one_gradient_at_a_time(
+    net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    net, x = net.double(), batch[0].double()[:3]
+    expected = torch.func.vmap(torch.func.jacrev(lambda z: net(z.unsqueeze(0))[0]))(x)  # (b, K, ...)
+    with Victim(net, x) as victim:
+        logits, values, gradients = victim.jacobian(x, lambda logits: logits)
+        torch.testing.assert_close(gradients, expected)
+        assert torch.equal(logits, values)
+        for k in range(10):
+            again, value, gradient = victim.gradient(x, lambda logits, k=k: logits[:, k])
+            torch.testing.assert_close(gradient, gradients[:, k])
+            torch.testing.assert_close(value, values[:, k])
+            torch.testing.assert_close(again, logits)
+        one = victim.jacobian(x, lambda logits: logits[:, 3:4])
+        torch.testing.assert_close(one[2], gradients[:, 3:4])
+
+
+def test_a_jacobian_where_there_is_no_gradient(batch: tuple[Tensor, Tensor]) -> None:
+    x = batch[0]
+    with Victim(nn.Sequential(nn.Flatten(), Rounds()), x) as victim:
+        assert not victim.jacobian(x, lambda logits: logits)[2].any()  # zero, not unknown
+        with pytest.raises(ValueError, match="Sequential gives no gradient"):
+            victim.jacobian(x, lambda logits: logits.detach())
+        assert (victim.backwards == 2).all()
+    # A slope that is not finite at one pixel does not spoil the other pixels, classes or examples.
+    with Victim(Roots(), z := torch.tensor([[0.0, 0.25], [0.25, 0.0]])) as victim:
+        gradients = victim.jacobian(z, lambda logits: logits)[2]
+    assert gradients.tolist() == [[[0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]]
+
+
+class Rounds(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.round()[:, :2]
+
+
+class Roots(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sqrt()
+
+
+class Rough(nn.Module):
+    """Halves its input in place: as autograd sees it, behind its back, or from the third pass on only."""
+
+    def __init__(self, net: nn.Module, how: str) -> None:
+        super().__init__()
+        self.net, self.how, self.passes = net, how, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.how == "open" or (self.how == "late" and self.passes > 2):
+            return self.net(x.mul_(0.5))
+        if self.how == "hidden":
+            x.data.mul_(0.5)
+            return self.net(x)
+        return self.net(x * 0.5)
+
+
+@pytest.mark.parametrize("how", ["open", "hidden"])
+def test_every_call_shields_the_images_from_a_net_that_works_in_place(
+    how: str, net: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    x = batch[0]
+    before = x.clone()
+    answers = []
+    for model in (Rough(net, "never"), Rough(net, how)):
+        with Victim(model, x) as victim:
+            first = victim.gradient(x, lambda logits: logits[:, 0])  # a leaf that wants gradients, before all else
+            answers.append([*first, victim.logits(x), victim.logits(x), *victim.jacobian(x, lambda logits: logits)])
+        assert torch.equal(x, before)
+    # Behind autograd's back the halving has no gradient.
+    for number, (gentle, rough) in enumerate(zip(*answers, strict=True)):
+        scale = 0.5 if how == "hidden" and number in (2, 7) else 1.0
+        torch.testing.assert_close(rough * scale, gentle, msg=f"answer {number}")
+
+
+def test_a_net_that_takes_to_working_in_place_later_is_told(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    x = batch[0]
+    with Victim(Rough(net, "late"), x) as victim:
+        victim.logits(x)
+        victim.logits(x)
+        with pytest.raises(ValueError, match=r"Rough changes its input in place, but did not on its first batch"):
+            victim.logits(x.clone())
+
+
+def test_a_stochastic_net_is_told_from_one_that_sees_itself(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    with Victim(net, batch[0]) as victim:
+        assert victim.sees_itself
+        assert (victim.draws, victim.is_stochastic) == (1, False)
+    with Victim(model := EOT(net, 3), batch[0]) as victim:
+        assert (victim.draws, victim.is_stochastic, victim.sees_itself) == (3, True, False)
+    with Victim(model, batch[0], draws=1) as victim:  # as in training
+        victim.gradient(batch[0], lambda logits: logits[:, 0])
+        assert victim.backwards.tolist() == [1] * 8
+
+
+def test_modes_come_back_around_a_stochastic_net(tricky: tuple[Tricky, Tensor, Tensor]) -> None:
+    net, x, y = tricky
+    model = EOT(Spy(net), 2)
+    model.train()
+    before = _modes(model)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    ATTACK(model, x, y, seed=0)
+    assert not any(seen["training"] for seen in model.model.seen)
+    assert _modes(model) == before
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    model.model.fail_at = len(model.model.seen) + 3
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ATTACK(model, x, y, seed=0)
+    assert _modes(model) == before

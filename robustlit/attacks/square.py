@@ -1,0 +1,196 @@
+"""Square: random search over square patches, without gradients."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustlit.attacks.attack import BudgetAttack, check_every
+from robustlit.attacks.checks import check_count, check_share
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Goal
+from robustlit.attacks.victim import Victim
+from robustlit.threat import Ball, distance, expand
+
+# The share of the pixels that a patch covers is halved after each of these queries of 10 000 (section 4.1 of the
+# paper); with fewer queries the patches shrink faster in proportion.
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+@dataclass(frozen=True)
+class Square(BudgetAttack):
+    """Square attack: tries patches of shrinking size at random places and keeps those that raise the margin.
+
+    Andriushchenko, Croce, Flammarion, Hein: Square attack: a query-efficient black-box adversarial attack via random
+    search, 2020, arXiv:1912.00049. It needs no gradients, so it sees where a defense only hides them. Every example
+    has places and signs of its own; a patch in the L-inf version always changes something.
+
+    Args:
+        eps: budget in pixel units.
+        norm: "linf" or "l2".
+        queries: forward passes that an unbroken example is given.
+        patch: share of the pixels that the first patches cover, the paper's p.
+        restarts: searches from other random images that an unbroken example is given.
+
+    Raises:
+        ValueError: eps, queries, patch or restarts out of range, unknown norm; at the call: examples that are not
+            images (B, C, H, W).
+    """
+
+    name: ClassVar[str] = "square"
+    queries: int = 5000
+    patch: float = 0.8
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.queries, "queries")
+        check_count(self.restarts, "restarts")
+        check_share(self.patch, "patch")
+
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        assert eps is not None
+        if x.ndim != 4:
+            raise ValueError(f"Square moves patches of images (B, C, H, W), got shape {tuple(x.shape)}")
+        best, margins = x.clone(), x.new_full((len(x),), -float("inf"))
+        unbroken = torch.arange(len(x), device=x.device)
+        for restart in range(self.restarts):
+            ball, mine = Ball(x[unbroken], eps[unbroken], self.norm), draws.select(unbroken).fork(restart)
+            points, found, won = self.walk(victim, ball, goal.select(unbroken), rows[unbroken], mine)
+            better = won | (found > margins[unbroken])
+            best[unbroken[better]], margins[unbroken[better]] = points[better], found[better]
+            unbroken = unbroken[~won]
+            if not len(unbroken):
+                break
+        return best
+
+    def walk(
+        self, victim: Victim, ball: Ball, goal: Goal, rows: Tensor, draws: Draws, start: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One random search of each example until it wins, from `start` (b, ...) or else from the attack's own pattern.
+
+        Returns:
+            points (b, ...) of the highest margin, the margins (b,), won (b,) bool.
+        """
+        stripes, patches = (_stripes, _patch) if self.norm == "linf" else (_bumps, _bump)
+        points, margins = ball.x.clone(), ball.eps.new_full((len(rows),), -float("inf"))
+        won = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        inside = torch.arange(len(rows), device=rows.device)
+        z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
+        height, width = z.shape[-2:]
+        for query in range(self.queries):
+            if query:
+                share = self.patch / 2 ** sum((query - 1) * 10_000 > after * self.queries for after in _HALVINGS)
+                side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
+                z = patches(points[inside], ball, side, draws)
+            logits = victim.logits(z, rows)
+            reached, margin = goal.reached(logits), goal.margin(logits).to(margins.dtype)
+            better = ~won[inside] & (reached | (margin > margins[inside]))
+            points[inside] = torch.where(expand(better, z), z, points[inside])
+            margins[inside] = torch.where(better, margin, margins[inside])
+            won[inside] |= reached
+            if query % every == 0 and bool(won[inside].any()):
+                left = torch.nonzero(~won[inside]).squeeze(1)
+                if not len(left):
+                    break
+                inside, rows, goal = inside[left], rows[left], goal.select(left)
+                ball, draws = ball.select(left), draws.select(left)
+        return points, margins, won
+
+
+def _stripes(ball: Ball, draws: Draws) -> Tensor:
+    """Vertical stripes, one pixel wide, of plus or minus eps."""
+    b, c, _, w = ball.x.shape
+    signs = draws.uniform(ball.x.new_empty(b, c, 1, w)).round() * 2 - 1
+    return ball.project(ball.x + signs * expand(ball.eps, ball.x))
+
+
+def _window(z: Tensor, side: int, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices of a square of `side` pixels in each image; `place` (b, 2) in [0, 1) says where."""
+    b, c, height, width = z.shape
+    room = torch.tensor([height - side + 1, width - side + 1], device=z.device)
+    corner = (place * room).long().minimum(room - 1)
+    span = torch.arange(side, device=z.device)
+    down, across = corner[:, :1] + span, corner[:, 1:] + span  # (b, side)
+    images, channels = torch.arange(b, device=z.device), torch.arange(c, device=z.device)
+    return images.view(b, 1, 1, 1), channels.view(1, c, 1, 1), down.view(b, 1, side, 1), across.view(b, 1, 1, side)
+
+
+def _patch(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
+    """A square whose channels are each set to one end of the ball; all turned where that would change nothing."""
+    b, c = z.shape[:2]
+    numbers = draws.uniform(z.new_empty(b, 2 + c))
+    at = _window(z, side, numbers[:, :2])
+    signs = (numbers[:, 2:].round() * 2 - 1).view(b, c, 1, 1) * expand(ball.eps, z)
+    x, old = ball.x[at], z[at]
+    low, high = (x - signs.abs()).clamp_(min=0), (x + signs.abs()).clamp_(max=1)
+    new = torch.where(signs > 0, high, low)
+    unchanged = (new == old).flatten(1).all(1)
+    z = z.clone()
+    z[at] = torch.where(expand(unchanged, new), high + low - new, new)
+    return z
+
+
+def _bump_shapes(side: int, like: Tensor) -> Tensor:
+    """The two patches of the L2 version, (2, side, side) of norm 1: a hill beside a valley, upright and lying."""
+    half = side // 2
+
+    def hill(height: int, width: int) -> Tensor:
+        # Nested rectangles of falling weight around the centre (algorithm 3 of the paper).
+        down = (torch.arange(height, device=like.device) - height // 2).abs().unsqueeze(1)
+        across = (torch.arange(width, device=like.device) - width // 2).abs().unsqueeze(0)
+        rings = torch.arange(max(height, width) // 2 + 1, device=like.device).view(-1, 1, 1)
+        heights = ((down <= rings) & (across <= rings)).to(like.dtype) / (rings + 1) ** 2
+        return heights.sum(0)
+
+    def unit(z: Tensor) -> Tensor:
+        return z / torch.linalg.vector_norm(z)
+
+    pair = unit(torch.cat([unit(hill(half, side)), -unit(hill(side - half, side))]))
+    return torch.stack([pair, pair.T])
+
+
+def _on_the_sphere(delta: Tensor, ball: Ball) -> Tensor:
+    length = distance(delta, torch.zeros_like(delta), "l2").clamp_min(torch.finfo(delta.dtype).tiny)
+    return (ball.x + delta * expand(ball.eps / length, delta)).clamp_(0, 1)
+
+
+def _bumps(ball: Ball, draws: Draws) -> Tensor:
+    """A grid of bumps, five to a side, with random signs and orientations, of length eps together."""
+    b, c, height, width = ball.x.shape
+    side = max(min(height, width) // 5, 2)
+    delta = torch.zeros_like(ball.x)
+    shapes = _bump_shapes(side, delta)
+    for top in range((height % side) // 2, height - side + 1, side):
+        for left in range((width % side) // 2, width - side + 1, side):
+            numbers = draws.uniform(ball.x.new_empty(b, 1 + c))
+            signs = (numbers[:, 1:].round() * 2 - 1).view(b, c, 1, 1)
+            turned = shapes[numbers[:, 0].round().long()].unsqueeze(1)  # (b, 1, side, side)
+            delta[:, :, top : top + side, left : left + side] = turned * signs
+    return _on_the_sphere(delta, ball)
+
+
+def _bump(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
+    """Moves the length of one window into another, where a bump of random sign is added to what was there."""
+    b, c = z.shape[:2]
+    side = min(max(side, 3) // 2 * 2 + 1, *z.shape[-2:])
+    numbers = draws.uniform(z.new_empty(b, 5 + c))
+    here, there = _window(z, side, numbers[:, :2]), _window(z, side, numbers[:, 2:4])
+    delta = z - ball.x
+    old, tiny = delta[here], torch.finfo(z.dtype).tiny
+
+    def length(part: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(part, dim=(-2, -1), keepdim=True)
+
+    unused = (expand(ball.eps, z) ** 2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
+    rest = delta.clone()
+    rest[here], rest[there] = 0, 0
+    windows = (length(delta).square() - length(rest).square()).clamp_min(0)  # (b, c, 1, 1) of both together
+    signs = (numbers[:, 5:].round() * 2 - 1).view(b, c, 1, 1)
+    new = _bump_shapes(side, z)[numbers[:, 4].round().long()].unsqueeze(1) * signs + old / length(old).clamp_min(tiny)
+    rest[here] = new / length(new).clamp_min(tiny) * (unused / c + windows).sqrt()
+    return _on_the_sphere(rest, ball)

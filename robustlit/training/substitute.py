@@ -1,0 +1,208 @@
+"""Distillation: a substitute that answers as the victim does, learned from the victim's answers alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
+
+from robustlit.attacks.victim import Victim
+from robustlit.threat import check_images
+from robustlit.training.checkpoint import pack
+from robustlit.training.classifier import Batch, _step_seed
+
+_adam = partial(torch.optim.Adam, lr=1e-3)
+
+
+class Oracle:
+    """A model of which only the answers are known: class probabilities, without gradients, each one counted.
+
+    It is no module: whoever holds one cannot train the model, nor save its weights by accident.
+
+    Args:
+        model: from images (B, ...) in [0, 1] to logits (B, K).
+
+    Attributes:
+        queries: how many images it was shown (of a stochastic model: how many forwards it made).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.queries = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Probabilities (B, K) of images (B, ...), in float32."""
+        with Victim(self._model, x) as victim:
+            logits = victim.logits(x)
+            self.queries += int(victim.forwards.sum())
+        return logits.float().softmax(1)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the model to where the images will be."""
+        self._model.to(device)
+
+
+def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
+    """Mean over the batch of KL(answers || softmax(logits)); both (B, K)."""
+    return F.kl_div(logits.float().log_softmax(1), answers, reduction="batchmean")
+
+
+class SubstituteTraining(pl.LightningModule):
+    """Distils a net from a victim's probabilities: the substitute of a black-box transfer attack.
+
+    Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, arXiv:1503.02531, at temperature 1, since
+    logits are not to be had from probabilities that saturate. Labels are not looked at. Logs `train/loss`,
+    `val/agreement` (share of images on which both predict the same class) and `queries`.
+
+    Args:
+        victim: from images (B, ...) in [0, 1] to logits; asked for answers only and not saved in the checkpoint.
+        net: the substitute. Its weights are the checkpoint's `net.*`.
+        optimizer: parameters -> Optimizer; None is Adam at 1e-3.
+        seed: with the step it seeds each training step.
+        config: the composed recipe, stored in the checkpoint so that `load_classifier` can rebuild the net.
+    """
+
+    def __init__(
+        self,
+        victim: nn.Module,
+        net: nn.Module,
+        *,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        seed: int = 0,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.oracle = Oracle(victim)
+        self.net = net
+        self.seed = seed
+        self.config = config
+        self._optimizer = optimizer or _adam
+        self._equal: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The substitute's logits (B, K)."""
+        return self.net(x)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer of the substitute."""
+        return self._optimizer(self.net.parameters())
+
+    def on_fit_start(self) -> None:
+        """Moves the victim to where the images will be."""
+        self.oracle.to(self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds the step and checks the first batch of an epoch."""
+        torch.manual_seed(_step_seed(self.seed, self.global_step, self.global_rank))
+        if batch_idx == 0:
+            check_images(batch[0])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step towards the victim's answers on the batch."""
+        loss = distillation_loss(self.net(batch[0]), self.oracle(batch[0]))
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Whether both predict the same."""
+        self._equal.append(agrees(self.net, self.oracle(batch[0]), batch[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the agreement; the answers for it are counted as well."""
+        equal, self._equal = torch.cat(self._equal), []
+        self.log("val/agreement", equal.float().mean())
+        self.log("queries", float(self.oracle.queries))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the recipe, as plain containers, and the count."""
+        checkpoint["robustlit"] = pack(self.config)
+        checkpoint["queries"] = self.oracle.queries
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.oracle.queries = max(self.oracle.queries, int(checkpoint["queries"]))
+
+
+def agrees(substitute: nn.Module, answers: Tensor, x: Tensor) -> Tensor:
+    """(B,) bool: the substitute predicts for images (B, ...) the class that the answers (B, K) name."""
+    with Victim(substitute, x) as held:
+        return held.logits(x).argmax(1) == answers.argmax(1)
+
+
+@dataclass
+class Distilled:
+    """What `distil` made.
+
+    Attributes:
+        net: the substitute, in eval mode.
+        agreement: share of the held-out images on which it predicts as the victim does.
+        queries: images that the victim was shown, the held-out ones included.
+    """
+
+    net: nn.Module
+    agreement: float
+    queries: int
+
+
+def distil(
+    victim: nn.Module,
+    net: nn.Module,
+    images: Tensor,
+    *,
+    epochs: int = 5,
+    lr: float = 1e-3,
+    batch_size: int = 128,
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> Distilled:
+    """Distils `net` from a victim on images, without labels: a source for `robustlit.attacks.Transfer`.
+
+    Args:
+        victim: from images (B, ...) in [0, 1] to logits (B, K); only its probabilities are used.
+        net: the substitute, trained in place.
+        images: (N, ...) in [0, 1], at least 2, that the attacker has.
+        epochs: passes over them.
+        lr: rate of Adam.
+        batch_size: images a step.
+        held_out: share of the images, the last ones, that the agreement is measured on.
+        seed: of the order.
+
+    Raises:
+        ValueError: images outside [0, 1] or too few, epochs or held_out out of range.
+    """
+    check_images(images)
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if not 0 < held_out < 1 or len(images) < 2:
+        raise ValueError(f"held_out must be a share in (0, 1) of at least 2 images, got {held_out} of {len(images)}")
+    kept = min(len(images) - 1, max(1, round(held_out * len(images))))
+    module = SubstituteTraining(victim, net, optimizer=partial(torch.optim.Adam, lr=lr), seed=seed)
+    order = torch.Generator().manual_seed(seed)
+    train, val = TensorDataset(images[:-kept]), TensorDataset(images[-kept:])
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="auto" if images.is_cuda else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=epochs,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the images are in memory
+        trainer.fit(
+            module, DataLoader(train, batch_size, shuffle=True, generator=order), DataLoader(val, max(batch_size, 500))
+        )
+    net.to(images.device).eval()  # Lightning leaves it on the CPU
+    return Distilled(net, float(trainer.callback_metrics["val/agreement"]), module.oracle.queries)
