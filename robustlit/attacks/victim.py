@@ -189,7 +189,10 @@ class Victim:
         return logits.detach()
 
     def gradient_of_opening(self, loss: LossPerExample, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `gradient` returns for the examples `rows` (b,) of the batch that was opened; one backward. Once."""
+        """What `gradient` returns for the examples `rows` (b,) of the batch that was opened; one backward. Once.
+
+        The others of the batch stand idle in that backward, which is not counted for them: nobody attacks them.
+        """
         assert self._opening is not None
         (leaf, every), self._opening = self._opening, None
         logits = every[rows]

@@ -206,6 +206,8 @@ class Fails(nn.Module):
 @pytest.mark.parametrize("after", [0, 1, 3])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_logits_that_stop_being_numbers(attack: BudgetAttack, after: int, value: float) -> None:
+    if attack.name == "fgsm" and after > 1:
+        pytest.skip("it takes two passes")
     inner = Linear(3, lead=5.0)  # out of reach, so that all take every step
     x = GREY.double()
     x[:, 0, 3, 3] = torch.tensor([0.1, 0.1, 1.0, 0.1], dtype=torch.float64)

@@ -75,7 +75,7 @@ CASES = [
     Case("fab", "FAB", {"steps": 8}),
     Case("fab", "FAB", {"steps": 8, "norm": "linf"}),
     Case("newtonfool", "NewtonFool", {"steps": 15}, near=None),
-    Case("jsma", "JSMA", {"gamma": 0.02}, near=None, large={"gamma": 0.0002}),
+    Case("jsma", "JSMA", {"gamma": 0.02}, None, {"outputs": "probabilities"}, large={"gamma": 0.0002}),
     Case("nearest_l2", "NearestL2", {"explore": 6, "candidates": 2, "refine": 6, "finish": 6}),
     Case("worst_case", "WorstCase", {"eps": 0.1}, flat=False),
 ]
@@ -444,6 +444,8 @@ def test_every_pass_is_counted(case: Case, defended: bool, net: nn.Module, batch
     if defended:
         assert model.backwards == 0
         passes = [model.forwards + twin.forwards, twin.backwards]
+    if case.attack._starts_at_image and not defended:
+        passes[1] -= 1  # the misclassified digit stood idle in the batch of the first gradient
     assert [int(result.forwards.sum()), int(result.backwards.sum())] == passes
     assert (model.backwards + passes[1] > 0) == case.gradients
 

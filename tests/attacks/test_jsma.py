@@ -293,7 +293,7 @@ def test_targets_are_reached_and_not_the_next_class(net: nn.Module, digits: tupl
 def test_values_that_can_hardly_move_are_not_chosen() -> None:
     model = Linear(torch.tensor([[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 1.0, 1.0]]), torch.tensor([20.0, 0.0]))
     x, y = torch.tensor([[0.999, 0.999, 0.0, 0.0]]), torch.tensor([0])
-    result = JSMA(gamma=0.5).run(model, x, y)
+    result = JSMA(gamma=0.5, outputs="probabilities").run(model, x, y)
     assert (result.x_adv != x).tolist() == [[False, False, True, True]]
 
 

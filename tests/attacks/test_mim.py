@@ -37,7 +37,7 @@ def _path(model: Field, attack: MIM, x: Tensor, maximise: bool) -> list[Tensor]:
         visited = model.visited + visited
     else:
         attack.run(model, x, torch.zeros(len(x), dtype=torch.int64))
-        visited = model.visited[1:-1]  # between the judging of the images and that of the result
+        visited = model.visited[:-1]  # the image is judged and differentiated in one pass; the last judges the result
     return [z.flatten(1) for z in visited]
 
 
