@@ -6,8 +6,9 @@
     python benchmarks/attacks.py --scaling | --memory | --sweep
 
 All libraries run in turn within one process, the order turned each round. The columns:
-- x ours: median over the rounds of a library's time over ours, taken within a round (above 1: ours is faster). On one
-  thread of a CPU the clock is the process's own, so that others on the machine do not tip it;
+- x ours: median over the rounds of a library's time over ours, taken within a round (above 1: ours is faster), until
+  it is known who fell: ours judge their results, for the others one forward that does so is added. On one thread of a
+  CPU the clock is the process's own, so that others on the machine do not tip it;
 - error: share in error by a fresh forward, inside the box and within eps;
 - median: distance over the images that needed an attack, infinite where it failed;
 - fwd, bwd: passes per image, counted outside the attack;

@@ -172,8 +172,8 @@ MATCHES: tuple[Match, ...] = (
         few=20,
     ),
     Match(
-        "jsma-logits",  # the saliency map of logits, as the peers take it
-        _ours("jsma", "JSMA", lambda e: {"theta": 1.0, "gamma": 0.145, "outputs": "logits"}),
+        "jsma-probabilities",  # the map of probabilities, where the peers have that of logits
+        _ours("jsma", "JSMA", lambda e: {"theta": 1.0, "gamma": 0.145, "outputs": "probabilities"}),
         (
             art("SaliencyMapMethod", {"theta": 1.0, "gamma": 0.145}, targeted=True),
             torchattacks("JSMA", {"theta": 1.0, "gamma": 0.145}),

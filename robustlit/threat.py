@@ -6,6 +6,7 @@ Every tensor is in pixel units: images lie in [0, 1], eps and distances are in t
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol
@@ -110,7 +111,11 @@ class Ball:
 
     def select(self, keep: Tensor) -> Ball:
         """The balls of the examples in `keep` (positions or mask)."""
-        return Ball(self.x[keep], self.eps[keep], self.norm)
+        chosen = copy(self)
+        chosen.x, chosen.eps = self.x[keep], self.eps[keep]
+        if self.norm == "linf":
+            chosen._low, chosen._high = self._low[keep], self._high[keep]
+        return chosen
 
     def project(self, z: Tensor) -> Tensor:
         """The point of the ball nearest to `z`, per example (for L2: nearest in the ball, then in the box)."""
@@ -130,7 +135,7 @@ class Ball:
             size: step length per example in pixel units, (B,).
         """
         if self.norm == "linf":
-            return self.project(gradient.sign_().mul_(expand(size, z)).add_(z))
+            return gradient.sign_().mul_(expand(size, z)).add_(z).clamp_(self._low, self._high)
         # Scaled by its largest entry first: the squares of entries below 1e-23 would sum to a norm of zero, and those
         # above 1e19 to infinity. An entry below the smallest normal number has no direction left.
         largest = torch.linalg.vector_norm(gradient.flatten(1), math.inf, dim=1)

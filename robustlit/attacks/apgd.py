@@ -90,7 +90,7 @@ class APGD(BudgetAttack):
         points, margins = x.clone(), eps.new_full((len(x),), -float("inf"))
         won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         inside = torch.arange(len(x), device=x.device)  # the examples still in the batch, as positions in x
-        ball = Ball(x, eps, self.norm)
+        ball, best_margin, done = Ball(x, eps, self.norm), margins, won
         climb = _Climb(ball, eps, start_at_the_surface(ball, draws))
         windows = _windows(self.steps)
         check_at, every = next(windows), check_every(x)
@@ -103,24 +103,31 @@ class APGD(BudgetAttack):
                 losses = loss(logits)
             if step == self.steps:
                 gradient = climb.gradient
-            reached, higher = goal.reached(logits), climb.note(losses, gradient)
-            record = ~won[inside] & (reached | higher)
-            points[inside] = torch.where(expand(record, x), climb.z, points[inside])
-            margins[inside] = torch.where(record, goal.margin(logits).to(margins.dtype), margins[inside])
-            won[inside] |= reached
+            reached = goal.reached(logits)
+            higher = climb.note(losses.masked_fill(reached, float("inf")), gradient)  # nothing is above a witness
+            best_margin = torch.where(higher, goal.margin(logits).to(margins.dtype), best_margin)
+            done = done | reached
             if step == self.steps:
                 break
-            if step % every == 0 and bool(won[inside].any()):
-                left = torch.nonzero(~won[inside]).squeeze(1)
+            if step % every == 0 and bool(done.any()):
+                gone, left = torch.nonzero(done).squeeze(1), torch.nonzero(~done).squeeze(1)
                 if not len(left):
                     break
-                inside, rows, goal, aim = inside[left], rows[left], goal.select(left), aim.select(left)
-                climb = climb.select(left)
+                points[inside[gone]], margins[inside[gone]], won[inside[gone]] = (
+                    climb.best[gone],
+                    best_margin[gone],
+                    True,
+                )
+                inside, rows, goal, aim, climb = (
+                    inside[left], rows[left], goal.select(left), aim.select(left), climb.select(left),
+                )  # fmt: skip
+                best_margin, done = best_margin[left], done[left]
             if step == check_at:
                 window = next(windows)
                 climb.halve_where_stalled(self.rho)
                 check_at += window
             climb.move()
+        points[inside], margins[inside], won[inside] = climb.best, best_margin, done
         return points, margins, won
 
 

@@ -169,11 +169,12 @@ def climb(
     aim = goal if aim is None else aim
     points, losses = z.clone(), ball.eps.new_full((len(z),), -float("inf"))
     won = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    inside = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in x
-    every, velocity = check_every(z), torch.zeros_like(z)
+    inside = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in `points`
+    best, best_loss, done = z, losses, won  # theirs
+    every, velocity = check_every(z), z if decay is None else torch.zeros_like(z)
     for step, share in enumerate([*steps, None]):
         if share is None and not judge_last:
-            points[inside] = z
+            best = z
             break
         if share is not None:
             if step == 0 and opening and victim.is_open:
@@ -186,22 +187,30 @@ def climb(
             logits = victim.logits(z, rows)
         reached, height = goal.reached(logits), loss_for(loss, goal)(logits).to(losses.dtype)
         # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
-        better = ~won[inside] & (reached | ((height > losses[inside]) & (step > 0)))
-        points[inside] = torch.where(expand(better, z), z, points[inside])
-        losses[inside] = torch.where(better, height, losses[inside])
-        won[inside] |= reached
+        better = ~done & (reached | ((height > best_loss) & (step > 0)))
+        best, best_loss = torch.where(expand(better, z), z, best), torch.where(better, height, best_loss)
+        done = done | reached
         if share is None:
             break
-        if step % every == 0 and bool(won[inside].any()):
-            left = torch.nonzero(~won[inside]).squeeze(1)
+        if step % every == 0 and bool(done.any()):
+            gone, left = torch.nonzero(done).squeeze(1), torch.nonzero(~done).squeeze(1)
             if not len(left):
                 break
-            inside, rows, goal, aim = inside[left], rows[left], goal.select(left), aim.select(left)
-            z, gradient, velocity, ball = z[left], gradient[left], velocity[left], ball.select(left)
+            points[inside[gone]], losses[inside[gone]], won[inside[gone]] = best[gone], best_loss[gone], True
+            inside, rows, goal, aim, ball = (
+                inside[left],
+                rows[left],
+                goal.select(left),
+                aim.select(left),
+                ball.select(left),
+            )
+            z, gradient, best, best_loss, done = z[left], gradient[left], best[left], best_loss[left], done[left]
+            velocity = velocity[left] if decay is not None else z
         if decay is not None:
             velocity = _accelerate(velocity, gradient, decay)
             gradient = velocity.clone()
         z = ball.step(z, gradient, ball.eps * share)
+    points[inside], losses[inside], won[inside] = best, best_loss, done
     return points, losses, won
 
 

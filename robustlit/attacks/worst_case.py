@@ -82,7 +82,7 @@ class WorstCase(BudgetAttack):
         ValueError: eps or rounds out of range, unknown norm.
     """
 
-    name: ClassVar[str] = "worst_case"
+    name: ClassVar[str] = "ensemble"
     rounds: int = 1
 
     def __post_init__(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import Attack
+from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
 
@@ -19,7 +20,7 @@ Progress = Callable[[str, float], None]  # what runs now, share of everything do
 def evaluate(
     model: nn.Module,
     data: Any,
-    attacks: Mapping[str, Attack] | Sequence[Attack],
+    attacks: Mapping[str, Attack] | Sequence[Attack] | None = None,
     *,
     grid: Mapping[str, Sequence[float]] | None = None,
     knowledge: Sequence[str] = ("adaptive",),
@@ -34,20 +35,25 @@ def evaluate(
         model: from images (B, C, H, W) in [0, 1] to logits (B, K); normalisation belongs inside it.
         data: a DataLoader of (x, y) or (x, y, index), a pair of tensors (x, y), or a LightningDataModule (its test
             split).
-        attacks: a list, or a mapping from the names to use.
+        attacks: a list, or a mapping from the names to use. None takes what a claim can rest on: `WorstCase` at the
+            largest budget of each norm in `grid`, and `NearestL2`, so that no curve over L2 overstates.
         grid: norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
         knowledge: "adaptive", "greybox" or both.
         seed: of the random draws, which depend on (seed, example) alone.
         batch_size: how a pair of tensors is cut.
         device: where to attack; None means where the model's parameters are.
-        progress: called with the attack's name and the share of all work done.
+        progress: called with the attack's name and the share of all work done. None draws a bar with the time left
+            where standard error is a terminal.
 
     Returns:
         The evaluation. After Ctrl-C, that of the finished batches, `complete` False.
 
     Raises:
-        ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient.
+        ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient,
+            neither attacks nor budgets.
     """
+    if attacks is None:
+        attacks = _what_a_claim_rests_on(grid or {})
     sweep = Sweep(attacks, grid or {}, knowledge, seed)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -55,15 +61,16 @@ def evaluate(
     parts: list[Columns] = []
     complete, seen = True, 0
     try:
-        for number, (x, y, given) in enumerate(batches):
-            index = torch.arange(seen, seen + len(y)) if given is None else given
-            seen += len(y)
+        with _shown(progress) as show:
+            for number, (x, y, given) in enumerate(batches):
+                index = torch.arange(seen, seen + len(y)) if given is None else given
+                seen += len(y)
 
-            def report(name: str, share: float, done: int = number) -> None:
-                if progress is not None and count:
-                    progress(name, (done + share) / count)
+                def report(name: str, share: float, done: int = number) -> None:
+                    if count:
+                        show(name, (done + share) / count)
 
-            parts.append(sweep.attack_batch(model, x.to(device), y.to(device), index.to(device), report))
+                parts.append(sweep.attack_batch(model, x.to(device), y.to(device), index.to(device), report))
     except KeyboardInterrupt:
         if not parts:
             raise
@@ -72,6 +79,30 @@ def evaluate(
     if not parts:
         raise ValueError("the data holds no examples to attack")
     return as_evaluation(parts, {**sweep.meta(), "complete": complete})
+
+
+def _what_a_claim_rests_on(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
+    if not any(grid.values()):
+        raise ValueError('give attacks, or budgets to attack at in full strength: grid={"linf": [8 / 255]}')
+    return [*(WorstCase(eps=max(budgets), norm=norm) for norm, budgets in grid.items() if budgets), NearestL2()]
+
+
+@contextmanager
+def _shown(progress: Progress | None) -> Iterator[Progress]:
+    """Where progress goes: to the caller's function, to a bar on a terminal, or nowhere."""
+    if progress is not None:
+        yield progress
+    elif not sys.stderr.isatty():
+        yield lambda name, share: None
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("attacking", total=1.0)
+            yield lambda name, share: bar.update(task, description=name, completed=share)
 
 
 Triple = tuple[Tensor, Tensor, Tensor | None]

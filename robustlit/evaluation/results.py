@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +34,10 @@ COLUMNS: dict[str, str] = {
     "backwards": "int64",
 }
 DISTANCES = ("l0", "l1", "l2", "linf")
+_OVERSTATES = (
+    "no attack here looked for the nearest adversarial in L2, so the worst case over L2 distance overstates; "
+    "run NearestL2() beside the others"
+)
 TABLE, META = "examples.parquet", "evaluation.json"
 
 
@@ -147,8 +152,7 @@ class Evaluation:
             EvaluationError: nothing was attacked at that budget, so an accuracy there would only flatter.
         """
         names = self._named(attack, knowledge)
-        at = [n for n in names if self._covers(n, knowledge, norm, eps)]
-        if not at:
+        if not any(self._covers(n, knowledge, norm, eps) for n in names):
             held = "; ".join(
                 f"{n}: {self.norm_of(n)} {', '.join(f'{e:g}' for e in self.budgets(n, knowledge)) or 'any'}"
                 for n in names
@@ -160,6 +164,10 @@ class Evaluation:
     def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
         """Share of examples that no attack broke within `eps`: the mean over examples of the minimum over attacks."""
         return self.accuracy(norm=norm, eps=eps, knowledge=knowledge)
+
+    def rests_on(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> list[str]:
+        """The attacks that ran within this budget, on which `worst_case` there rests."""
+        return [name for name in self._named(None, knowledge) if self._covers(name, knowledge, norm, eps)]
 
     def _covers(self, attack: str, knowledge: str, norm: str, eps: float) -> bool:
         budgets = self.budgets(attack, knowledge)
@@ -182,6 +190,12 @@ class Evaluation:
         each = [self._reach(name, knowledge, distance) for name in self._named(attack, knowledge)]
         reach = each[0] if len(each) == 1 else pd.concat(each).groupby(level=0).min()
         return reach.to_numpy(copy=True)
+
+    def _warn_of_overstatement(self, attack: str | None, distance: str, knowledge: str) -> None:
+        if attack is None and distance == "l2":
+            minimal = [n for n in self._named(None, knowledge) if not self.budgets(n, knowledge)]
+            if not any(self.norm_of(name) == "l2" for name in minimal):
+                warnings.warn(_OVERSTATES, stacklevel=3)
 
     def _reach(self, attack: str, knowledge: str, distance: str) -> pd.Series:
         key = (attack, knowledge, distance)
@@ -214,6 +228,7 @@ class Evaluation:
             Columns `distance`, `accuracy`, `low`, `high` (Wilson 95 %). A row's accuracy is the share of examples not
             broken within that distance, rounding (1e-6) included as in `accuracy`.
         """
+        self._warn_of_overstatement(attack, distance, knowledge)
         reach = np.sort(self.least_distances(attack, distance=distance, knowledge=knowledge))
         grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
         broken = np.searchsorted(reach, grid + TOLERANCE, side="right")
@@ -230,6 +245,7 @@ class Evaluation:
 
     def median_distance(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
         """Median over the examples classified right of the least distance of a witness; inf when most have none."""
+        self._warn_of_overstatement(attack, distance, knowledge)
         reach = self.least_distances(attack, distance=distance, knowledge=knowledge)
         rows = pd.concat([self._rows_of[name, knowledge] for name in self._named(attack, knowledge)])
         reach = reach[rows.groupby("index")["clean"].first().to_numpy()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit import evaluate
-from robustlit.attacks import FGSM, PGD, Attack, AttackResult
+from robustlit.attacks import FGSM, PGD, Attack, AttackResult, DeepFool
 from robustlit.data import MNIST
 
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=4)}
@@ -142,3 +144,45 @@ def test_a_net_without_gradients_is_refused(digits: tuple[Tensor, Tensor]) -> No
     x = digits[0][:10]
     with pytest.raises(ValueError, match="no gradient"):
         evaluate(Detached(), (x, torch.full((10,), 9)), [FGSM(eps=0.1)])
+
+
+def test_without_attacks_it_runs_what_a_claim_can_rest_on(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:6], digits[1][:6]
+    result = evaluate(net, (x, y), grid={"linf": [0.02, 0.1]})
+    assert result.attacks == ["ensemble", "nearest_l2"]
+    assert result.budgets("ensemble") == [0.02, 0.1]
+    assert result.rests_on(norm="linf", eps=0.1) == ["ensemble"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert result.curve()["accuracy"].iloc[-1] == 0
+        assert result.median_distance() == result.median_distance("nearest_l2")
+    with pytest.raises(ValueError, match=r'give attacks, or budgets .* grid=\{"linf"'):
+        evaluate(net, (x, y))
+
+
+def test_a_curve_over_l2_says_when_nobody_looked_for_the_nearest(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:6], digits[1][:6]
+    far = evaluate(net, (x, y), [PGD(eps=0.3, steps=5), DeepFool(norm="linf")])
+    for ask in (far.curve, far.median_distance):
+        with pytest.warns(UserWarning, match="overstates; run NearestL2"):
+            ask()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far.curve("pgd")
+        far.curve(distance="linf")
+        evaluate(net, (x, y), [DeepFool()]).curve()
+    assert far.rests_on(norm="linf", eps=0.3) == ["pgd", "deepfool"]
+    assert far.rests_on(norm="linf", eps=0.2) == ["deepfool"]  # a minimal attack covers every budget
+
+
+def test_a_bar_only_on_a_terminal(
+    net: nn.Module, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = digits[0][:6], digits[1][:6]
+    expected = evaluate(net, (x, y), [FGSM(eps=0.1)]).to_frame()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    pd.testing.assert_frame_equal(evaluate(net, (x, y), [FGSM(eps=0.1)]).to_frame(), expected)
+    assert "fgsm" in capsys.readouterr().err
