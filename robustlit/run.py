@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -398,22 +399,31 @@ def summarise(
         results["complete"] = evaluation.complete
         results["attacks"] = {}
         for attack, knowledge in evaluation.runs:
-            own = evaluation.norm_of(attack)
-            budgets = evaluation.budgets(attack, knowledge)
-            at = eps if any(abs(eps - b) < 1e-9 for b in budgets) else (budgets[-1] if budgets else eps)
-            reached = evaluation.accuracy(attack=attack, norm=own, eps=at, knowledge=knowledge)
-            passes = evaluation.passes(attack, eps=at if budgets else None, knowledge=knowledge)
-            found = {"norm": own, "eps": at, **_plain(reached), "passes": round(passes, 2)}
-            results["attacks"][evaluation.label(attack, knowledge)] = found
-        adaptive = [results["attacks"][a] for a, knowledge in evaluation.runs if knowledge == "adaptive"]
-        if any(a["norm"] == norm and a["eps"] == eps for a in adaptive):
+            results["attacks"][evaluation.label(attack, knowledge)] = _of_attack(evaluation, attack, knowledge, eps)
+        known = any(knowledge == "adaptive" for _, knowledge in evaluation.runs)
+        if known and (attacks := evaluation.rests_on(norm=norm, eps=eps)):
             worst = evaluation.worst_case(norm=norm, eps=eps)
-            results["worst_case"] = {"norm": norm, "eps": eps, **_plain(worst)}
+            results["worst_case"] = {"norm": norm, "eps": eps, **_plain(worst), "rests_on": attacks}
     results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     packages = ("robustlit", "torch", "pytorch-lightning", "torchvision", "timm", "torchmetrics", "wandb")
     results["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
     results["device"] = device_name(next((p.device for p in net.parameters()), torch.device("cpu")), config)
     return results
+
+
+def _of_attack(evaluation: Evaluation, attack: str, knowledge: str, eps: float) -> dict[str, Any]:
+    """One attack's entry: its accuracy at `eps` or its own largest budget; of a minimal attack the median distance."""
+    norm, budgets = evaluation.norm_of(attack), evaluation.budgets(attack, knowledge)
+    if not budgets:
+        median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
+        stood = evaluation.least_distances(attack, distance=norm, knowledge=knowledge) == math.inf
+        found = {"norm": norm, "eps": None, "median": round(median, 6) if math.isfinite(median) else None}
+        passes = evaluation.passes(attack, knowledge=knowledge)
+        return {**found, **_plain(Accuracy(int(stood.sum()), len(stood))), "passes": round(passes, 2)}
+    at = eps if any(abs(eps - b) < 1e-9 for b in budgets) else budgets[-1]
+    reached = evaluation.accuracy(attack=attack, norm=norm, eps=at, knowledge=knowledge)
+    passes = evaluation.passes(attack, eps=at, knowledge=knowledge)
+    return {"norm": norm, "eps": at, **_plain(reached), "passes": round(passes, 2)}
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
     difference = (x_adv - x).flatten(1)
     if norm == "l0":
         return (difference != 0).sum(1).to(x.dtype)
-    order = {"l1": 1, "l2": 2, "linf": math.inf}
+    if norm == "linf":
+        return difference.abs().amax(1)  # vector_norm takes seven times as long for this order on a CPU
+    order = {"l1": 1, "l2": 2}
     if norm not in order:
         raise ValueError(f"norm must be one of l0, l1, l2, linf, got {norm!r}")
     return torch.linalg.vector_norm(difference, order[norm], dim=1)
@@ -138,7 +140,7 @@ class Ball:
             return gradient.sign_().mul_(expand(size, z)).add_(z).clamp_(self._low, self._high)
         # Scaled by its largest entry first: the squares of entries below 1e-23 would sum to a norm of zero, and those
         # above 1e19 to infinity. An entry below the smallest normal number has no direction left.
-        largest = torch.linalg.vector_norm(gradient.flatten(1), math.inf, dim=1)
+        largest = gradient.flatten(1).abs().amax(1)
         largest = torch.where(largest > torch.finfo(z.dtype).tiny, largest, torch.ones_like(largest))
         unit = gradient.div_(expand(largest, z))
         length = torch.linalg.vector_norm(unit.flatten(1), dim=1).clamp_min(1)  # at least 1 unless the gradient is 0

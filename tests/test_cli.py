@@ -186,7 +186,7 @@ def test_evaluate_applies_overrides_by_the_stored_recipe(
     assert run("evaluate", "runs/standard", "sweep.attacks.pgd.stepz=4") == 1
     assert "stepz" in capsys.readouterr().err
     assert run("evaluate", "runs/standard", "sweep=nonsense") == 1
-    assert "there is no sweep 'nonsense'; there are l2, linf, none" in capsys.readouterr().err
+    assert "there is no sweep 'nonsense'; there are advgan, l2, linf, nine, none, worst_case" in capsys.readouterr().err
     assert run("evaluate", "runs/nowhere") == 1
     assert "no checkpoint at runs/nowhere" in capsys.readouterr().err
     assert run("evaluate") == 2

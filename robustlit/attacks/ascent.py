@@ -216,8 +216,6 @@ def climb(
 
 def _accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:
     """decay * velocity + gradient / |gradient|_1 (Dong 2018, equation 6), the norm of each example by itself."""
-    # Scaled by the largest entry first, else entries below 1e-38 would add up to a norm of zero.
-    largest = torch.linalg.vector_norm(gradient.flatten(1), float("inf"), dim=1)
-    gradient = gradient / expand(torch.where(largest > torch.finfo(gradient.dtype).tiny, largest, 1.0), gradient)
-    length = torch.linalg.vector_norm(gradient.flatten(1), 1, dim=1).clamp_min(1)  # at least 1 unless all are zero
-    return velocity * decay + gradient / expand(length, gradient)
+    length = gradient.abs().flatten(1).sum(1)
+    length = torch.where(length > 0, length, 1.0)
+    return torch.addcdiv(velocity * decay, gradient, expand(length, gradient))

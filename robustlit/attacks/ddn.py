@@ -130,6 +130,6 @@ class Walk:
 def unit(v: Tensor) -> Tensor:
     """`v` (B, ...) at an L2 norm of 1 for each example; zero stays zero."""
     # Scaled by its largest entry first: the squares of entries below 1e-23 would sum to zero.
-    largest = torch.linalg.vector_norm(v.flatten(1), float("inf"), dim=1)
+    largest = v.flatten(1).abs().amax(1)
     v = v / expand(torch.where(largest > torch.finfo(v.dtype).tiny, largest, torch.inf), v)
     return v / expand(torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(1), v)

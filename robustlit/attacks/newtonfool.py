@@ -100,7 +100,7 @@ def _newton_step(z: Tensor, odds: Tensor, gradient: Tensor, longest: Tensor, cla
     """
     gradient = gradient.masked_fill_(((z <= 0) & (gradient < 0)) | ((z >= 1) & (gradient > 0)), 0)
     # Scaled by the largest entry first: squares of entries below 1e-23 would add up to a norm of zero.
-    largest = torch.linalg.vector_norm(gradient.flatten(1), math.inf, dim=1)
+    largest = gradient.flatten(1).abs().amax(1)
     largest = torch.where(largest > torch.finfo(z.dtype).tiny, largest, 1.0)
     gradient = gradient.div_(expand(largest, z))
     scaled = torch.linalg.vector_norm(gradient.flatten(1), dim=1).clamp_min(1)  # at least 1 unless the gradient is 0

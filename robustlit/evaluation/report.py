@@ -19,7 +19,7 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     console = console or Console()
     rows: list[tuple[str, str, dict[str, Any], str]] = [("clean", "", results["clean"], "")]
     for name, found in results.get("attacks", {}).items():
-        rows.append((name, f"{found['norm']} {found['eps']:.4g}", found, f"{found['passes']:.0f}"))
+        rows.append((name, _budget(found), found, f"{found['passes']:.0f}"))
     if worst := results.get("worst_case"):
         rows.append(("worst case", f"{worst['norm']} {worst['eps']:.4g}", worst, ""))
     cut = "" if results.get("complete", True) else ", cut short"
@@ -38,7 +38,7 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
         for name, budget, found, passes in rows:
             value, interval = _percent(found)
             end = f"{passes} passes" if passes else ""
-            _print_line(console, f"{name:<{wide}}{budget:<12}{value:>9}  {interval}  {end}".rstrip())
+            _print_line(console, f"{name:<{wide}}{budget:<18}{value:>9}  {interval}  {end}".rstrip())
     parts = [f"{name} {value:.0f} s" for name, value in results["seconds"].items()]
     _print_line(console, f"{', '.join(parts)} on {results['device']}")
 
@@ -46,6 +46,13 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
 def _print_line(console: Console, text: str) -> None:
     # A name may hold brackets, which are no markup here.
     console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _budget(found: dict[str, Any]) -> str:
+    if found["eps"] is not None:
+        return f"{found['norm']} {found['eps']:.4g}"
+    # A minimal attack: how far it had to go, beside the share of images for which it found nothing at all.
+    return f"{found['norm']} {'median ' + format(found['median'], '.4g') if found['median'] is not None else 'any'}"
 
 
 def _percent(found: dict[str, Any]) -> tuple[str, str]:

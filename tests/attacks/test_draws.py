@@ -117,3 +117,18 @@ def test_with_a_seed_the_generator_rests_and_without_it_is_used() -> None:
     assert torch.equal(u, again_u)
     assert torch.equal(z, again_z)
     assert not torch.equal(Draws(None, torch.arange(2)).uniform(LIKE[:2]), u)
+
+
+def test_a_fork_does_not_depend_on_how_many_were_drawn_before() -> None:
+    like = torch.empty(3, 50)
+    fresh, used = Draws(4, torch.arange(3)), Draws(4, torch.arange(3))
+    used.uniform(like)
+    for number in (0, 1, 7):
+        assert torch.equal(fresh.fork(number).uniform(like), used.fork(number).uniform(like))
+    streams = [fresh.fork(number).uniform(like) for number in range(4)] + [Draws(4, torch.arange(3)).uniform(like)]
+    for i, one in enumerate(streams):
+        for other in streams[:i]:
+            assert ((one - other).abs() > 1e-3).float().mean() > 0.9
+    alone = fresh.select(torch.tensor([2])).fork(1).uniform(like[:1])
+    assert torch.equal(alone[0], streams[1][2])
+    assert Draws(None, torch.arange(3)).fork(1).seed is None

@@ -554,3 +554,20 @@ def test_a_large_image_and_a_thousand_classes_fit() -> None:
     assert set(peaks) == {str(case) for case in CASES}
     assert max(peaks.values()) < 1, peaks  # GiB beyond what the process held
     assert min(peaks.values()) > 0.5e-3, peaks  # a copy of the image at least, or nothing was measured
+
+
+@each
+def test_looking_less_often_who_is_done_changes_nothing_but_passes(
+    case: Case, net: nn.Module, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a GPU, where to look is to wait.
+    expected = batch.run(case, net)
+    for name in ("ascent", "apgd", "square", case.module):
+        module = importlib.import_module(f"robustlit.attacks.{name}")
+        if hasattr(module, "check_every"):
+            monkeypatch.setattr(module, "check_every", lambda x: 3)
+    result = batch.run(case, net)
+    for name in ("success", "prediction", "finite"):
+        assert torch.equal(getattr(result, name), getattr(expected, name)), name
+    torch.testing.assert_close(result.x_adv, expected.x_adv, rtol=0, atol=1e-5)
+    assert (result.forwards >= expected.forwards).all()

@@ -68,7 +68,8 @@ def test_the_result_agrees_with_the_net(
         prediction = net(result.x_adv).argmax(1)
     assert torch.equal(result.prediction, prediction)
     assert torch.equal(result.success, prediction == target if targeted else prediction != label)
-    assert result.success.float().mean() > 0.9
+    # Aimed at one class, FAB misses 1 digit of 100 in L-inf, with 20 steps as with 100.
+    assert result.success.float().mean() >= (0.9 if targeted else 1)
     torch.testing.assert_close(result.distance, distance(result.x_adv, x, attack.norm))
     assert 0 <= result.x_adv.min() <= result.x_adv.max() <= 1
     if not targeted:

@@ -21,6 +21,10 @@ def results(**changes: Any) -> dict[str, Any]:
             "a-name-longer-than-most": {
                 "norm": "l2", "eps": 2.5, "accuracy": 0.8123, "interval": [0.8045, 0.8198], "passes": 1234.4,
             },
+            "nearest": {
+                "norm": "l2", "eps": None, "median": 1.2345, "accuracy": 0.0012, "interval": [0.0, 0.004], "passes": 77,
+            },
+            "jsma": {"norm": "l0", "eps": None, "median": None, "accuracy": 0.63, "interval": [0.6, 0.66], "passes": 9},
         },
         "worst_case": {"norm": "linf", "eps": 8 / 255, "accuracy": 0.7951, "interval": [0.7871, 0.8029]},
         "seconds": {"train": 93.6, "evaluate": 41.2},
@@ -44,12 +48,17 @@ def test_every_number_is_printed_in_its_row(terminal: bool) -> None:
         assert expected in text, expected
     assert "cut short" not in text
     rows = {
-        name: line for line in text.splitlines() for name in ("clean", "fgsm", "a-name", "worst case") if name in line
+        name: line
+        for line in text.splitlines()
+        for name in ("clean", "fgsm", "a-name", "nearest", "jsma", "worst case")
+        if name in line
     }
     assert "99.04 %" in rows["clean"]
     assert "97.12 %" in rows["fgsm"]
     assert all(part in rows["a-name"].split("longer-than-most ")[1] for part in ("l2 2.5", "81.23 %", "1234"))
     assert "79.51 %" in rows["worst case"]
+    assert all(part in rows["nearest"] for part in ("l2 median 1.234", "0.12 %"))
+    assert all(part in rows["jsma"] for part in ("l0 any", "63.00 %"))
     assert ("\x1b" in text or "━" in text) == terminal
 
 
