@@ -128,7 +128,7 @@ MATCHES: tuple[Match, ...] = (
     ),
     Match(
         "carlini-wagner",
-        _ours("carlini_wagner", "CarliniWagner", lambda e: {"steps": 100, "searches": 9, "lr": 0.1}),
+        _ours("carlini_wagner", "CarliniWagner"),  # 5 searches of 100 steps are enough
         (
             adv_lib("carlini_wagner_l2", {"max_iterations": 100, "binary_search_steps": 9, "learning_rate": 0.1}),
             foolbox("L2CarliniWagnerAttack", {"steps": 100, "binary_search_steps": 9, "stepsize": 0.1}, minimal=True),

@@ -32,7 +32,7 @@ class CarliniWagner(Attack):
 
     Carlini, Wagner: Towards evaluating the robustness of neural networks, 2017, arXiv:1608.04644, the L2 attack. Every
     example searches its own c and has its own Adam state, which each search starts anew; it leaves a search in which
-    its loss stalls. The paper's settings are `CarliniWagner(steps=10_000, lr=1e-2, initial_const=1e-3)`.
+    its loss stalls. The paper's settings: `CarliniWagner(searches=9, steps=10_000, lr=1e-2, initial_const=1e-3)`.
 
     Args:
         confidence: by how much the wanted logit must lead while searching, the paper's kappa.
@@ -50,7 +50,7 @@ class CarliniWagner(Attack):
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     norm: str = field(default="l2", kw_only=True)
     confidence: float = 0.0
-    searches: int = 9
+    searches: int = 5
     steps: int = 100
     lr: float = 0.1
     initial_const: float | None = None
@@ -125,8 +125,7 @@ class CarliniWagner(Attack):
             mean = mean.lerp(slope_w, 0.1)
             square = square.lerp(slope_w.square(), 0.001)
             root = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
-            lr = self.lr * (0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2)
-            w = w - lr / (1 - 0.9 ** (step + 1)) * mean / root
+            w = w - self.lr / (1 - 0.9 ** (step + 1)) * mean / root
         assert everyone is not None
         return everyone, won
 

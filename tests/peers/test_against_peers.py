@@ -78,5 +78,6 @@ def test_at_least_as_strong(
     said = f"ours {mine.rate:.1%} at {mine.median:.4f}, {peer.label} {theirs.rate:.1%} at {theirs.median:.4f}"
     print(said)  # shown by pytest -s, and beside a failure
     assert mine.error.sum() >= theirs.error.sum() - (3 if match.name in RANDOM else 0), said
-    if match.minimal:
+    # ART's JSMA takes the two largest gradients of the target and no saliency map: see the match jsma-probabilities.
+    if match.minimal and (match.name, peer.library) != ("jsma", "art"):
         assert mine.median <= 1.01 * theirs.median, said
