@@ -268,7 +268,6 @@ MATCHES: tuple[Match, ...] = (
         "worst-case",
         _ours("worst_case", "WorstCase", lambda e: {"eps": e}),
         (auto_attack("AutoAttack", lambda e: {"eps": e}),),
-        few=200,
     ),
 )
 

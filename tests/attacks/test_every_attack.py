@@ -571,3 +571,15 @@ def test_looking_less_often_who_is_done_changes_nothing_but_passes(
         assert torch.equal(getattr(result, name), getattr(expected, name)), name
     torch.testing.assert_close(result.x_adv, expected.x_adv, rtol=0, atol=1e-5)
     assert (result.forwards >= expected.forwards).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@each
+def test_a_gpu_finds_what_the_cpu_finds(case: Case, net: nn.Module, batch: Batch) -> None:
+    expected = batch.run(case, net)
+    there = Batch(batch.x.cuda(), batch.y.cuda(), batch.index.cuda())
+    result = there.run(case, net.cuda())
+    assert result.x_adv.is_cuda
+    assert (result.success.cpu() == expected.success).float().mean() >= 0.8  # other kernels, other last bits
+    assert 0 <= result.x_adv.min() <= result.x_adv.max() <= 1
