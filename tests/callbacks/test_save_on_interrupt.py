@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -34,7 +33,7 @@ class CtrlC(pl.Callback):
         self.left -= 1
         if self.left == 0:
             for _ in range(self.presses):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)  # to this thread: two to the process could merge into one
 
 
 @pytest.fixture(autouse=True)
