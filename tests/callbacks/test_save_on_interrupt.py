@@ -39,6 +39,7 @@ class CtrlC(pl.Callback):
 @pytest.fixture(autouse=True)
 def _signal_kept() -> Any:
     before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever another test or the test runner has set
     yield
     signal.signal(signal.SIGINT, before)
 
