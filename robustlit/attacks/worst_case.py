@@ -92,8 +92,10 @@ class WorstCase(BudgetAttack):
     def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
         assert eps is not None
         logits = victim.logits(x, rows)
-        clean = goal.margin(logits)  # (b,) negative
-        best, margins, rivals = x.clone(), clean.clone(), _rivals(goal, logits)
+        margins = goal.margin(logits).nan_to_num(nan=-float("inf"))  # (b,) the highest so far
+        # Below 0 for every example: a tie, or a vote that is lost but not by enough, is as near as can be.
+        clean = margins.clamp(max=-1e-12)
+        best, rivals = x.clone(), _rivals(goal, logits)
         unbroken = torch.arange(len(x), device=x.device)
         for number, part in enumerate(_PLAN * self.rounds):
             if isinstance(part, _Walk) and x.ndim != 4:

@@ -92,3 +92,20 @@ def test_more_rounds_never_lose(net: nn.Module, digits: tuple[Tensor, Tensor]) -
     assert (twice.forwards[stood] > once.forwards[stood]).all()
     with pytest.raises(ValueError, match="rounds"):
         WorstCase(rounds=0)
+
+
+class Tie(nn.Module):
+    """Two classes that are level where the image is grey; elsewhere the first one wins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = (x.flatten(1).mean(1) - 0.5).square()
+        return torch.stack([torch.zeros_like(apart), -apart], 1)
+
+
+def test_an_example_on_the_boundary_is_given_every_effort() -> None:
+    x = torch.full((3, 1, 6, 6), 0.5)
+    with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself
+        result = WorstCase(eps=0.1).run(Tie(), x, torch.zeros(3, dtype=torch.int64), seed=0)
+    assert not result.success.any()
+    everything = 3 + sum(part.queries if isinstance(part, _Walk) else 2 * part.steps + 1 for part in _PLAN)
+    assert (result.forwards + result.backwards == everything).all()
