@@ -9,12 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlit.attacks import Attack
 from robustlit.evaluation import Evaluation, Sweep
 from robustlit.evaluation.figures import curves_csv, distance_grid, save_curves
 from robustlit.evaluation.sweep import Columns, as_evaluation
+from robustlit.models import SmallCNN
+from robustlit.training import distil, load_classifier
 
 from .log_evaluation import log_evaluation
 from .progress import Progress
@@ -30,8 +32,11 @@ class AttackSweep(pl.Callback):
     Args:
         attacks: name -> attack.
         grid: norm -> budgets in pixel units, beside each attack's own eps.
-        knowledge: "adaptive", "greybox".
+        knowledge: any of "greybox", "adaptive", "blackbox".
         seed: of the random draws.
+        substitute: for "blackbox", the checkpoint or run folder of a net that answers as the attacked one does. None
+            distils a `SmallCNN` from its answers to `substitute_images` training images, once, before the first batch.
+        substitute_images: how many.
         folder: where to write; None writes nothing.
         curve_l2, curve_linf: the largest distance of the logged curves, the same for every run that is to be compared.
 
@@ -47,22 +52,47 @@ class AttackSweep(pl.Callback):
         grid: Mapping[str, Sequence[float]] | None = None,
         knowledge: Sequence[str] = ("adaptive",),
         seed: int = 0,
+        substitute: str | Path | None = None,
+        substitute_images: int = 10_000,
         folder: str | Path | None = None,
         curve_l2: float = 10.0,
         curve_linf: float = 1.0,
     ) -> None:
         self.sweep = Sweep(dict(attacks), dict(grid or {}), tuple(knowledge), seed)
+        if substitute is not None:
+            self.sweep.substitute = load_classifier(substitute)[0]
+        self.substitute_images = substitute_images
         self.folder = None if folder is None else Path(folder)
         self.curve_ends = {"l2": curve_l2, "linf": curve_linf}
         self.evaluation: Evaluation | None = None
         self.write_error: OSError | None = None
         self._parts: list[Columns] = []
+        self._substitute: dict[str, Any] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets an earlier test."""
         if len(trainer.num_test_batches) > 1:
             raise ValueError("AttackSweep takes one test loader: in several, examples of one number would be mixed up")
         self.evaluation, self.write_error, self._parts = None, None, []
+        if self.sweep.needs_substitute:
+            self.sweep.substitute = self._distilled(trainer, pl_module)
+        elif self.sweep.substitute is not None:
+            self.sweep.substitute.to(pl_module.device)
+
+    def _distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
+        data: Any = getattr(trainer, "datamodule", None)
+        if trainer.world_size > 1 or not hasattr(data, "tensors"):
+            raise ValueError(
+                'knowledge "blackbox" distils a substitute only in one process and on a DataModule of robustlit.data; '
+                "elsewhere give one: substitute=CHECKPOINT"
+            )
+        x, _, _ = data.tensors("train", self.substitute_images)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.sweep.seed)
+            net = SmallCNN(data.num_classes, data.in_chans, data.image_size)
+            made = distil(pl_module.net, net, x.to(pl_module.device), seed=self.sweep.seed)  # type: ignore[arg-type]
+        self._substitute = {"distilled with queries": made.queries, "agreement": round(made.agreement, 4)}
+        return made.net
 
     def on_test_batch_end(
         self,
@@ -109,7 +139,8 @@ class AttackSweep(pl.Callback):
             self._finish(trainer, self._parts, complete=False)
 
     def _finish(self, trainer: pl.Trainer, parts: list[Columns], complete: bool) -> None:
-        self.evaluation = as_evaluation(parts, {**self.sweep.meta(), "complete": complete})
+        meta = self.sweep.meta() | ({"substitute": self._substitute} if self._substitute else {})
+        self.evaluation = as_evaluation(parts, {**meta, "complete": complete})
         if self.folder is not None:
             try:
                 self._write(self.evaluation, self.folder)

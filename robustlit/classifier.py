@@ -24,6 +24,7 @@ class DefendedClassifier(Protocol):
 
     stochastic: bool
     """True when two forwards of one input may differ: attacks then average gradients over draws."""
+    # May have `rejects = True` besides (see `can_reject`), `draws` (see `draws_of`) and `detection` (see `Detecting`).
 
     def forward(self, x: Tensor) -> Tensor: ...
 
@@ -33,6 +34,18 @@ class DefendedClassifier(Protocol):
 
     def undefended(self) -> nn.Module:
         """The classifier without the defense, on which a grey-box attacker crafts."""
+        ...
+
+
+@runtime_checkable
+class Detecting(Protocol):
+    """A defended classifier with a detector that a joint attack can differentiate."""
+
+    def detection(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The classifier's own logits (B, K), and by how much the detector's score exceeds its threshold (B,).
+
+        At 0 and above an image is flagged. Both are differentiable with respect to `x`.
+        """
         ...
 
 
@@ -51,6 +64,14 @@ def undefended(model: nn.Module) -> nn.Module:
 def is_stochastic(model: nn.Module) -> bool:
     """Whether two forwards of one input may differ by design."""
     return getattr(model, "stochastic", False) is True
+
+
+def can_reject(model: nn.Module) -> bool:
+    """Whether the last of the model's logits is no class, but its refusal to name one (`model.rejects`).
+
+    For a defense a refusal is a success on an adversarial image, and an error on a clean one.
+    """
+    return getattr(model, "rejects", False) is True
 
 
 def draws_of(model: nn.Module) -> int:

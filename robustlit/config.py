@@ -15,9 +15,25 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 BASE = "base"
 GROUPS = ("model", "data", "trainer", "logger", "sweep")
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
-_PATHS = ("run_dir", "ckpt_path", "name", "folder", "path", "root", "save_dir", "victim", "generator")
-# What a recipe that trains something else than a classifier may give besides (see `run.make_module`).
-_OF_MODULE = ("module", "victim", "victim_epochs")
+_PATHS = (
+    "run_dir",
+    "ckpt_path",
+    "name",
+    "folder",
+    "path",
+    "root",
+    "save_dir",
+    "victim",
+    "generator",
+    "base",
+    "substitute",
+)
+# What a recipe that does more than train a classifier may give besides, by the key that says so (see `assembly`).
+_OPTIONAL = {
+    "module": ("module", "victim", "victim_epochs"),
+    "defense": ("defense", "base", "base_epochs"),
+    "base_epochs": ("base", "base_epochs"),
+}
 _INTERPOLATION = re.compile(r"\$\{(\w+)[.}\[]")
 
 
@@ -79,7 +95,8 @@ def check_keys(config: DictConfig) -> None:
     assert isinstance(base, DictConfig)
     known = {*(str(k) for k in base), *GROUPS} - {"defaults", "hydra"}
     known |= {*_INTERPOLATION.findall(OmegaConf.to_yaml(config))}
-    known |= {*_OF_MODULE} if config.get("module") else set()
+    for sign, keys in _OPTIONAL.items():
+        known |= {*keys} if config.get(sign) else set()
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -114,3 +131,10 @@ def check_complete(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"the recipe must give {', '.join(missing)}; add e.g. {missing[0]}=VALUE")
+
+
+def stored(config: DictConfig) -> dict[str, Any]:
+    """The composed recipe as plain containers, its interpolations kept, so that `eps=` still reaches everything."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}

@@ -8,7 +8,6 @@ import math
 import os
 import platform
 import shutil
-import sys
 import time
 import uuid
 import warnings
@@ -24,14 +23,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from robustlit.config import ConfigError, check_complete, check_keys, read_fractions
+from robustlit.assembly import fill_model, fit_defense, make_module, make_trainer, needs_no_training
+from robustlit.config import ConfigError, check_complete, check_keys, read_fractions, stored
+from robustlit.console import is_main_process, say
 from robustlit.evaluation import Accuracy, Evaluation
 from robustlit.evaluation.report import print_report
 from robustlit.objectives import Standard
-from robustlit.training import CheckpointError, RobustClassifier, load_classifier, read_checkpoint
+from robustlit.training import CheckpointError, RobustClassifier, read_checkpoint
 from robustlit.training.checkpoint import check_trusted, classifier_of
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
@@ -48,14 +48,26 @@ _EVALUATION_ALSO = (
 def train(config: DictConfig) -> int:
     """Trains by a recipe, then attacks the best checkpoint; returns the exit code.
 
+    A defense that needs no training beyond its classifier's is fitted instead.
+
     Raises:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError: before anything is computed.
     """
     _prepare(config)
+    if needs_no_training(config) and config.ckpt_path is not None:
+        raise ConfigError(
+            "there is nothing to resume: this recipe fits a defense in one go; leave ckpt_path out, and give a trained "
+            "classifier as base=RUN (runs/NAME/checkpoints/base.ckpt, where an earlier run trained one)"
+        )
     resumed = _resumed_run(config)
     run = make_run_dir(config, resumed)
+    started = time.monotonic()
     with _removed_on_failure(None if resumed else run):
         trainer, module, data, sweep, best = _assemble(config, run)
+        if needs_no_training(config):
+            fit_defense(module, data, trainer.strategy.root_device, config.seed, run / "checkpoints" / "best.ckpt")
+    if needs_no_training(config):
+        return _attack(config, trainer, module, data, sweep, {"train": time.monotonic() - started}, None)
     seconds: dict[str, float] = {}
     started = time.monotonic()
     try:
@@ -75,7 +87,9 @@ def train(config: DictConfig) -> int:
 def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] = ()) -> int:
     """Attacks a checkpoint again by its stored recipe, as changed by overrides; returns the exit code."""
     _prepare(config)
-    net, _ = classifier_of(read_checkpoint(checkpoint), str(checkpoint), trusted=trusted)
+    read = read_checkpoint(checkpoint)
+    read["robustlit"]["config"]["model"] = OmegaConf.to_container(config.model, resolve=True)  # as overridden
+    net, _ = classifier_of(read, str(checkpoint), trusted=trusted)
     for section in ("data", "sweep", "trainer", "logger", "callbacks"):
         check_trusted(OmegaConf.to_container(config[section]), (*_EVALUATION_PACKAGES, *trusted), _EVALUATION_ALSO)
     group = config.name
@@ -85,11 +99,11 @@ def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] 
     with _removed_on_failure(run):
         if "job_type" in config.logger:
             config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
-        _write_config(run, {**_stored(config), "ckpt_path": str(checkpoint)})
+        _write_config(run, {**stored(config), "ckpt_path": str(checkpoint)})
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data)
         module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
-        trainer, sweep = _trainer(config, [])
+        trainer, sweep = make_trainer(config, [])
     return _attack(config, trainer, module, data, sweep, {}, None)
 
 
@@ -130,7 +144,7 @@ def _assemble(
         data.setup("fit")
     fill_model(config, data)
     module = make_module(config, data, run)
-    _write_config(run, _stored(config))
+    _write_config(run, stored(config))
     best = ModelCheckpoint(
         dirpath=run / "checkpoints",
         filename="best",
@@ -139,74 +153,17 @@ def _assemble(
         save_last=True,
         enable_version_counter=False,
     )
-    trainer, sweep = _trainer(config, [best])
+    trainer, sweep = make_trainer(config, [best])
     return trainer, module, data, sweep, best
-
-
-def make_module(config: DictConfig, data: Any, run: Path) -> pl.LightningModule:
-    """What is trained: a classifier, or the recipe's `module` for one (AdvGAN: the generator that attacks it).
-
-    A module takes the classifier as its first argument and the stored recipe as `config`, and has it as `net`. If it
-    has a method `results()`, the plain values of that go to results.json.
-    """
-    if not config.get("module"):
-        return _classifier(config, data)
-    if "generator" in config:
-        config.generator = config.generator  # resolved: evaluated again, in another folder, it must be found here
-    net = _victim(config, data, run)
-    warnings.filterwarnings("ignore", message=r"Found \d+ module.* in eval mode")  # the victim, and it is meant
-    pl.seed_everything(config.seed, workers=True, verbose=False)  # the same module whether its victim was trained here
-    build = instantiate(config.module, _convert_="all", _partial_=True)
-    return build(net, config=_stored(config))
-
-
-def _classifier(config: DictConfig, data: Any) -> RobustClassifier:
-    return RobustClassifier(
-        instantiate(config.model),
-        instantiate(config.objective, _convert_="all"),
-        instantiate(config.optimizer, _convert_="all"),
-        num_classes=data.num_classes,
-        schedule=instantiate(config.schedule, _convert_="all"),
-        validation_attack=instantiate(config.validation_attack, _convert_="all"),
-        seed=config.seed,
-        config=_stored(config),
-    )
-
-
-def _victim(config: DictConfig, data: Any, run: Path) -> nn.Module:
-    """The classifier that a module works on: of the checkpoint `victim`, else `model`, trained first."""
-    if config.get("victim"):
-        net, theirs = load_classifier(config.victim)
-        assert theirs is not None  # or there would be no net
-        config.model = theirs["model"]
-        return net
-    classifier = _classifier(config, data)
-    if config.ckpt_path is not None:  # its weights are in there
-        return classifier.net
-    classifier.validation_attack = None
-    trainer = instantiate(
-        {**_trainer_settings(config), "max_epochs": config.get("victim_epochs", 2), "max_steps": -1},
-        logger=False,
-        callbacks=[instantiate(config.callbacks.progress)] if config.callbacks.get("progress") else [],
-        enable_checkpointing=False,
-        inference_mode=False,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        default_root_dir=config.run_dir,
-    )
-    say(f"no victim=CHECKPOINT is given: {type(classifier.net).__name__} is trained first")
-    trainer.fit(classifier, datamodule=data)
-    trainer.save_checkpoint(run / "checkpoints" / "victim.ckpt")
-    return classifier.net
 
 
 @contextmanager
 def _removed_on_failure(run: Path | None) -> Iterator[None]:
-    """Takes a new run folder away again when the run cannot even be assembled: nothing was computed yet."""
+    """Takes a new run folder away again when the run cannot even be assembled, and nothing was computed yet."""
     try:
         yield
     except BaseException:
-        if run is not None and is_main_process():
+        if run is not None and is_main_process() and not any(run.glob("checkpoints/*.ckpt")):
             shutil.rmtree(run, ignore_errors=True)
         raise
 
@@ -273,53 +230,6 @@ def _run_id(config: DictConfig) -> str:
         if run_id := stored.get("logger", {}).get("run_id"):
             return str(run_id)
     return config.logger.run_id or uuid.uuid4().hex[:8]
-
-
-def fill_model(config: DictConfig, data: Any) -> None:
-    """Gives nets the number of classes, channels and pixels of the data where the recipe leaves them null."""
-    nets = [part for part in (config.get("module") or {}).values() if isinstance(part, DictConfig)]
-    for net in (config.model, *nets):
-        for name in ("num_classes", "in_chans", "image_size"):
-            if name in net and net[name] is None:
-                net[name] = int(getattr(data, name))
-
-
-def auto_precision(accelerator: str) -> str:
-    """bf16-mixed where it is fast: on a GPU that has it, on a CPU with its instructions; else 32-true."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bf16-mixed" if accelerator in ("auto", "cpu") and supported() else "32-true"
-
-
-def _trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Any]:
-    """The Trainer with all callbacks and the logger, and the sweep among them (None for sweep=none)."""
-    logger: Any = False
-    if config.logger.get("_target_"):
-        logger = instantiate(config.logger, _convert_="all")
-    if isinstance(logger, WandbLogger):
-        resolved = OmegaConf.to_container(config, resolve=True)
-        logger.log_hyperparams({str(k): v for k, v in resolved.items()} if isinstance(resolved, dict) else {})
-    sweep = instantiate(config.sweep, _convert_="all") if config.sweep.get("_target_") else None
-    callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
-    callbacks += [sweep] if sweep is not None else []
-    trainer = instantiate(
-        _trainer_settings(config),
-        logger=logger,
-        callbacks=callbacks,
-        inference_mode=False,  # attacks differentiate during evaluation
-        use_distributed_sampler=False,  # the loaders share batches out themselves, and repeat none
-        enable_model_summary=False,
-        default_root_dir=config.run_dir,
-    )
-    return trainer, sweep
-
-
-def _trainer_settings(config: DictConfig) -> dict[str, Any]:
-    settings = {str(k): v for k, v in config.trainer.items()}
-    if settings["precision"] == "auto":
-        settings["precision"] = auto_precision(settings["accelerator"])
-    return settings
 
 
 # Attacking and writing
@@ -455,13 +365,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _stored(config: DictConfig) -> dict[str, Any]:
-    """The composed recipe as plain containers, its interpolations kept, so that `eps=` still reaches everything."""
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
 def _write_config(run: Path, stored: dict[str, Any]) -> None:
     if is_main_process():
         OmegaConf.save(OmegaConf.create(stored), run / "config.yaml")
@@ -478,17 +381,6 @@ def _close(trainer: pl.Trainer, code: int) -> None:
             say(f"W&B did not close cleanly: {error}")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks (known from the environment before any Trainer is)."""
-    return getattr(rank_zero_only, "rank", None) in (0, None)
-
-
-def say(text: str) -> None:
-    """A line for the person at the keyboard, once for all processes."""
-    if is_main_process():
-        print(text, file=sys.stderr, flush=True)
 
 
 __all__ = ["CheckpointError", "ConfigError", "evaluate", "train"]

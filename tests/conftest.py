@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlit.cli import main
 from robustlit.data import load_mnist
 from robustlit.models import SmallCNN
 
@@ -66,3 +70,22 @@ def _global_generator_kept() -> Iterator[None]:
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a command in this process, in a folder of its own; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        handler = signal.getsignal(signal.SIGINT)
+        monkeypatch.setattr(sys, "argv", ["robustlit", *arguments])
+        try:
+            with pytest.raises(SystemExit) as exit_:
+                main()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            os.environ.pop("ROBUSTLIT_RUN_DIR", None)
+        return int(exit_.value.code or 0)
+
+    return call

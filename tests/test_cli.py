@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from robustlit import Evaluation
-from robustlit.cli import main
 from robustlit.config import recipe_files
 
 ROOT = Path(__file__).parents[1]
@@ -34,27 +33,6 @@ TINY = [*SMALL, *SHORT]
 PLAIN = [*EXCERPT, *SHORT, "sweep=none", "logger=none"]  # trained, not attacked
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, in a folder of its own; returns the exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROBUSTLIT_RUN_DIR", "")
-    monkeypatch.delenv("ROBUSTLIT_RUN_DIR")
-
-    def call(*arguments: str) -> int:
-        handler = signal.getsignal(signal.SIGINT)
-        monkeypatch.setattr(sys, "argv", ["robustlit", *arguments])
-        try:
-            with pytest.raises(SystemExit) as exit_:
-                main()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            os.environ.pop("ROBUSTLIT_RUN_DIR", None)
-        return int(exit_.value.code or 0)
-
-    return call
 
 
 def process(*arguments: str, folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -186,7 +164,8 @@ def test_evaluate_applies_overrides_by_the_stored_recipe(
     assert run("evaluate", "runs/standard", "sweep.attacks.pgd.stepz=4") == 1
     assert "stepz" in capsys.readouterr().err
     assert run("evaluate", "runs/standard", "sweep=nonsense") == 1
-    assert "there is no sweep 'nonsense'; there are advgan, l2, linf, nine, none, worst_case" in capsys.readouterr().err
+    there = ", ".join(sorted(file.stem for file in (ROOT / "recipes" / "sweep").glob("*.yaml")))
+    assert f"there is no sweep 'nonsense'; there are {there}" in capsys.readouterr().err
     assert run("evaluate", "runs/nowhere") == 1
     assert "no checkpoint at runs/nowhere" in capsys.readouterr().err
     assert run("evaluate") == 2

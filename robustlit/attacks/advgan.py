@@ -44,6 +44,7 @@ class AdvGAN(BudgetAttack):
     """
 
     name: ClassVar[str] = "advgan"
+    needs_gradients: ClassVar[bool] = False
     norms: ClassVar[tuple[str, ...]] = ("linf",)
     generator: nn.Module | str | Path = field(kw_only=True)
 

@@ -64,8 +64,8 @@ class APGD(BudgetAttack):
         best, margins = x.clone(), x.new_full((len(x),), -float("inf"))
         unbroken, aims = torch.arange(len(x), device=x.device), None
         if self.targets is not None and goal.target is None:
-            logits = victim.logits(x, rows).scatter(1, goal.label.unsqueeze(1), -float("inf"))
-            aims = logits.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices  # (b, targets), likeliest first
+            logits = goal.others(victim.logits(x, rows))
+            aims = logits.topk(min(self.targets, goal.classes(logits) - 1), 1).indices  # (b, targets), likeliest first
         for run in range(self.restarts * (1 if aims is None else aims.shape[1])):
             aim = goal if aims is None else goal.toward(aims[:, run // self.restarts])
             points, found, won = self._ascend(

@@ -65,6 +65,10 @@ class Attack(ABC):
     """Whether it can be asked for a class."""
     untargeted: ClassVar[bool] = True
     """Whether it can be asked for any class but the true one."""
+    needs_gradients: ClassVar[bool] = True
+    """Whether it differentiates the model; else it can run in a black box as it is."""
+    adaptive_only: ClassVar[bool] = False
+    """Whether it works on the parts of a defense, so that there is nothing to run against who does not know them."""
     norm: str = field(default="linf", kw_only=True)
 
     @property
@@ -156,9 +160,10 @@ class Attack(ABC):
             clean = victim.open(x) if self._starts_at_image and victim.sees_itself else victim.logits(x)
             if _are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
-            check_labels(y, len(x), clean.shape[1])
+            classes = goal.classes(clean)
+            check_labels(y, len(x), classes)
             if target is not None:
-                check_labels(target, len(x), clean.shape[1], name="target")
+                check_labels(target, len(x), classes, name="target")
             x_adv = x.clone()
             done = sought.reached(clean)
             rows = torch.nonzero(~done).squeeze(1)

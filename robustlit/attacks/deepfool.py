@@ -122,8 +122,9 @@ class DeepFool(Attack):
             seen for those passed over.
         """
         gaps = _gaps(logits, goal)
-        candidates = logits.shape[1] if self.candidates is None else min(self.candidates, logits.shape[1])
-        order = gaps.scatter(1, goal.anchor.unsqueeze(1), -math.inf).topk(candidates - 1, 1).indices
+        classes = goal.classes(logits)
+        candidates = classes if self.candidates is None else min(self.candidates, classes)
+        order = goal.others(gaps).topk(candidates - 1, 1).indices
         near, found = self._look(victim, z, goal, rows, order[:, :_FIRST])
         slopes = torch.zeros_like(order, dtype=z.dtype)
         slopes[:, :_FIRST] = found
@@ -146,7 +147,7 @@ class DeepFool(Attack):
     ) -> Nearest:
         """The nearest boundary among the few that are near by the slopes known so far; brings those up to date."""
         estimates = (_gaps(logits, goal).abs() / slopes).masked_fill(slopes == 0, math.inf)
-        estimates, classes = estimates.topk(min(_FEW, logits.shape[1] - 1), largest=False)
+        estimates, classes = estimates.topk(min(_FEW, goal.classes(logits) - 1), largest=False)
         alone = estimates[:, 1] > _SAFETY * estimates[:, 0] if classes.shape[1] > 1 else torch.ones_like(rows) > 0
         near = Nearest.like(z)
         for part, count in ((alone, 1), (~alone, classes.shape[1])):
@@ -228,10 +229,10 @@ class Nearest:
 
 
 def _gaps(logits: Tensor, goal: Goal) -> Tensor:
-    """(b, K) each logit less that of the true class."""
+    """(b, K) each logit less the one to beat."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    return logits - logits.gather(1, goal.anchor.unsqueeze(1))
+    return logits - goal.own(logits).unsqueeze(1)
 
 
 def _rounding(logits: Tensor) -> Tensor:

@@ -71,13 +71,13 @@ class FAB(Attack):
         closest = torch.full_like(nearest, -math.inf)  # margin of the best attempt
         others = None
         if goal.target is None:
-            logits = victim.logits(x, rows).scatter(1, goal.label.unsqueeze(1), -math.inf)
-            others = logits.argsort(dim=1, descending=True)[:, : min(self.candidates, logits.shape[1] - 1)]
+            logits = goal.others(victim.logits(x, rows))
+            others = logits.argsort(dim=1, descending=True)[:, : min(self.candidates, goal.classes(logits) - 1)]
 
         def leads(logits: Tensor) -> Tensor:  # (b, k), positive beyond a boundary
             if others is None:
                 return goal.margin(logits).unsqueeze(1)
-            return logits.gather(1, others) - logits.gather(1, goal.label.unsqueeze(1))
+            return logits.gather(1, others) - goal.own(logits).unsqueeze(1)
 
         def judge(z: Tensor, logits: Tensor) -> Tensor:
             nonlocal best, nearest, closest

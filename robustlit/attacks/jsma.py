@@ -115,7 +115,7 @@ def _target_and_rest(logits: Tensor, goal: Goal) -> Tensor:
         logits = logits.float()
     target = goal.target
     if target is None:
-        target = logits.detach().scatter(1, goal.label.unsqueeze(1), -math.inf).argmax(1)
+        target = goal.others(logits.detach()).argmax(1)
     target = target.unsqueeze(1)
     return torch.cat([logits.gather(1, target), logits.scatter(1, target, 0.0).sum(1, keepdim=True)], 1)
 

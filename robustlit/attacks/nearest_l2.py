@@ -54,8 +54,8 @@ class NearestL2(Attack):
     def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
         walks = [self._explore(victim, x, goal, rows, draws, None)]
         if goal.target is None:
-            logits = victim.logits(x, rows).scatter(1, goal.label.unsqueeze(1), -float("inf"))
-            order = logits.argsort(1, descending=True)[:, : min(self.candidates, logits.shape[1] - 1)]
+            logits = goal.others(victim.logits(x, rows))
+            order = logits.argsort(1, descending=True)[:, : min(self.candidates, goal.classes(logits) - 1)]
             if order.shape[1] > 1:  # of two classes, the other one is any
                 walks += [self._explore(victim, x, goal, rows, draws, heading) for heading in order.unbind(1)]
         ranks = torch.stack([walk.norms for walk in walks]).argsort(dim=0, stable=True)  # (walks, B)
@@ -78,7 +78,7 @@ class NearestL2(Attack):
         def lead(logits: Tensor) -> Tensor:
             if heading is None:
                 return goal.log_odds(logits)
-            return (logits.gather(1, heading.unsqueeze(1)) - logits.gather(1, goal.label.unsqueeze(1))).squeeze(1)
+            return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - goal.own(logits)
 
         walk = Walk(Nearest(x), x, x.new_ones(len(x)), draws)
         for step in range(self.explore):

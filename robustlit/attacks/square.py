@@ -42,6 +42,7 @@ class Square(BudgetAttack):
     """
 
     name: ClassVar[str] = "square"
+    needs_gradients: ClassVar[bool] = False
     queries: int = 5000
     patch: float = 0.8
     restarts: int = 1

@@ -40,6 +40,7 @@ class Transfer(Attack):
     """
 
     name: ClassVar[str] = "transfer"
+    needs_gradients: ClassVar[bool] = False
     attack: Attack = field()
     source: nn.Module = field()
     stretch: float = 1.0
@@ -71,10 +72,13 @@ class Transfer(Attack):
         found = x.clone()
         # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
         with Victim(self.source, x, keep_generators=False) as source:
+            # The source's own: it need not be stochastic, or able to refuse, as the victim may be.
+            goal = source.goal(goal.label, goal.target, safely=True)
             if eps is None:
                 here = torch.nonzero(~goal.reached(source.logits(x))).squeeze(1)
             else:
-                here, goal = torch.arange(len(x), device=x.device), _Endless(goal.label, goal.target)
+                here = torch.arange(len(x), device=x.device)
+                goal = _Endless(goal.label, goal.target, goal.share, goal.rejects)
             if len(here):
                 radii = None if eps is None else eps[here]
                 found[here] = self.attack._search(
@@ -102,12 +106,6 @@ class _TransferWithinBudget(Transfer, BudgetAttack):
 
 class _Endless(Goal):
     """A goal that nothing reaches: an attack then climbs to the end of its budget."""
-
-    def select(self, keep: Tensor) -> _Endless:
-        return _Endless(self.label[keep], None if self.target is None else self.target[keep], self.share)
-
-    def toward(self, target: Tensor) -> _Endless:
-        return _Endless(self.label, target, self.share)
 
     def reached(self, logits: Tensor) -> Tensor:
         return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Goal
-from robustlit.classifier import attack_view, check_logits, draws_of, is_stochastic
+from robustlit.classifier import attack_view, can_reject, check_logits, draws_of, is_stochastic
 
 LossPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,)
 LossesPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B, k)
@@ -150,9 +150,8 @@ class Victim:
         The votes against the label are counted together, whichever classes they are for: a model that is misled in four
         draws of five is not robust because the fifth's class comes first. `safely` asks for 13 of the 20.
         """
-        if not self.is_stochastic:
-            return Goal(label, target)
-        return Goal(label, target, _SAFE if safely else _HALF)
+        share = 0.0 if not self.is_stochastic else _SAFE if safely else _HALF
+        return Goal(label, target, share, can_reject(self.model))
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits (B, K) of the real model, without gradients; one forward for each row.

@@ -129,7 +129,7 @@ class WorstCase(BudgetAttack):
 
 def _rivals(goal: Goal, logits: Tensor) -> Tensor:
     """The wrong classes (b, K - 1), likeliest first."""
-    return logits.scatter(1, goal.label.unsqueeze(1), -float("inf")).argsort(1, descending=True)[:, :-1]
+    return goal.others(logits).argsort(1, descending=True)[:, : goal.classes(logits) - 1]
 
 
 def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:

@@ -10,6 +10,8 @@ from robustlit.data.batches import Batch, IndexedLoader
 from robustlit.data.errors import DataError
 from robustlit.data.splits import check_size, stratified
 
+SPLITS = ("train", "val", "test")
+
 
 class ClassificationData(pl.LightningDataModule):
     """Base of the data modules. Works with a Trainer and without (`module.test_dataloader()` is enough).
@@ -109,9 +111,32 @@ class ClassificationData(pl.LightningDataModule):
         """Test batches in order, none repeated on any process."""
         raise NotImplementedError
 
-    def test_tensors(self) -> Batch:
-        """The whole test excerpt at once, on every process: x (N, C, H, W), y (N,), index (N,)."""
+    def tensors(self, split: str, size: int | None = None) -> Batch:
+        """A split at once, on every process and not augmented: x (N, C, H, W), y (N,), index (N,).
+
+        Args:
+            split: "train", "val" or "test".
+            size: at most so many, the classes in their shares; None: all.
+
+        Raises:
+            ValueError: an unknown split, a size below 1.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        self.setup({"train": "fit", "val": "validate"}.get(split, split))
+        indices = self.test_indices if split == "test" else self.train_val_indices[split == "val"]
+        if size is not None and size < len(indices):
+            stratifiable = len(indices) - size >= self.num_classes  # what remains needs one of each class as well
+            indices = self.excerpt(indices, self._labels_of(split), size, "size") if stratifiable else indices[:size]
+        return self._read(split, indices)
+
+    def _read(self, split: str, indices: Tensor) -> Batch:
+        """The examples `indices` of a split, as `tensors` gives them."""
         raise NotImplementedError
+
+    def _labels_of(self, split: str) -> Tensor:
+        """Labels, (N,), that the indices of a split are places in."""
+        return self._labels[1 if split == "test" else 0]
 
     @cached_property
     def _labels(self) -> tuple[Tensor, Tensor]:

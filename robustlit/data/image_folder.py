@@ -104,10 +104,15 @@ class ImageFolder(ClassificationData):
         self.setup("test")
         return self._batches("test", self.test_indices)
 
-    def test_tensors(self) -> Batch:
-        self.setup("test")
-        x, y, index = zip(*self._batches("test", self.test_indices, process=(0, 1)), strict=True)
+    def _read(self, split: str, indices: Tensor) -> Batch:
+        folder = "val" if split == "val" and self._has_val_folder else "test" if split == "test" else "train"
+        x, y, index = zip(*self._batches(folder, indices, process=(0, 1)), strict=True)
         return torch.cat(x), torch.cat(y), torch.cat(index)
+
+    def _labels_of(self, split: str) -> Tensor:
+        if split == "val" and self._has_val_folder:
+            return _labels(self._samples("val"))
+        return super()._labels_of(split)
 
     @property
     def _has_val_folder(self) -> bool:

@@ -87,10 +87,9 @@ class InMemoryDataModule(ClassificationData):
         self.setup("test")
         return self._batches(self.test_indices, test=True)
 
-    def test_tensors(self) -> Batch:
-        self.setup("test")
-        images, labels = self._tensors[2:]
-        index = self.test_indices.to(images.device)
+    def _read(self, split: str, indices: Tensor) -> Batch:
+        images, labels = self._tensors[2:] if split == "test" else self._tensors[:2]
+        index = indices.to(images.device)
         return to_pixels(images[index]), labels[index], index
 
     @cached_property

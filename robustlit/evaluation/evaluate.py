@@ -24,6 +24,7 @@ def evaluate(
     *,
     grid: Mapping[str, Sequence[float]] | None = None,
     knowledge: Sequence[str] = ("adaptive",),
+    substitute: nn.Module | None = None,
     seed: int = 0,
     batch_size: int = 500,
     device: torch.device | str | None = None,
@@ -38,7 +39,8 @@ def evaluate(
         attacks: a list, or a mapping from the names to use. None takes what a claim can rest on: `WorstCase` at the
             largest budget of each norm in `grid`, and `NearestL2`, so that no curve over L2 overstates.
         grid: norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
-        knowledge: "adaptive", "greybox" or both.
+        knowledge: any of "greybox", "adaptive" and "blackbox", see `Sweep`.
+        substitute: for "blackbox", a net distilled from the model; `robustlit.training.distil` makes one.
         seed: of the random draws, which depend on (seed, example) alone.
         batch_size: how a pair of tensors is cut.
         device: where to attack; None means where the model's parameters are.
@@ -50,11 +52,11 @@ def evaluate(
 
     Raises:
         ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient,
-            neither attacks nor budgets.
+            neither attacks nor budgets, no substitute where one is needed.
     """
     if attacks is None:
         attacks = _what_a_claim_rests_on(grid or {})
-    sweep = Sweep(attacks, grid or {}, knowledge, seed)
+    sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batches, count = _batches(data, batch_size)

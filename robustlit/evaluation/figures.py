@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette, told apart with any colour vision; the line style tells them apart in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+KNOWLEDGE_STYLES = {"greybox": "--", "adaptive": "-", "blackbox": ":"}  # of one attack: three lines of one colour
 UNITS = {
     "l2": "L2 distance (pixel units)",
     "linf": "L∞ distance (pixel units)",
@@ -46,6 +47,8 @@ def curves_figure(evaluation: Evaluation, distance: str = "l2") -> Figure:
     """One model under many attacks: accuracy against distance, a line an attack, with Wilson 95 % bands.
 
     A line ends, with a dot, at the farthest witness of its attack; beyond, where nothing is known, it is a thin one.
+    Where attacks ran with several kinds of knowledge, those of one attack share its colour: adaptive is drawn through,
+    grey-box dashed, black-box dotted.
     """
     from matplotlib.figure import Figure
 
@@ -54,9 +57,12 @@ def curves_figure(evaluation: Evaluation, distance: str = "l2") -> Figure:
     clean = evaluation.clean_accuracy
     alpha = 0.15 if len(evaluation.runs) < 5 else 0.08  # many bands on top of one another hide the lines
     ends: list[tuple[float, float, str, str, str]] = []
-    for number, (attack, knowledge) in enumerate(evaluation.runs):
+    several = len({knowledge for _, knowledge in evaluation.runs}) > 1
+    for attack, knowledge in evaluation.runs:
+        number = evaluation.attacks.index(attack)
         curve = evaluation.curve(attack, distance=distance, knowledge=knowledge)
-        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
+        colour = COLOURS[number % len(COLOURS)]
+        style = KNOWLEDGE_STYLES[knowledge] if several else STYLES[number % len(STYLES)]
         x, y = curve["distance"].to_numpy(), 100 * curve["accuracy"].to_numpy()
         axes.step(x, y, where="post", color=colour, linestyle=style, linewidth=1.8)
         axes.fill_between(

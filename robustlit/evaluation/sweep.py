@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, AttackResult, BudgetAttack, Transfer
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import check_labels, undefended
+from robustlit.classifier import can_reject, check_labels, undefended
 from robustlit.evaluation.results import COLUMNS, DISTANCES, Evaluation
 from robustlit.threat import TOLERANCE, check_eps, check_images, check_norm, distance
 
-KNOWLEDGE = ("adaptive", "greybox")
+KNOWLEDGE = ("greybox", "adaptive", "blackbox")
 Columns = dict[str, np.ndarray]
 Report = Callable[[str, float], None]  # attack name, share of this batch's work done
 
@@ -27,18 +27,24 @@ class Sweep:
     Args:
         attacks: by name, or a list (named after their classes; a second PGD becomes "pgd-2").
         grid: norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps.
-        knowledge: "adaptive" (through the defense's attack view; for a plain net, white box) and "greybox" (crafted
-            on the undefended net to the end of every attack, see `Transfer`, and judged on the defense).
+        knowledge: "adaptive" (through the defense's attack view; for a plain net, white box), "greybox" (crafted on
+            the undefended net to the end of every attack, see `Transfer`, and judged on the defense) and "blackbox"
+            (crafted on `substitute` likewise; attacks that need no gradients as they are). Attacks on a defense's own
+            parts (`adaptive_only`) run as adaptive alone.
         seed: of the random draws, which depend on (seed, example) alone.
+        substitute: a net that answers as the model does, distilled from it (`robustlit.training.distil`); only for
+            "blackbox", and there only for attacks that need gradients.
 
     Raises:
-        ValueError: no attack, a budget out of range, an unknown norm or knowledge.
+        ValueError: no attack, a budget out of range, an unknown norm or knowledge, knowledge for which there is
+            nothing to run; when it runs, no substitute where one is needed.
     """
 
     attacks: Mapping[str, Attack] | Sequence[Attack]
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
     knowledge: Sequence[str] = ("adaptive",)
     seed: int = 0
+    substitute: nn.Module | None = None
 
     def __post_init__(self) -> None:
         self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
@@ -52,6 +58,37 @@ class Sweep:
         for known in self.knowledge:
             if known not in KNOWLEDGE:
                 raise ValueError(f"knowledge must be among {', '.join(KNOWLEDGE)}, got {known!r}")
+            if known not in (k for k, _ in self.jobs):
+                raise ValueError(
+                    f"{', '.join(self.named)} need to know the defense, so there is nothing to run with knowledge "
+                    f"{known!r}; add an attack, or leave {known!r} out"
+                )
+
+    @property
+    def jobs(self) -> list[tuple[str, str]]:
+        """What is run: (knowledge, name of the attack), in order."""
+        every = [(known, name) for known in self.knowledge for name in self.named]
+        return [(known, name) for known, name in every if known == "adaptive" or not self.named[name].adaptive_only]
+
+    @property
+    def needs_substitute(self) -> bool:
+        """Whether "blackbox" was asked for with an attack that needs gradients, and no substitute given."""
+        needed = any(known == "blackbox" and self.named[name].needs_gradients for known, name in self.jobs)
+        return needed and self.substitute is None
+
+    def _informed(self, attack: Attack, known: str, model: nn.Module) -> Attack:
+        """The attack as one who knows that much of `model` would run it."""
+        if known == "greybox":
+            return Transfer(attack, undefended(model))
+        if known == "blackbox" and attack.needs_gradients:
+            if self.substitute is None:
+                raise ValueError(
+                    f'knowledge "blackbox" needs a substitute for {attack.name}, which needs gradients that the model '
+                    "does not give: pass substitute=robustlit.training.distil(model, SmallCNN(), images).net, or take "
+                    "attacks that need none (Square)"
+                )
+            return Transfer(attack, self.substitute)
+        return attack
 
     @property
     def named(self) -> dict[str, Attack]:
@@ -87,18 +124,16 @@ class Sweep:
             if victim.is_stochastic:
                 victim.reseed(self.seed, index)
             logits = victim.logits(x)
-            check_labels(y, len(x), logits.shape[1])
-            broken = victim.goal(y.long()).reached(logits)
+            check_labels(y, len(x), logits.shape[1] - can_reject(model))
+            # For whoever classifies a clean image, a refusal is an error like any other.
+            broken = replace(victim.goal(y.long()), rejects=False).reached(logits)
         # Logits that are not finite classify nothing.
         clean = ~broken & torch.isfinite(logits).all(1)
         rows = torch.nonzero(clean).squeeze(1)
         start = _Level.untouched(logits.argmax(1), clean, x)
         parts: list[Columns] = []
-        jobs = [(known, name) for known in self.knowledge for name in self.named]
-        for done, (known, name) in enumerate(jobs):
-            attack = self.named[name]
-            if known == "greybox":
-                attack = Transfer(attack, undefended(model))
+        for done, (known, name) in enumerate(self.jobs):
+            attack = self._informed(self.named[name], known, model)
             if isinstance(attack, BudgetAttack):
                 levels = _climb(attack, model, x, y, index, start, self.budgets(attack), self.seed)
             else:
@@ -114,7 +149,7 @@ class Sweep:
                     | {c: np.full(len(y), v) for c, v in constants.items()}
                 )
             if report is not None:
-                report(name, (done + 1) / len(jobs))
+                report(name, (done + 1) / len(self.jobs))
         return join_columns(parts)
 
     def meta(self) -> dict[str, object]:
@@ -124,6 +159,7 @@ class Sweep:
             "grid": {n: list(e) for n, e in self.grid.items()},
             "knowledge": list(self.knowledge),
             "seed": self.seed,
+            "substitute": None if self.substitute is None else type(self.substitute).__name__,
         }
 
 

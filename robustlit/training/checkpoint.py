@@ -113,14 +113,21 @@ def build_net(model: dict[str, Any], weights: dict[str, Tensor], trusted: Sequen
     from hydra.utils import instantiate
 
     check_trusted(model, ("robustlit.models", "robustlit.defenses", *trusted))
+    return instantiate(_offline(model, weights, ""), _convert_="all")
+
+
+def _offline(model: dict[str, Any], weights: dict[str, Tensor], prefix: str) -> dict[str, Any]:
+    """The net, or a net within a defense, without fetching pretrained weights: they are in the checkpoint.
+
+    Only the normalisation that came with them has to be asked for.
+    """
+    model = {k: _offline(v, weights, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in model.items()}
     if model.get("pretrained"):
-        # Its weights are in the checkpoint, so nothing is fetched; only the normalisation that came with them has to
-        # be asked for.
-        model = {**model, "pretrained": False}
-        if "normalize.mean" in weights:
-            model["mean"] = weights["normalize.mean"].flatten().tolist()
-            model["std"] = weights["normalize.std"].flatten().tolist()
-    return instantiate(model)
+        model["pretrained"] = False
+        if f"{prefix}normalize.mean" in weights:
+            model["mean"] = weights[f"{prefix}normalize.mean"].flatten().tolist()
+            model["std"] = weights[f"{prefix}normalize.std"].flatten().tolist()
+    return model
 
 
 def check_trusted(config: Any, packages: Sequence[str], also: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack
-from robustlit.classifier import check_labels, check_logits
+from robustlit.classifier import can_reject, check_labels, check_logits
 from robustlit.objectives import Objective
 from robustlit.objectives.objective import Scheduled
 from robustlit.threat import check_images
@@ -161,7 +161,7 @@ class RobustClassifier(pl.LightningModule):
             logits = check_logits(self._evaluated(x[:1]), 1)
             for module, training in modes:
                 module.training = training
-        if logits.shape[1] != self.num_classes:
+        if logits.shape[1] - can_reject(self.net) != self.num_classes:
             raise ValueError(f"the net returns {logits.shape[1]} logits for {self.num_classes} classes")
 
     # Checkpoints

@@ -41,7 +41,7 @@ def test_the_first_images_are_shown_under_the_attack(
     trainer(callback, inference_mode=inference_mode).test(module, datamodule=data, verbose=False)
     assert len(drawn) == 1  # of the first batch alone
     clean, adversarial, labels, before, after, title, magnify = drawn[0]
-    x, y, index = (part[:6] for part in data.test_tensors())
+    x, y, index = (part[:6] for part in data.tensors("test"))
     expected = attack.run(module.net, x, y, index=index, seed=9)
     np.testing.assert_array_equal(clean, x)
     np.testing.assert_allclose(adversarial, expected.x_adv, atol=1e-6)

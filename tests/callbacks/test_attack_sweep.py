@@ -113,7 +113,7 @@ def test_an_interrupt_keeps_and_writes_the_finished_part(
     assert not sweep.evaluation.complete
     assert sweep.evaluation.n == 80
     assert json.loads((tmp_path / "evaluation.json").read_text())["complete"] is False
-    x, y, index = (part[:80] for part in data.test_tensors())
+    x, y, index = (part[:80] for part in data.tensors("test"))
     whole = evaluate(module.net, [(x, y, index)], {"fgsm": FGSM(eps=0.1)})
     kept = sweep.evaluation.to_frame().query("attack == 'fgsm'").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept.drop(columns="l2"), whole.to_frame().drop(columns="l2"))

@@ -166,7 +166,7 @@ def test_figures_and_images_are_there(run: SimpleNamespace) -> None:
     (file,) = run.folder.rglob("media/table/images/table*.table.json")
     table = json.loads(file.read_text())
     assert table["columns"] == ["index", "label", "clean", "clean_prediction", "adversarial", "prediction"]
-    _, y, index = MNIST(test_size=80).test_tensors()
+    _, y, index = MNIST(test_size=80).tensors("test")
     assert [row[:2] for row in table["data"]] == [[int(i), int(c)] for i, c in zip(index[:4], y[:4], strict=True)]
     # The pictures themselves travel in the table's artifact.
     artifacts = [a["manifest"]["contents"] for a in run.records["artifact"] if "imagestable" in a["name"]]

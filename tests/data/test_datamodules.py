@@ -96,10 +96,32 @@ def test_sizes_that_the_data_cannot_satisfy(sizes, message):
 
 def test_test_tensors_are_the_test_batches():
     module = MNIST(test_size=70, eval_batch_size=32)
-    x, y, index = module.test_tensors()
+    x, y, index = module.tensors("test")
     batches = list(module.test_dataloader())
     for whole, parts in zip((x, y, index), zip(*batches, strict=True), strict=True):
         assert torch.equal(whole, torch.cat(parts))
+
+
+def test_tensors_of_a_split_are_its_examples_unaugmented_and_in_shares():
+    images, labels, *_ = load_mnist()
+    module = MNIST(train_size=500, val_size=200, augment=True)
+    x, y, index = module.tensors("train")
+    assert torch.equal(index, module.train_val_indices[0])
+    assert torch.equal(x, images[index].float().div(255))
+    assert torch.equal(y, labels[index])
+    assert torch.equal(module.tensors("val")[2], module.train_val_indices[1])
+    _, fewer, chosen = module.tensors("train", 100)
+    assert {*chosen.tolist()} <= {*index.tolist()}
+    assert fewer.bincount().tolist() == pytest.approx((y.bincount() / 5).tolist(), abs=1)
+    assert torch.equal(module.tensors("train", 100)[2], chosen)
+    assert [len(module.tensors("val", size)[0]) for size in (195, 200, 900)] == [195, 200, 200]
+
+
+def test_tensors_of_no_split_are_refused():
+    with pytest.raises(ValueError, match="split must be one of train, val, test, got 'training'"):
+        MNIST().tensors("training")
+    with pytest.raises(ValueError, match="size=3 asks for 3"):
+        MNIST().tensors("train", 3)
 
 
 def test_augment_touches_training_batches_only():
@@ -143,7 +165,7 @@ def test_a_trainer_says_which_share_is_ours(world_size):
         module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=device)
         test.append(all_indices(module.test_dataloader()))
         train.append(all_indices(module.train_dataloader()))
-        assert len(module.test_tensors()[0]) == 100
+        assert len(module.tensors("test")[0]) == 100
     assert torch.equal(torch.cat(test).sort().values, MNIST(test_size=100).test_indices)
     assert {len(indices) for indices in train} == {50 // world_size}
     assert len(set(torch.cat(train).tolist())) == 50 // world_size * world_size

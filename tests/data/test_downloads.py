@@ -59,7 +59,7 @@ def test_cifar10_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
 
     module = CIFAR10(root=tmp_path, val_size=20)
-    x, y, index = module.test_tensors()
+    x, y, index = module.tensors("test")
     assert torch.equal(x, torch.from_numpy(images).float().div(255))
     assert y.tolist() == labels.tolist()
     assert index.tolist() == list(range(100))
@@ -76,7 +76,7 @@ def test_svhn_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stored = {"X": images.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)[:, None]}
     for split in ("train", "test"):
         savemat(tmp_path / f"{split}_32x32.mat", stored)
-    x, y, _ = SVHN(root=tmp_path, val_size=20).test_tensors()
+    x, y, _ = SVHN(root=tmp_path, val_size=20).tensors("test")
     assert torch.equal(x, torch.from_numpy(images).float().div(255))
     assert y.tolist() == labels.tolist()
 
@@ -91,6 +91,6 @@ def test_fashion_mnist_reads_its_format(tmp_path: Path):
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(
             bytes([0, 0, 8, 1]) + header[:4] + labels[:300].to(torch.uint8).numpy().tobytes()
         )
-    x, y, _ = FashionMNIST(root=tmp_path, val_size=20).test_tensors()
+    x, y, _ = FashionMNIST(root=tmp_path, val_size=20).tensors("test")
     assert torch.equal(x, images[:300].float().div(255))
     assert torch.equal(y, labels[:300])

@@ -34,7 +34,7 @@ def test_pictures_come_back_exactly(root: Path):
     assert (data.num_classes, data.in_chans, data.image_size) == (3, 1, 28)
     assert data.classes == ["digit_0", "digit_1", "digit_2"]
     images = load_mnist()[0]
-    x, y, index = data.test_tensors()
+    x, y, index = data.tensors("test")
     assert index.tolist() == list(range(15))
     assert y.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     paths = sorted((root / "test").glob("*/*.png"))
@@ -55,6 +55,9 @@ def test_a_val_folder_is_used_whole(root: Path):
     data = module(root)
     assert sum(len(y) for _, y, _ in data.val_dataloader()) == 6
     assert sum(len(y) for _, y, _ in data.train_dataloader()) == 60
+    assert data.tensors("val")[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.tensors("val", 3)[1].tolist() == [0, 1, 2]
+    assert len(data.tensors("train")[0]) == 60
 
 
 def test_colour_and_scaling(root: Path):
@@ -75,7 +78,7 @@ def test_ranks_share_the_test_batches(root: Path, world_size: int):
         data = module(root)
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         shards.append([index.tolist() for _, _, index in data.test_dataloader()])
-        assert len(data.test_tensors()[0]) == 15
+        assert len(data.tensors("test")[0]) == 15
     for number, batch in enumerate(alone):
         assert shards[number % world_size][number // world_size] == batch
 
@@ -137,7 +140,7 @@ def test_a_damaged_picture_is_named(root: Path):
     victim = sorted((root / "test").glob("*/*.png"))[3]
     victim.write_bytes(victim.read_bytes()[:60])
     with pytest.raises(DataError, match=rf"{victim.name} cannot be decoded"):
-        module(root).test_tensors()
+        module(root).tensors("test")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"channels": 2}, "got 2"), ({"val_size": 0}, "got 0")])

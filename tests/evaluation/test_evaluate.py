@@ -39,7 +39,7 @@ class PressedAt(Attack):
 
 def test_tensors_loaders_and_data_modules_give_the_same_table(net: nn.Module) -> None:
     data = MNIST(test_size=60, eval_batch_size=25)
-    x, y, index = data.test_tensors()
+    x, y, index = data.tensors("test")
     expected = evaluate(net, data, ATTACKS).to_frame()
     np.testing.assert_array_equal(expected["index"].unique(), index)  # places in the test split, not 0 .. 59
     with_index = [(x[:25], y[:25], index[:25]), (x[25:], y[25:], index[25:])]

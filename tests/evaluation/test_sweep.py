@@ -254,7 +254,7 @@ def test_reports_name_the_attack_and_reach_one(linear: Any) -> None:
     [
         ({"attacks": []}, "at least one attack"),
         ({"attacks": {}}, "at least one attack"),
-        ({"knowledge": ("whitebox",)}, r"knowledge must be among adaptive, greybox, got 'whitebox'"),
+        ({"knowledge": ("whitebox",)}, r"knowledge must be among greybox, adaptive, blackbox, got 'whitebox'"),
         ({"knowledge": ()}, "knowledge must name at least one"),
         ({"grid": {"linf": [0.1, 8]}}, r"grid\.linf must be in \(0, 1\].*8/255"),
         ({"grid": {"linf": [0.0]}}, "positive and finite"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks.advgan import AdvGAN
-from robustlit.cli import main
 from robustlit.data import MNIST
 from robustlit.models import AdvGANDiscriminator, AdvGANGenerator, SmallCNN, load_generator
 from robustlit.models.generator import perturb
@@ -371,24 +368,6 @@ def test_what_cannot_be_trained_is_said_at_once(tmp_path: Path, net: nn.Module) 
 
 
 # The command
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> int:
-        handler = signal.getsignal(signal.SIGINT)
-        monkeypatch.setattr(sys, "argv", ["robustlit", *arguments])
-        try:
-            with pytest.raises(SystemExit) as exit_:
-                main()
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            os.environ.pop("ROBUSTLIT_RUN_DIR", None)
-        return int(exit_.value.code or 0)
-
-    return call
 
 
 TINY = ["data.train_size=300", "data.batch_size=50", "data.val_size=60", "data.test_size=60", "logger=none",
