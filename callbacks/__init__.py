@@ -3,15 +3,19 @@
 from .adversarial_images import AdversarialImages
 from .attack_sweep import AttackSweep
 from .catastrophic_overfitting import CatastrophicOverfitting
+from .images_by_eps import ImagesByEps
 from .progress import Progress
 from .save_on_interrupt import SaveOnInterrupt
+from .verdict import Verdict
 from .wandb_logger import wandb_logger
 
 __all__ = [
     "AdversarialImages",
     "AttackSweep",
     "CatastrophicOverfitting",
+    "ImagesByEps",
     "Progress",
     "SaveOnInterrupt",
+    "Verdict",
     "wandb_logger",
 ]

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
 from robustlit.evaluation import Evaluation
-from robustlit.evaluation.figures import curves_figure, distance_grid
+from robustlit.evaluation.figures import attacked_to, curves_figure, distance_grid, known_at
 
 
 def summary_scalars(evaluation: Evaluation) -> dict[str, float]:
@@ -34,10 +34,14 @@ def summary_scalars(evaluation: Evaluation) -> dict[str, float]:
 def area_under_curve(
     evaluation: Evaluation, attack: str, distance: str, end: float, knowledge: str = "adaptive"
 ) -> float:
-    """Mean accuracy over distances from 0 to `end`, in [0, 1]; one number for a whole curve."""
-    curve = evaluation.curve(attack, distance=distance, knowledge=knowledge, at=distance_grid(end))
-    accuracy = curve["accuracy"].to_numpy()
-    return float((accuracy[1:] + accuracy[:-1]).mean() / 2)  # trapezoids of equal width
+    """Area under a curve from 0 to `end`, over `end`: one number in [0, 1] for a whole curve.
+
+    It is the mean over examples of how far each is known to stand, as a share of `end`. Distances that nobody attacked
+    count nothing (see `attacked_to`): as if unbroken, they would make a short sweep look like a sturdy model.
+    """
+    reach = evaluation.least_distances(attack, distance=distance, knowledge=knowledge)
+    farthest = min(end, attacked_to(evaluation, attack, distance=distance, knowledge=knowledge))
+    return float(np.minimum(reach, farthest).mean() / end)
 
 
 def log_evaluation(logger: Logger, evaluation: Evaluation, ends: Mapping[str, float]) -> None:
@@ -83,10 +87,12 @@ def _log_to_wandb(run: Any, evaluation: Evaluation, ends: Mapping[str, float], s
             run.define_metric(at, hidden=True, summary="none")
             run.define_metric(accuracy, step_metric=at, step_sync=False, summary="none")
             curve = evaluation.curve(attack, distance=distance, knowledge=knowledge, at=distance_grid(end))
-            for point, d, a in zip(points, curve["distance"], curve["accuracy"], strict=True):
-                point |= {at: float(d), accuracy: float(a)}
+            known = known_at(evaluation, attack, distance=distance, knowledge=knowledge, at=curve["distance"])
+            for point, d, a, there in zip(points, curve["distance"], curve["accuracy"], known, strict=True):
+                point |= {at: float(d), accuracy: float(a)} if there else {}
     for point in points:
-        run.log(point)
+        if point:  # none is known farther away than any attack looked
+            run.log(point)
     columns: list[str | int] = ["attack", "knowledge", "norm", "eps", "accuracy", "low", "high", "n", "median_l2"]
     run.log({"robust/table": wandb.Table(columns=columns, data=_table_rows(evaluation))})
     run.log({f"figures/curves_{d}": wandb.Image(curves_figure(evaluation, d)) for d in ends})

@@ -59,6 +59,7 @@ def make_module(config: DictConfig, data: Any, run: Path) -> pl.LightningModule:
         instantiate(config.defense, instantiate(config.model, _convert_="all"), _convert_="all")  # or raises, in time
     net = _trained(config, data, run, "base" if defended else "victim")
     if defended:
+        pl.seed_everything(config.seed, workers=True, verbose=False)  # the same whether its base was trained here
         net = instantiate(config.defense, net, _convert_="all")
         own = OmegaConf.to_container(config.defense, resolve=True)
         assert isinstance(own, dict)
@@ -68,7 +69,7 @@ def make_module(config: DictConfig, data: Any, run: Path) -> pl.LightningModule:
             net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed, config=stored(config)
         )
     warnings.filterwarnings("ignore", message=r"Found \d+ module.* in eval mode")  # the base, and it is meant
-    pl.seed_everything(config.seed, workers=True, verbose=False)  # the same module whether its base was trained here
+    pl.seed_everything(config.seed, workers=True, verbose=False)
     build = instantiate(config.module, _convert_="all", _partial_=True)
     return build(net, config=stored(config))
 
@@ -222,6 +223,9 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.T
     sweep = instantiate(config.sweep, _convert_="all") if config.sweep.get("_target_") else None
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
     callbacks += [sweep] if sweep is not None else []
+    if sweep is not None and config.get("verdict"):
+        node = {"_target_": "robustlit.callbacks.Verdict", "profile": config.verdict, "seed": config.seed}
+        callbacks.append(instantiate({**node, "folder": f"{config.run_dir}/evaluation"}))
     trainer = instantiate(
         trainer_settings(config),
         logger=logger,

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, recipes. Composes a recipe, hands it to `robustlit.run`, words the errors."""
+"""The command line: train, evaluate, compare, figures, recipes. Composes a recipe, runs it, words the errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from typing import Any
 HELP = """robustlit: train image classifiers that withstand adversarial examples, and measure honestly how far they do.
 
   {program} recipe=NAME [key=value ...]           train by a recipe, then attack the best checkpoint
-  robustlit evaluate CHECKPOINT [key=value ...]      attack a checkpoint, or a run folder's best one, again
+  robustlit evaluate CHECKPOINT [key=value ...] [--verdict[=full]] [--strict]
+                                                     attack a checkpoint, or a run folder's best one, again
+  robustlit evaluate --model my.module:build [--weights FILE] [--data NAME] [--n IMAGES] [key=value ...] [--verdict]
+                                                     attack the net that a function of yours returns
+  robustlit compare RUN RUN ... [--out FILE.html] [--intersect]     lay runs side by side on one page
+  robustlit figures RUN [RUN ...] [--out FOLDER] [--style report] [--attack NAME] [--undefended RUN] [--intersect]
+                                                     draw a run's figures again, or several runs in one
   robustlit recipes                                  list the recipes
 
 Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
@@ -26,7 +32,7 @@ Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_
 A run leaves runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table, curves, figures), results.json.
 """
 
-COMMANDS = ("train", "evaluate", "recipes")
+COMMANDS = ("train", "evaluate", "compare", "figures", "recipes")
 _LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
 
 
@@ -46,7 +52,8 @@ def main(command: str | None = None) -> None:
         sys.exit(0 if command or any(a in ("-h", "--help") for a in sys.argv[1:]) else 2)
     if command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)} (robustlit --help)")
-    run = {"train": _train, "evaluate": _evaluate, "recipes": _recipes}[command]
+    commands = {"train": _train, "evaluate": _evaluate, "compare": _compare, "figures": _figures}
+    run = {**commands, "recipes": _recipes}[command]
     sys.exit(_worded(lambda: run(arguments, script)))
 
 
@@ -195,54 +202,50 @@ def _job(hydra_config: Any, arguments: list[str]) -> Iterator[None]:
 
 
 def _evaluate(arguments: list[str], script: list[str]) -> int:
-    if not arguments or "=" in arguments[0]:
-        _say_error("which checkpoint? robustlit evaluate runs/NAME or runs/NAME/checkpoints/best.ckpt [key=value ...]")
+    from robustlit.cli_evaluate import evaluate
+
+    return evaluate(arguments)
+
+
+# compare
+
+
+def _compare(arguments: list[str], script: list[str]) -> int:
+    runs: list[str] = []
+    out, intersect = "compare.html", False
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--intersect":
+            intersect = True
+        elif argument.startswith("--out="):
+            out = argument.removeprefix("--out=")
+        elif argument == "--out" and rest:
+            out = rest.pop(0)
+        elif argument.startswith("-"):
+            given = "no file after --out" if argument == "--out" else f"{argument!r}"
+            _say_error(f"robustlit compare takes --out FILE.html and --intersect, got {given}")
+            return 2
+        elif Path(argument).name != "multirun.yaml":  # lies in runs/ after -m, so runs/* has it
+            runs.append(argument)
+    if not runs:
+        _say_error("which runs? robustlit compare RUN RUN ... [--out FILE.html] [--intersect]")
         return 2
-    from omegaconf import OmegaConf
+    from robustlit.comparison import compare, write_page
 
-    from robustlit.config import ConfigError
-    from robustlit.run import evaluate
-    from robustlit.training import read_checkpoint
-
-    checkpoint, overrides = arguments[0], arguments[1:]
-    trusted: list[str] = []
-    for override in [o for o in overrides if o.startswith("trust=")]:
-        overrides.remove(override)
-        trusted += override.removeprefix("trust=").strip("[]").split(",")
-    stored = read_checkpoint(checkpoint)["robustlit"]["config"]
-    if stored is None:
-        raise ConfigError(
-            f"{checkpoint} holds no recipe (it was trained from Python); evaluate it from Python: "
-            "robustlit.evaluate(load_classifier(path, net=...)[0], data, attacks)"
-        )
-    config = OmegaConf.create(stored)
-    config.run_dir = config.ckpt_path = None
-    return evaluate(checkpoint, _overridden(config, overrides), trusted)
+    page = compare(runs, intersect=intersect)
+    path = write_page(page, out)
+    print(f"{len(runs)} run{'s' * (len(runs) > 1)} compared: {path} ({len(page) / 1e6:.1f} MB)")
+    return 0
 
 
-def _overridden(config: Any, overrides: list[str]) -> Any:
-    """A stored recipe with overrides applied by Hydra's rules; `group=NAME` puts that group's file in its place."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
+# figures
 
-    from robustlit.config import ConfigError, recipes_folder
 
-    values = []
-    for override in overrides:
-        group, _, name = override.partition("=")
-        if group in ("data", "trainer", "logger", "sweep"):
-            file = recipes_folder() / group / f"{name}.yaml"
-            if not file.is_file():
-                there = ", ".join(sorted(f.stem for f in file.parent.glob("*.yaml")))
-                raise ConfigError(f"there is no {group} {name!r}; there are {there}")
-            chosen = OmegaConf.load(file)
-            config[group] = OmegaConf.merge(config.trainer, chosen) if group == "trainer" else chosen
-        else:
-            values.append(override)
-    ConfigStore.instance().store(name="stored_recipe", node=config, provider="robustlit")
-    with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
-        return compose("stored_recipe", overrides=values)
+def _figures(arguments: list[str], script: list[str]) -> int:
+    from robustlit.cli_figures import figures
+
+    return figures(arguments)
 
 
 # recipes

@@ -29,13 +29,15 @@ from robustlit.assembly import fill_model, fit_defense, make_module, make_traine
 from robustlit.config import ConfigError, check_complete, check_keys, read_fractions, stored
 from robustlit.console import is_main_process, say
 from robustlit.evaluation import Accuracy, Evaluation
-from robustlit.evaluation.report import print_report
+from robustlit.evaluation.report import print_report, print_verdict
+from robustlit.evaluation.verdict import FAIL
 from robustlit.objectives import Standard
 from robustlit.training import CheckpointError, RobustClassifier, read_checkpoint
 from robustlit.training.checkpoint import check_trusted, classifier_of
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
 INTERRUPTED = 130
+FAILED = 3  # the verdict, under --strict
 # What a stored recipe may name besides robustlit's own classes.
 _EVALUATION_PACKAGES = ("robustlit.attacks", "robustlit.callbacks", "robustlit.data")
 _EVALUATION_ALSO = (
@@ -84,14 +86,22 @@ def train(config: DictConfig) -> int:
     return _attack(config, trainer, module, data, sweep, seconds, best.best_model_path or None)
 
 
-def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] = ()) -> int:
-    """Attacks a checkpoint again by its stored recipe, as changed by overrides; returns the exit code."""
+def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] = (), *, strict: bool = False) -> int:
+    """Attacks a checkpoint again by its stored recipe, as changed by overrides; returns the exit code.
+
+    `strict` makes that `FAILED` where the verdict fails.
+    """
     _prepare(config)
     read = read_checkpoint(checkpoint)
     read["robustlit"]["config"]["model"] = OmegaConf.to_container(config.model, resolve=True)  # as overridden
     net, _ = classifier_of(read, str(checkpoint), trusted=trusted)
     for section in ("data", "sweep", "trainer", "logger", "callbacks"):
         check_trusted(OmegaConf.to_container(config[section]), (*_EVALUATION_PACKAGES, *trusted), _EVALUATION_ALSO)
+    return evaluate_net(net, config, str(checkpoint), strict=strict)
+
+
+def evaluate_net(net: nn.Module, config: DictConfig, origin: str, *, strict: bool = False) -> int:
+    """Attacks a net by a composed recipe into a run folder of its own; `origin` says where it is from."""
     group = config.name
     config.name = f"{group}-eval"
     run = make_run_dir(config, None)
@@ -99,12 +109,18 @@ def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] 
     with _removed_on_failure(run):
         if "job_type" in config.logger:
             config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
-        _write_config(run, {**stored(config), "ckpt_path": str(checkpoint)})
+        _write_config(run, {**stored(config), "ckpt_path": origin})
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data)
         module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
         trainer, sweep = make_trainer(config, [])
-    return _attack(config, trainer, module, data, sweep, {}, None)
+    return _attack(config, trainer, module, data, sweep, {}, None, strict=strict)
+
+
+def evaluate_own(net: nn.Module, config: DictConfig, origin: str, *, strict: bool = False) -> int:
+    """As `evaluate`, for a net that is no checkpoint of ours."""
+    _prepare(config)
+    return evaluate_net(net, config, origin, strict=strict)
 
 
 # Assembling
@@ -243,6 +259,8 @@ def _attack(
     sweep: Any,
     seconds: dict[str, float],
     checkpoint: str | None,
+    *,
+    strict: bool = False,
 ) -> int:
     started, code = time.monotonic(), 0
     if config.trainer.fast_dev_run:  # nothing was saved
@@ -261,7 +279,13 @@ def _attack(
         results = summarise(config, module.net, evaluation, clean, seconds)
         own = module.results() if hasattr(module, "results") else {}
         results |= own
+        verdict = next((c.verdict for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
+        if verdict is not None:
+            results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
         print_report(results)
+        if verdict is not None:
+            print_verdict(verdict)
+            code = code or (FAILED if strict and verdict.status == FAIL else 0)
         for name, found in own.items():
             print(f"{name}: {', '.join(f'{k} {_shown(v)}' for k, v in found.items() if v is not None)}")
         failed = getattr(sweep, "write_error", None)

@@ -17,6 +17,7 @@ import torch
 
 from robustlit import Evaluation
 from robustlit.config import recipe_files
+from robustlit.training import load_classifier
 
 ROOT = Path(__file__).parents[1]
 EXCERPT = [
@@ -97,12 +98,31 @@ def test_the_checkpoint_attacked_is_the_best_by_robust_validation(run: Run, tmp_
     assert Evaluation.load(tmp_path / "runs" / "pgd_adv_train-eval").to_frame().equals(first)
 
 
-def test_every_recipe_runs(run: Run, tmp_path: Path) -> None:
-    for recipe in recipe_files():
-        length = ["trainer.max_steps=2"] if recipe == "pgd_adv_train_madry" else ["trainer.max_epochs=1"]
-        short = ["objective.attack.steps=2"] if "pgd" in recipe else []
-        assert run("train", f"recipe={recipe}", *SMALL, *length, *short, "logger=none") == 0
-        assert results_of(tmp_path / "runs" / recipe)["n"] == 60
+SHORTER = {
+    "pgd_adv_train": ["objective.attack.steps=2"],
+    "pgd_adv_train_madry": ["objective.attack.steps=2", "trainer.max_steps=2"],
+    "trades": ["objective.attack.steps=2"],
+    "mart": ["objective.attack.steps=2"],
+    "detect_and_correct": ["model=small_cnn", "base_epochs=2", "defense.examples=200"],
+    "denoiser": ["model=small_cnn", "base_epochs=1"],
+    "jumprelu": ["model=small_cnn", "base_epochs=1"],
+    "jumprelu_random": ["model=small_cnn", "base_epochs=1", "data.test_size=20", "norm=linf", "eps=0.3"],
+    "label_embedding": ["base_epochs=1"],
+}
+
+
+@pytest.mark.parametrize("recipe", recipe_files())
+def test_every_recipe_runs(recipe: str, run: Run, tmp_path: Path) -> None:
+    short = ["trainer.max_epochs=1", *SHORTER.get(recipe, [])]
+    assert run("train", f"recipe={recipe}", "sweep=linf", *SMALL, *short, "logger=none") == 0
+    folder = tmp_path / "runs" / recipe
+    assert results_of(folder)["n"] == (20 if recipe == "jumprelu_random" else 60)
+    # What is saved comes back, and says the same.
+    net, _ = load_classifier(folder)
+    evaluation = Evaluation.load(folder)
+    assert evaluation.attacks == ["fgsm", "bim", "pgd"]
+    with torch.no_grad():
+        assert net(torch.rand(2, 1, 28, 28)).shape[0] == 2
 
 
 def test_a_second_run_takes_a_new_folder_and_overrides_reach_it(run: Run, tmp_path: Path) -> None:
@@ -353,4 +373,4 @@ def test_a_full_disk_does_not_cost_the_results(
 
 def test_an_unknown_command_is_answered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("trian") == 2
-    assert "there are train, evaluate, recipes" in capsys.readouterr().err
+    assert "there are train, evaluate, compare, figures, recipes" in capsys.readouterr().err

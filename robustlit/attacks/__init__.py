@@ -9,9 +9,12 @@ from robustlit.attacks.carlini_wagner import CarliniWagner
 from robustlit.attacks.ddn import DDN
 from robustlit.attacks.deepfool import DeepFool
 from robustlit.attacks.eot import EOT
+from robustlit.attacks.evolution import EvolutionStrategies
 from robustlit.attacks.fab import FAB
 from robustlit.attacks.fgsm import FGSM
+from robustlit.attacks.joint import JointAttack
 from robustlit.attacks.jsma import JSMA
+from robustlit.attacks.logit_matching import LogitMatching
 from robustlit.attacks.mim import MIM
 from robustlit.attacks.nearest_l2 import NearestL2
 from robustlit.attacks.newtonfool import NewtonFool
@@ -37,6 +40,9 @@ __all__ = [
     "BudgetAttack",
     "CarliniWagner",
     "DeepFool",
+    "EvolutionStrategies",
+    "JointAttack",
+    "LogitMatching",
     "NearestL2",
     "NewtonFool",
     "Square",

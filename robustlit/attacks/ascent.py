@@ -100,7 +100,7 @@ class GradientAscent(BudgetAttack):
             for _ in range(self._steps):
                 _, _, gradient = victim.gradient(x_adv, loss)
                 if self._decay is not None:
-                    velocity = _accelerate(velocity, gradient, self._decay)
+                    velocity = accelerate(velocity, gradient, self._decay)
                     gradient = velocity.clone()
                 x_adv = ball.step(x_adv, gradient, size)
         return x_adv
@@ -207,14 +207,14 @@ def climb(
             z, gradient, best, best_loss, done = z[left], gradient[left], best[left], best_loss[left], done[left]
             velocity = velocity[left] if decay is not None else z
         if decay is not None:
-            velocity = _accelerate(velocity, gradient, decay)
+            velocity = accelerate(velocity, gradient, decay)
             gradient = velocity.clone()
         z = ball.step(z, gradient, ball.eps * share)
     points[inside], losses[inside], won[inside] = best, best_loss, done
     return points, losses, won
 
 
-def _accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:
+def accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:
     """decay * velocity + gradient / |gradient|_1 (Dong 2018, equation 6), the norm of each example by itself."""
     length = gradient.abs().flatten(1).sum(1)
     length = torch.where(length > 0, length, 1.0)

@@ -5,6 +5,7 @@ from robustlit.data.batches import Batches, BatchIndices
 from robustlit.data.downloads import CIFAR10, CIFAR100, SVHN, FashionMNIST
 from robustlit.data.embedded import load_mnist
 from robustlit.data.errors import DataError
+from robustlit.data.examples import Examples
 from robustlit.data.image_folder import ImageFolder
 from robustlit.data.modules import MNIST, InMemoryDataModule
 
@@ -16,6 +17,7 @@ __all__ = [
     "BatchIndices",
     "Batches",
     "DataError",
+    "Examples",
     "FashionMNIST",
     "ImageFolder",
     "InMemoryDataModule",

@@ -59,7 +59,7 @@ def evaluate(
     sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches, count = _batches(data, batch_size)
+    batches, count = batches_of(data, batch_size)
     parts: list[Columns] = []
     complete, seen = True, 0
     try:
@@ -110,7 +110,7 @@ def _shown(progress: Progress | None) -> Iterator[Progress]:
 Triple = tuple[Tensor, Tensor, Tensor | None]
 
 
-def _batches(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None]:
+def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None]:
     """Batches (x, y, index or None) and their number where it is known."""
     if hasattr(data, "test_dataloader"):
         if hasattr(data, "prepare_data"):

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from robustlit.evaluation.verdict.check import Verdict
+
 
 def print_report(results: dict[str, Any], console: Console | None = None) -> None:
     """Prints the accuracies of `results.json` with their Wilson 95 % intervals: clean, each attack, the worst case.
@@ -41,6 +43,27 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
             _print_line(console, f"{name:<{wide}}{budget:<18}{value:>9}  {interval}  {end}".rstrip())
     parts = [f"{name} {value:.0f} s" for name, value in results["seconds"].items()]
     _print_line(console, f"{', '.join(parts)} on {results['device']}")
+
+
+def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
+    """Prints the checks of a verdict; those that failed say what to try next."""
+    console = console or Console()
+    counts = ", ".join(f"{count} {status}" for status, count in verdict.counts.items())
+    title = f"verdict ({verdict.profile}, {verdict.norm} eps {verdict.eps:.4g}): {verdict.status}: {counts}"
+    if console.is_terminal:
+        table = Table(title=escape(title), caption=verdict.caution)
+        for header in ("", "check", "", "finding"):
+            table.add_column(header)
+        colours = {"PASS": "green", "FAIL": "bold red"}
+        for check in verdict.checks:
+            colour = colours.get(check.status, "yellow")
+            table.add_row(str(check.number), check.name, f"[{colour}]{check.status}[/]", escape(check.finding))
+        console.print(table)
+    else:
+        _print_line(console, title)
+        for check in verdict.checks:
+            _print_line(console, f"{check.number:>2} {check.status:<13}{check.name}: {check.finding}")
+        _print_line(console, verdict.caution)
 
 
 def _print_line(console: Console, text: str) -> None:

@@ -1,6 +1,9 @@
 """Networks, from (B, C, H, W) pixels in [0, 1] to (B, K) logits, and those of AdvGAN."""
 
+from robustlit.models.activations import JumpReLU, RandomJumpReLU, replace_activations
+from robustlit.models.autoencoder import Autoencoder
 from robustlit.models.cnn import BaseCNN, MadryCNN, SmallCNN
+from robustlit.models.embedding import EmbeddingClassifier
 from robustlit.models.generator import AdvGANDiscriminator, AdvGANGenerator, load_generator, save_generator
 from robustlit.models.normalize import Normalize
 from robustlit.models.parameters import count_parameters
@@ -9,12 +12,17 @@ from robustlit.models.timm_net import TimmNet
 __all__ = [
     "AdvGANDiscriminator",
     "AdvGANGenerator",
+    "Autoencoder",
     "BaseCNN",
+    "EmbeddingClassifier",
+    "JumpReLU",
     "MadryCNN",
     "Normalize",
+    "RandomJumpReLU",
     "SmallCNN",
     "TimmNet",
     "count_parameters",
     "load_generator",
+    "replace_activations",
     "save_generator",
 ]

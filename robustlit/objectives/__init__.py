@@ -1,7 +1,28 @@
 """Objectives: what a training step minimises. Method = objective + model + attack, put together in a recipe."""
 
 from robustlit.objectives.adversarial import AdversarialTraining
+from robustlit.objectives.class_similarity import class_mean_similarity, confusion_similarity, similarity_embeddings
+from robustlit.objectives.embedding_regression import EmbeddingRegression
+from robustlit.objectives.label_embedding import SoftLabelEmbedding
+from robustlit.objectives.label_smoothing import LabelSmoothing
+from robustlit.objectives.mart import MART
 from robustlit.objectives.objective import Objective, ObjectiveOutput
 from robustlit.objectives.standard import Standard
+from robustlit.objectives.trades import TRADES
+from robustlit.objectives.weight_perturbation import AdversarialWeightPerturbation
 
-__all__ = ["AdversarialTraining", "Objective", "ObjectiveOutput", "Standard"]
+__all__ = [
+    "MART",
+    "TRADES",
+    "AdversarialTraining",
+    "AdversarialWeightPerturbation",
+    "EmbeddingRegression",
+    "LabelSmoothing",
+    "Objective",
+    "ObjectiveOutput",
+    "SoftLabelEmbedding",
+    "Standard",
+    "class_mean_similarity",
+    "confusion_similarity",
+    "similarity_embeddings",
+]

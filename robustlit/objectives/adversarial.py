@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.attacks.losses import Goal
+from robustlit.objectives.inner import InnerAttack
 from robustlit.objectives.objective import ObjectiveOutput
-from robustlit.threat import check_eps
 
 
 @dataclass
@@ -37,27 +36,29 @@ class AdversarialTraining:
     warmup: float = 0.0
     margin: float = 1.0
     attack_in_eval_mode: bool = True
-    eps: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, GradientAscent):
-            raise ValueError(f"attack must be FGSM, BIM or PGD, got {type(self.attack).__name__}")
-        if getattr(self.attack, "restarts", 1) != 1:
-            raise ValueError(f"restarts must be 1 in training, which climbs once a step, got {self.attack!r}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
-        if not 0 < self.margin < math.inf:
-            raise ValueError(f"margin must be a positive factor of eps, got {self.margin}")
-        check_eps(self.attack.eps * self.margin, self.attack.norm, name="eps * margin")
-        self.eps = self.attack.eps * self.margin
+        self._inner = InnerAttack(self.attack, self.warmup, self.margin, self.attack_in_eval_mode)
+
+    @property
+    def eps(self) -> float:
+        """The budget of the next step, in pixel units."""
+        return self._inner.eps
 
     def set_progress(self, fraction: float) -> None:
         """`fraction` of the training steps done, in [0, 1]: sets the budget of the next step."""
-        self.eps = self.attack.eps * self.margin * (min(1.0, fraction / self.warmup) if self.warmup else 1.0)
+        self._inner.set_progress(fraction)
+
+    def worst_inputs(self, classifier: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Adversarial versions (B, C, H, W) of the images, detached."""
+        # The direction of the cross-entropy, without its vanishing gradient.
+        return self._inner.maximise(classifier, x, Goal(y).log_odds)
+
+    def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Mean cross-entropy of the adversarial versions."""
+        logits = classifier(x_adv)
+        return {"loss": F.cross_entropy(logits, y), "logits": logits}
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Mean cross-entropy of adversarial versions of (B, C, H, W) images against their (B,) classes."""
-        climb = Goal(y).log_odds  # the direction of the cross-entropy, without its vanishing gradient
-        x_adv = self.attack.maximise(classifier, x, climb, eps=self.eps, eval_mode=self.attack_in_eval_mode)
-        logits = classifier(x_adv)
-        return {"loss": F.cross_entropy(logits, y), "logits": logits}
+        return self.loss_at(classifier, x, self.worst_inputs(classifier, x, y), y)

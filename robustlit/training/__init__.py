@@ -3,14 +3,30 @@
 from robustlit.training.advgan import AdvGANTraining
 from robustlit.training.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from robustlit.training.classifier import RobustClassifier
+from robustlit.training.denoiser import DenoiserTraining
+from robustlit.training.modules import (
+    BaseCNNClassifier,
+    JumpReLUClassifier,
+    LabelEmbeddingClassifier,
+    PGDAdversarialClassifier,
+    RandomJumpReLUClassifier,
+    TRADESClassifier,
+)
 from robustlit.training.substitute import Distilled, SubstituteTraining, distil
 
 __all__ = [
     "AdvGANTraining",
+    "BaseCNNClassifier",
     "CheckpointError",
+    "DenoiserTraining",
     "Distilled",
+    "JumpReLUClassifier",
+    "LabelEmbeddingClassifier",
+    "PGDAdversarialClassifier",
+    "RandomJumpReLUClassifier",
     "RobustClassifier",
     "SubstituteTraining",
+    "TRADESClassifier",
     "distil",
     "load_classifier",
     "read_checkpoint",

@@ -20,7 +20,7 @@ from robustlit.classifier import check_labels
 from robustlit.models.generator import AdvGANGenerator, perturb, save_generator
 from robustlit.threat import check_eps, check_images, distance
 from robustlit.training.checkpoint import pack
-from robustlit.training.classifier import Batch, _step_seed
+from robustlit.training.classifier import Batch, step_seed
 from robustlit.training.substitute import Oracle, _adam, agrees, distillation_loss
 
 MODES = ("white_box", "black_box")
@@ -158,7 +158,7 @@ class AdvGANTraining(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step and checks the first batch of an epoch."""
-        torch.manual_seed(_step_seed(self.seed, self.global_step, self.global_rank))
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if batch_idx == 0:
             self._check(batch)
 

@@ -97,7 +97,7 @@ class RobustClassifier(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step and checks the first batch of an epoch."""
-        seed = _step_seed(self.seed, self.global_step, self.global_rank)
+        seed = step_seed(self.seed, self.global_step, self.global_rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every backend, at a tenth of a millisecond
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -193,7 +193,7 @@ def training_steps(trainer: pl.Trainer) -> int:
     return max(1, -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int) -> int:
     """A seed for each (run, step, rank), mixed so that neighbours are unrelated (SplitMix64's finaliser)."""
     z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64

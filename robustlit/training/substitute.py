@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from robustlit.attacks.victim import Victim
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
-from robustlit.training.classifier import Batch, _step_seed
+from robustlit.training.classifier import Batch, step_seed
 
 _adam = partial(torch.optim.Adam, lr=1e-3)
 
@@ -102,7 +102,7 @@ class SubstituteTraining(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds the step and checks the first batch of an epoch."""
-        torch.manual_seed(_step_seed(self.seed, self.global_step, self.global_rank))
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if batch_idx == 0:
             check_images(batch[0])
 

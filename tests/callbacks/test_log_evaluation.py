@@ -25,7 +25,7 @@ from robustlit.callbacks import AdversarialImages, AttackSweep, wandb_logger
 from robustlit.callbacks.log_evaluation import area_under_curve, log_evaluation, summary_scalars
 from robustlit.data import MNIST
 from robustlit.evaluation import Evaluation
-from robustlit.evaluation.figures import distance_grid
+from robustlit.evaluation.figures import attacked_to, distance_grid, known_at
 from robustlit.objectives import Standard
 from robustlit.training import RobustClassifier
 
@@ -100,8 +100,9 @@ def test_history_holds_each_curve_by_distance(run: SimpleNamespace, attack: str,
     at, accuracy = names(attack, knowledge, distance)
     logged = history(run)[[at, accuracy]].dropna()
     expected = run.evaluation.curve(attack, distance=distance, knowledge=knowledge, at=distance_grid(ENDS[distance]))
-    np.testing.assert_allclose(logged[at], expected["distance"])  # the same points for every attack and run
-    np.testing.assert_allclose(logged[accuracy], expected["accuracy"])
+    known = known_at(run.evaluation, attack, distance=distance, knowledge=knowledge, at=expected["distance"])
+    np.testing.assert_allclose(logged[at], expected["distance"][known])  # the same points for every attack and run
+    np.testing.assert_allclose(logged[accuracy], expected["accuracy"][known])
     assert (logged[accuracy].diff().dropna() <= 0).all()
     assert logged[accuracy].iloc[0] > logged[accuracy].iloc[-1]
 
@@ -210,8 +211,22 @@ def test_other_loggers_get_the_scalars(evaluation: Evaluation, tmp_path: Path) -
 
 
 def test_the_area_is_the_mean_of_the_curve(evaluation: Evaluation) -> None:
-    reach = np.minimum(evaluation.least_distances("pgd", distance="l2"), 10.0)
-    assert area_under_curve(evaluation, "pgd", "l2", 10.0) == pytest.approx(reach.mean() / 10, abs=0.01)
+    grid = np.linspace(0, 0.2, 4001)  # attacked up to 0.2
+    accuracy = evaluation.curve("pgd", distance="linf", at=grid)["accuracy"].to_numpy()
+    mean = (accuracy[1:] + accuracy[:-1]).mean() / 2
+    assert 0 < accuracy[-1] < 1
+    assert area_under_curve(evaluation, "pgd", "linf", 0.2) == pytest.approx(mean, abs=1e-3)
+    assert area_under_curve(evaluation, "pgd", "linf", 0.1) > mean
+
+
+def test_distances_that_nobody_attacked_count_nothing(evaluation: Evaluation) -> None:
+    within = area_under_curve(evaluation, "pgd", "linf", 0.2)
+    assert area_under_curve(evaluation, "pgd", "linf", 0.8) == pytest.approx(within / 4)
+    stands = Evaluation(evaluation.to_frame().assign(success=False, clean=True))
+    assert area_under_curve(stands, "pgd", "linf", 0.2) == pytest.approx(1)
+    assert area_under_curve(stands, "pgd", "linf", 1.0) == pytest.approx(0.2)
+    end = attacked_to(stands, "pgd", distance="l2")
+    assert area_under_curve(stands, "pgd", "l2", 10.0) == pytest.approx(end / 10)
 
 
 def test_no_median_is_logged_where_most_stand(evaluation: Evaluation) -> None:
@@ -287,7 +302,12 @@ def test_many_curves_take_few_records_and_minimal_attacks_have_their_row(
     log_evaluation(WandbLogger(save_dir=tmp_path, mode="offline"), Evaluation(pd.concat([frame, *more, minimal])), ENDS)
     # A record of W&B's costs about a millisecond: a point each would be 2020 of them.
     assert len(recorder.logged) <= 110
-    assert len([1 for values in recorder.logged if "attack/copy6/accuracy_linf" in values]) == 101
+    # Attacked up to 0.1 and 0.2: what would stand farther away, nobody knows.
+    for name, points in (("copy6", 21), ("pgd", 41), ("deepfool", 101)):
+        logged = [values for values in recorder.logged if f"attack/{name}/accuracy_linf" in values]
+        assert len(logged) == points
+        assert all(f"attack/{name}/linf" in values for values in logged)
+    assert not any(f"attack/copy6/{d}" in recorder.logged[100] for d in ("l2", "linf"))
     (table,) = [values["robust/table"] for values in recorder.logged if "robust/table" in values]
     rows = {row[0]: row for row in table.data}
     assert rows["deepfool"] == ["deepfool", "adaptive", "l2", None, None, None, None, 50, None]

@@ -1,4 +1,4 @@
-"""Figures: what they show and say, and that nothing runs into anything else."""
+"""Figures of one evaluation: what they show and say, and that nothing runs into anything else."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from robustlit.evaluation import Evaluation
+from robustlit.evaluation import Evaluation, EvaluationError
 from robustlit.evaluation.figures import (
-    _spread,
+    attacked_to,
+    budgets_figure,
     curves_csv,
     curves_figure,
     distance_grid,
     images_figure,
+    knob_settings,
+    known_at,
     save_curves,
 )
+from robustlit.evaluation.figures.panel import Look, spread
 
 Make = Callable[..., Evaluation]
 
@@ -77,29 +81,151 @@ def test_the_lines_are_the_curves(table: Make) -> None:
     }
     for attack in evaluation.attacks:
         curve = evaluation.curve(attack, distance="linf")
-        line = lines[tuple(curve["distance"]), tuple(100 * curve["accuracy"])]
+        x, y = list(curve["distance"]), list(100 * curve["accuracy"])
+        line = lines[(*x, 0.5), (*y, y[-1])]  # attacked up to 0.5, farther than the last witness
         assert line.get_drawstyle() == "steps-post"
-    styles = {(line.get_color(), line.get_linestyle()) for line in lines.values() if len(line.get_xdata()) > 2}
+    styles = {(line.get_color(), line.get_linestyle()) for line in lines.values() if len(line.get_xdata()) > 3}
     assert len(styles) == 3
 
 
+def test_a_small_step_is_dropped_and_a_visible_one_kept(table: Make) -> None:
+    evaluation = table([(k, "pgd", 0.5, 0.0001 * (k + 1) if k < 3000 else None) for k in range(4000)])
+    (line,) = (line for line in curves_figure(evaluation, "linf").axes[0].get_lines() if len(line.get_xdata()) > 3)
+    curve = evaluation.curve("pgd", distance="linf")
+    drawn = np.interp(curve["distance"], line.get_xdata(), line.get_ydata())
+    assert np.abs(drawn - 100 * curve["accuracy"]).max() < 0.25
+    assert len(line.get_xdata()) < 500
+
+
+def test_thirty_five_lines_look_different() -> None:
+    assert len({Look.number(k) for k in range(35)}) == 35
+    assert len({(look.colour, look.marker) for look in (Look.number(k, "-") for k in range(35))}) == 35
+
+
+# How far an attack looked
+
+
+def test_a_budget_attack_looked_as_far_as_its_largest_budget(table: Make) -> None:
+    evaluation = table([(0, "pgd", 0.1, None), (0, "pgd", 0.3, None), (1, "pgd", 0.1, 0.05), (1, "pgd", 0.3, 0.05)])
+    assert attacked_to(evaluation, "pgd", distance="linf") == 0.3
+    assert attacked_to(evaluation, "pgd", distance="l2") == pytest.approx(6.0)  # the failed attempt at 0.3
+    known = known_at(evaluation, "pgd", distance="linf", at=[0, 0.05, 0.3, 0.31, 1.0])
+    assert known.tolist() == [True, True, True, False, False]
+    axes = curves_figure(evaluation, "linf").axes[0]
+    (end,) = (line for line in axes.get_lines() if line.get_marker() == "o")
+    assert (end.get_xdata()[0], end.get_ydata()[0]) == (0.3, 50)
+    in_data = [line for line in axes.get_lines() if line.get_transform() == axes.transData]
+    assert max(max(line.get_xdata()) for line in in_data) == 0.3
+
+
+def test_where_everything_is_broken_nothing_is_left_to_know(table: Make) -> None:
+    evaluation = table([(k, "pgd", 0.3, 0.1 * (k + 1)) for k in range(2)])
+    assert known_at(evaluation, "pgd", distance="linf", at=[0.1, 0.9]).all()
+
+
+def test_a_minimal_attack_looked_without_a_bound(table: Make) -> None:
+    evaluation = table([(0, "deepfool", float("nan"), 0.2), (1, "deepfool", 0.7, None)], eps=float("nan"))
+    assert attacked_to(evaluation, "deepfool", distance="linf") == np.inf
+    axes = curves_figure(evaluation, "linf").axes[0]
+    tails = [line for line in axes.get_lines() if list(line.get_ydata()) == [50, 50] and line.get_linewidth() < 1]
+    assert [line.get_xdata()[1] for line in tails] == [axes.get_xlim()[1]]
+
+
+def test_the_worst_case_is_known_as_far_as_the_attacks_of_that_distance(table: Make) -> None:
+    budget = table([(0, "pgd", 0.3, None), (1, "pgd", 0.3, 0.1)]).to_frame()
+    minimal = budget.assign(attack="deepfool", norm="l2", eps=float("nan"))
+    evaluation = Evaluation(pd.concat([budget, minimal]))
+    assert attacked_to(evaluation, distance="linf") == 0.3
+    assert attacked_to(evaluation, distance="l2") == np.inf
+    assert attacked_to(evaluation, distance="l0") == np.inf  # no attack of that very distance
+
+
+def test_what_was_not_run_has_no_extent(table: Make) -> None:
+    evaluation = many(table, 1)
+    with pytest.raises(EvaluationError, match="no attack named 'square'"):
+        attacked_to(evaluation, "square")
+    with pytest.raises(EvaluationError, match="nothing was run with knowledge 'greybox'"):
+        attacked_to(evaluation, knowledge="greybox")
+    for ask in (attacked_to, knob_settings):
+        with pytest.raises(EvaluationError, match="distance must be one of"):
+            ask(evaluation, "attack0", distance="l3")
+
+
+def test_an_evaluation_of_a_model_that_knows_nothing(table: Make) -> None:
+    evaluation = table([(k, "pgd", 0.3, 0.0) for k in range(3)])
+    assert attacked_to(evaluation, "pgd", distance="l2") == 0
+    curves_figure(evaluation, "l2").draw_without_rendering()
+
+
+# The report's axes
+
+
+def test_settings_of_the_knob_are_mean_distances_and_the_accuracy_left(table: Make) -> None:
+    rows = [
+        (0, "pgd", 0.1, 0.0), (1, "pgd", 0.1, 0.1), (2, "pgd", 0.1, None), (3, "pgd", 0.1, None),
+        (0, "pgd", 0.2, 0.0), (1, "pgd", 0.2, 0.2), (2, "pgd", 0.2, 0.2), (3, "pgd", 0.2, None),
+    ]  # fmt: skip
+    evaluation = table(rows)
+    settings = knob_settings(evaluation, "pgd", distance="linf")
+    assert settings["eps"].tolist() == [0, 0.1, 0.2]
+    # The misclassified counts as broken, not in the mean; the nearer witness of example 1 counts at 0.2 too.
+    assert settings["distance"].tolist() == pytest.approx([0, 0.1, 0.15])
+    assert settings["accuracy"].tolist() == [0.75, 0.5, 0.25]
+    assert knob_settings(evaluation, "pgd", distance="l2")["distance"].tolist() == pytest.approx([0, 2, 3])
+    axes = curves_figure(evaluation, "l2", style="report").axes[0]
+    (line,) = (line for line in axes.get_lines() if list(line.get_xdata()) == pytest.approx([0, 2, 3]))
+    assert list(line.get_ydata()) == [75, 50, 25]
+    assert line.get_marker() == "o"
+    assert "mean L2 distance" in axes.get_xlabel()
+
+
+def test_an_attack_without_witnesses_is_said_not_drawn(table: Make) -> None:
+    rows = [(k, name, 0.3, None) for k in range(3) for name in ("pgd", "fgsm")]
+    minimal = table(rows, eps=float("nan"))
+    figure = curves_figure(
+        Evaluation(pd.concat([minimal.to_frame().query("attack == 'fgsm'"), many(table, 1).to_frame()])), style="report"
+    )
+    assert any("No witness found by fgsm" in text.get_text() for text in figure.findobj(Text))
+    stands = curves_figure(table(rows), style="report")  # a budget attack has the clean images alone
+    assert any("No witness found by pgd, fgsm" in text.get_text() for text in stands.findobj(Text))
+    nothing = curves_figure(minimal, style="report")
+    nothing.draw_without_rendering()
+    assert any("No witness found by pgd, fgsm" in text.get_text() for text in nothing.findobj(Text))
+
+
+def test_an_unknown_style_is_refused(table: Make) -> None:
+    with pytest.raises(EvaluationError, match=r"no figure style 'raport'; there are 'curve' .* and 'report'"):
+        curves_figure(many(table, 1), style="raport")
+
+
+# Titles
+
+
 def test_the_title_says_of_how_many_and_whether_cut_short(table: Make) -> None:
-    whole = curves_figure(many(table, 1, n=30)).axes[0].get_title()
+    whole = curves_figure(many(table, 1, n=30)).get_suptitle()
     assert "n = 30" in whole
     assert "clean 100.0 %" in whole
     assert "L2" in whole
     assert "cut short" not in whole
-    cut = curves_figure(many(table, 1, n=12, meta={"complete": False}), "linf").axes[0]
-    assert "n = 12" in cut.get_title()
-    assert "(cut short)" in cut.get_title()
-    assert "L∞" in cut.get_xlabel()
+    cut = curves_figure(many(table, 1, n=12, meta={"complete": False}), "linf", name="my net")
+    assert "n = 12" in cut.get_suptitle()
+    assert "my net" in cut.get_suptitle()
+    assert "(cut short)" in cut.get_suptitle()
+    assert "L∞" in cut.axes[0].get_xlabel()
+    assert any("Attacked in L∞ up to 0.5: attack0." in text.get_text() for text in cut.findobj(Text))
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is(table: Make) -> None:
+    figure = curves_figure(table([(0, "$a_{$", 0.3, None)]), name="$x_{$")
+    figure.draw_without_rendering()  # as mathematics it would raise
+    label_texts(figure, ["$a_{$"])
 
 
 def test_a_curve_of_a_single_point_is_seen(table: Make) -> None:
-    evaluation = table([(0, "pgd", 0.3, None), (1, "pgd", 0.3, 0.0)])
+    evaluation = table([(0, "pgd", 0.3, 0.0), (1, "pgd", 0.3, 0.0)])
     axes = curves_figure(evaluation).axes[0]
     points = [line for line in axes.get_lines() if line.get_marker() == "o"]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(0, 50)]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(0, 0)]
     low, high = axes.get_xlim()
     assert low <= 0 < high
 
@@ -110,7 +236,7 @@ def test_what_the_attacker_knows_is_drawn_and_written_apart(table: Make) -> None
     figure = curves_figure(evaluation, "linf")
     label_texts(figure, ["attack0", "attack1", "attack0-greybox", "attack1-greybox"])
     written = curves_csv(evaluation, "linf", [0.0, 0.4])
-    assert list(written.columns) == ["attack", "knowledge", "distance", "accuracy", "low", "high"]
+    assert list(written.columns) == ["attack", "knowledge", "distance", "accuracy", "low", "high", "attacked"]
     assert len(written) == 8
     assert (written.query("knowledge == 'greybox'")["accuracy"] == 1).all()
     only = Evaluation(adaptive.assign(knowledge="greybox"))  # nothing adaptive was run
@@ -126,6 +252,9 @@ def test_the_table_of_curves_is_that_of_the_evaluation(table: Make) -> None:
     for attack, rows in written.groupby("attack"):
         expected = evaluation.curve(str(attack), distance="linf", at=grid)
         pd.testing.assert_frame_equal(rows[list(expected.columns)].reset_index(drop=True), expected)
+        assert rows["attacked"].all()  # up to 0.5
+    beyond = curves_csv(evaluation, "linf", [0.5, 0.6])
+    assert beyond["attacked"].tolist() == [True, False] * 2
 
 
 def test_png_and_svg_are_written(table: Make, tmp_path: Path) -> None:
@@ -156,14 +285,14 @@ def test_figures_leave_pyplot_alone(table: Make) -> None:
     ],
 )
 def test_spread_moves_as_little_as_it_must(values: list[float], expected: list[float]) -> None:
-    assert _spread(values, 5.0) == pytest.approx(expected)
+    assert spread(values, 5.0) == pytest.approx(expected)
 
 
 def test_spread_keeps_gap_order_and_bounds() -> None:
     draws = np.random.default_rng(0)
     for count in (2, 7, 15, 40):
         values = draws.uniform(0, 100, count).round()
-        placed = np.array(_spread(list(values), 5.0))
+        placed = np.array(spread(list(values), 5.0))
         gaps = np.diff(np.sort(placed))
         assert gaps.min() >= min(5.0, 100 / (count - 1)) - 1e-9
         assert placed.min() >= -1e-9
@@ -206,3 +335,35 @@ def test_a_long_title_stays_inside_a_narrow_picture() -> None:
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_at_growing_budgets(channels: int) -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (3, 2, channels, 5, 5))
+    figure = budgets_figure(images, [0, 0.1, 0.2], [7, 4], np.array([[7, 4], [7, 9], [1, 9]]), "the title")
+    grid = np.array(figure.axes).reshape(2, 3)
+    for row in range(2):
+        for column in range(3):
+            shown = np.asarray(grid[row, column].get_images()[0].get_array())
+            np.testing.assert_allclose(shown, np.moveaxis(images[column, row], 0, -1).squeeze())
+    assert [axis.get_title() for axis in grid[0]] == ["clean", "0.1", "0.2"]
+    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["true 7", "true 4"]
+    corners = [axis.texts[0] for axis in grid.ravel()]
+    assert [text.get_text() for text in corners] == ["7", "7", "1", "4", "9", "9"]
+    assert [text.get_color() for text in corners] == ["black", "black", "white", "black", "white", "white"]
+    assert "L∞" in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize(
+    ("shape", "budgets", "message"),
+    [
+        ((2, 2, 1, 5, 5), [0, 0.1, 0.2], "images must be"),
+        ((3, 1, 1, 5, 5), [0, 0.1, 0.2], "images must be"),
+        ((3, 2, 1, 5, 5), [0, 0.2, 0.1], "ascending"),
+    ],
+)
+def test_images_that_do_not_fit_their_budgets_are_refused(
+    shape: tuple[int, ...], budgets: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        budgets_figure(np.zeros(shape), budgets, [7, 4], np.zeros((3, 2), int), "")

@@ -63,6 +63,21 @@ def test_in_a_black_box_attacks_go_through_the_substitute_or_need_no_gradients(
     assert found.worst_case(eps=0.3, knowledge="blackbox") <= plain.accuracy(eps=0.3)
 
 
+def test_the_worst_case_of_who_knows_the_defense_counts_all_witnesses(
+    net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    class Masked(BitDepth):
+        def attack_view(self) -> nn.Module:
+            return self  # its gradient is zero
+
+    x, y = digits[0][:60], digits[1][:60]
+    with pytest.warns(UserWarning, match="zero at every pixel"):
+        found = evaluate(Masked(net, 3), (x, y), [PGD(eps=0.3)], knowledge=["adaptive", "greybox"])
+    alone = found.accuracy(eps=0.3)
+    assert found.worst_case(eps=0.3) <= found.worst_case(eps=0.3, knowledge="greybox") < alone - 0.2
+    assert found.worst_case(eps=0.3, knowledge="greybox") == found.accuracy(eps=0.3, knowledge="greybox")
+
+
 def test_a_black_box_without_a_substitute_says_where_to_get_one(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:5], digits[1][:5]
     with pytest.raises(ValueError, match=r'"blackbox" needs a substitute for pgd.*distil'):

@@ -1,0 +1,226 @@
+"""JumpReLU from kappa = 0 to 1: clean, against an attacker who does not know of the jumps, and against one who does.
+
+    python benchmarks/jumprelu.py --model runs/standard                    # the table
+    python benchmarks/jumprelu.py --model runs/standard --surrogates       # all four twins, not the two that matter
+    python benchmarks/jumprelu.py --model runs/standard --kappas 0.0645 --attacks bim,newtonfool --n 1000 --figures docs
+    python benchmarks/jumprelu.py --model runs/standard --random --kappas 0.0645 --attacks bim,pgd_l2
+    python benchmarks/jumprelu.py --model runs/standard --frozen           # what no attacker can reach, proved
+
+The third redraws figures 17 and 18 of the 2019 report (its kappa is 0.0645): accuracy against L2 under NewtonFool and
+BIM. The adaptive attacker differentiates every surrogate asked for, and takes the grey-box images too: each image
+counts as broken at the least distance that any of them finds. The signed number is the gap: the most points by which
+the adaptive curve lies above the undefended net's own, over all distances.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import nets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlit import evaluate
+from robustlit.attacks import BIM, DDN, PGD, Attack, NearestL2, NewtonFool, WorstCase
+from robustlit.defenses import JumpReLUDefense, RandomJumpReLUDefense
+from robustlit.defenses.jumprelu import SURROGATES
+from robustlit.evaluation import Evaluation
+
+ATTACKS: dict[str, Attack] = {
+    "bim": BIM(eps=0.2, steps=10),
+    "newtonfool": NewtonFool(),
+    "pgd": PGD(eps=0.2, steps=20),
+    "pgd_l2": PGD(eps=1.5, steps=20, norm="l2"),
+    "ddn": DDN(steps=60),
+    "nearest_l2": NearestL2(),
+    "ensemble": WorstCase(eps=0.2),
+}
+GRID = {"linf": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3], "l2": [0.5, 1.0, 1.5, 2.0, 2.5]}
+# Where the table reads a curve: the distances at which the undefended net has lost some and not all.
+AT = {"linf": 0.15, "l2": 1.5}
+TITLES = {"newtonfool": "NewtonFool (figure 17 of the report)", "bim": "BIM (figure 18 of the report)"}
+Reach = dict[str, np.ndarray]  # attack -> least distance of a witness per image, in the attack's norm
+
+
+class Subject:
+    """What is attacked: the images, the attacks, and the net without jumps under them.
+
+    Args:
+        net: the undefended classifier.
+        x, y: images (n, C, H, W) in [0, 1] and their classes.
+        attacks: by name.
+        surrogates: what the adaptive attacker differentiates.
+    """
+
+    def __init__(
+        self, net: nn.Module, x: Tensor, y: Tensor, attacks: Mapping[str, Attack], surrogates: list[str]
+    ) -> None:
+        self.net, self.data, self.attacks, self.surrogates = net, (x, y), attacks, surrogates
+        self.undefended = self.run(net, "adaptive")
+
+    def run(self, model: nn.Module, knowledge: str) -> Evaluation:
+        """Everything against a model."""
+        return evaluate(model, self.data, self.attacks, grid=GRID, knowledge=[knowledge], batch_size=100)
+
+    def reach(self, found: Evaluation, distance: str | None = None) -> Reach:
+        """Least distances, in each attack's own norm unless another is asked for."""
+        (knowledge,) = {known for _, known in found.runs}
+        return {
+            name: found.least_distances(name, distance=distance or attack.norm, knowledge=knowledge)
+            for name, attack in self.attacks.items()
+        }
+
+
+def defended(net: nn.Module, kappa: float, random: bool, surrogate: str) -> nn.Module:
+    """The net with jumps; random ones between 0.6 kappa and kappa."""
+    if random:
+        return RandomJumpReLUDefense(net, 0.6 * kappa, kappa, surrogate=surrogate)
+    return JumpReLUDefense(net, kappa, surrogate=surrogate)
+
+
+def nearest(reaches: list[Reach]) -> Reach:
+    """The least distance that any surrogate found."""
+    return {name: np.minimum.reduce([reach[name] for reach in reaches]) for name in reaches[0]}
+
+
+def accuracy(reach: np.ndarray, at: float) -> float:
+    """Share not broken within a distance, in per cent."""
+    return 100 * float((reach > at + 1e-6).mean())
+
+
+def gap(ours: np.ndarray, undefended: np.ndarray) -> float:
+    """By how many points the first curve lies above the second at most, over all distances."""
+    distances = np.unique(np.concatenate([ours, undefended, [0.0]]))
+    return max(accuracy(ours, d) - accuracy(undefended, d) for d in distances[np.isfinite(distances)])
+
+
+def row(name: str, clean: float, reach: Reach, subject: Subject, against: Reach | None) -> None:
+    """One printed line: accuracy at a middle distance, and the gap."""
+    cells = []
+    for attack, distances in reach.items():
+        cell = f"{accuracy(distances, AT[subject.attacks[attack].norm]):6.1f}"
+        cells.append(cell + (f" {gap(distances, against[attack]):+6.1f}" if against else 7 * " "))
+    print(f"{name:<30}{100 * clean:6.1f}  " + "   ".join(cells), flush=True)
+
+
+@torch.no_grad()
+def frozen(conv: nn.Conv2d, x: Tensor, eps: float, kappa: float) -> tuple[float, float]:
+    """What is out of reach within eps in L-inf, by interval arithmetic: no attack can do better.
+
+    Returns:
+        Share of the first layer's units whose activation is 0 at every point of the ball, and share of the pixels all
+        of whose units are.
+    """
+    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
+    spread = F.conv2d((high - low) / 2, conv.weight.abs(), None, conv.stride, padding)
+    closed = (conv((low + high) / 2) + spread <= kappa).double()
+    ones = torch.ones_like(conv.weight, dtype=torch.float64)
+    pixels = x.double().requires_grad_(True)  # the units that see a pixel are those that its gradient comes from
+    with torch.enable_grad():
+        seen = (F.conv2d(pixels, ones, None, conv.stride, padding) * (1 - closed)).sum()
+        (open_units,) = torch.autograd.grad(seen, pixels)
+    return float(closed.mean()), float((open_units == 0).double().mean())
+
+
+def print_frozen(net: nn.Module, x: Tensor, kappas: list[float]) -> None:
+    """A line a threshold: shares of units and pixels at each eps."""
+    conv = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    if conv is None or net.get_submodule("features")[0] is not conv:  # type: ignore[index]
+        raise SystemExit("--frozen reads the first convolution, features[0], of a net such as BaseCNN")
+    budgets = (0.05, 0.1, 0.15)
+    print(f"{len(x)} test digits; share of the first layer's units / of the pixels that nothing within eps can move")
+    print(f"{'':<14}" + "".join(f"{f'eps {eps:g}':>18}" for eps in budgets))
+    for kappa in kappas:
+        shares = [frozen(conv, x, eps, kappa) for eps in budgets]
+        cells = [f"{100 * units:.1f} % / {100 * pixels:.1f} %" for units, pixels in shares]
+        print(f"{f'kappa {kappa:g}':<14}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def curve(reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a curve: distances, ascending, and the accuracy from each on."""
+    x = np.unique(np.append(reach[np.isfinite(reach)], 0.0))
+    return x, np.array([accuracy(reach, d) for d in x])
+
+
+def draw(path: Path, title: str, lines: Mapping[str, np.ndarray]) -> None:
+    """Accuracy against L2, one colour, a style a line; a line ends at its farthest witness."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for (name, reach), style in zip(lines.items(), ("-", ":", "--"), strict=True):
+        x, y = curve(reach)
+        axes.step(x, y, style, where="post", color="#0072B2", linewidth=1.8, label=name)
+        axes.plot(x[-1], y[-1], "o", markersize=4, color="#0072B2")
+    axes.set(xlabel="L2 distance (pixel units)", ylabel="accuracy (%)", ylim=(-3, 103), title=title)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.legend()
+    figure.savefig(path)
+    print(f"written: {path}")
+
+
+def main() -> None:
+    """Runs what the user asked for and prints a line a threshold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="checkpoint or run folder of an undefended classifier")
+    parser.add_argument("--n", type=int, default=100, help="test digits")
+    parser.add_argument("--kappas", default="0,0.0645,0.1,0.2,0.3,0.4,0.5,1")
+    parser.add_argument("--attacks", default="bim,newtonfool,pgd,ddn", help=f"of {', '.join(ATTACKS)}")
+    parser.add_argument(
+        "--surrogates",
+        nargs="?",
+        default="smooth,activation",
+        const=",".join(SURROGATES),
+        help="a line for each beside the union",
+    )
+    parser.add_argument("--random", action="store_true", help="kappa drawn from U(0.6 kappa, kappa)")
+    parser.add_argument("--frozen", action="store_true", help="only count what no attacker can reach")
+    parser.add_argument("--figures", type=Path, help="folder for the figures, one an attack")
+    wanted = parser.parse_args()
+    torch.set_num_threads(1)
+    names = wanted.attacks.split(",")
+    if unknown := [name for name in names if name not in ATTACKS]:
+        raise SystemExit(f"there is no attack called {', '.join(unknown)} here; there are {', '.join(ATTACKS)}")
+    surrogates = wanted.surrogates.split(",")
+    x, y = nets.test_digits(wanted.n)
+    kappas = [float(value) for value in wanted.kappas.split(",")]
+    if wanted.frozen:
+        print_frozen(nets.given(wanted.model), x, kappas)
+        return
+    subject = Subject(nets.given(wanted.model), x, y, {name: ATTACKS[name] for name in names}, surrogates)
+    plain = subject.reach(subject.undefended)
+    heads = "   ".join(f"{f'{name}@{AT[ATTACKS[name].norm]}':>13}" for name in names)
+    print(f"{wanted.n} test digits; accuracy in %, gap to the undefended net's curve in points")
+    print(f"{'':<30}{'clean':>6}  {heads}")
+    row("undefended", float(subject.undefended.clean_accuracy), plain, subject, None)
+    for kappa in kappas:
+        label = f"kappa {kappa:g}" + (" random" if wanted.random else "")
+        torch.manual_seed(0)
+        grey = subject.run(defended(subject.net, kappa, wanted.random, "smooth"), "greybox")
+        clean = float(grey.clean_accuracy)
+        row(f"{label} grey-box", clean, subject.reach(grey), subject, None)
+        knowing = []
+        for surrogate in surrogates:
+            found = subject.run(defended(subject.net, kappa, wanted.random, surrogate), "adaptive")
+            knowing.append(found)
+            row(f"{label} {surrogate}", clean, subject.reach(found), subject, plain)
+        knowing.append(grey)  # what one who does not know can do, one who does can too
+        row(f"{label} adaptive", clean, nearest([subject.reach(e) for e in knowing]), subject, plain)
+        for attack in names if wanted.figures else ():
+            lines = {
+                "undefended": subject.reach(subject.undefended, "l2")[attack],
+                f"{label}, grey-box": subject.reach(grey, "l2")[attack],
+                f"{label}, adaptive": nearest([subject.reach(e, "l2") for e in knowing])[attack],
+            }
+            name = f"jumprelu_{'random_' if wanted.random else ''}{attack}.png"
+            draw(wanted.figures / name, f"{TITLES.get(attack, attack)}, n = {wanted.n}", lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""`robustlit figures`: draws every figure of one run, or of several side by side, from their tables alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from robustlit.evaluation import Evaluation
+
+
+def figures(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+        EvaluationError: a folder without an evaluation, different test images in one figure, an attack that was not
+            run, an unknown style.
+    """
+    given = _parser().parse_args(list(arguments))
+    from robustlit.evaluation import Evaluation, EvaluationError
+    from robustlit.evaluation.figures import check_same_examples, on_common_examples, save_figure
+    from robustlit.evaluation.figures.knob import check_style
+    from robustlit.evaluation.results import DISTANCES
+
+    check_style(given.style)
+    for distance in given.distance:
+        if distance not in DISTANCES:
+            raise EvaluationError(f"there is no distance {distance!r}; there are {', '.join(DISTANCES)}")
+    # After -m a file lies among the runs, so that runs/* has it.
+    paths = _named([run for run in given.runs if run.name != "multirun.yaml"])
+    evaluations = {name: Evaluation.load(path) for name, path in paths.items()}
+    undefended = None if given.undefended is None else Evaluation.load(given.undefended)
+    together = evaluations | ({} if undefended is None else {"the undefended net": undefended})
+    if given.intersect:
+        before = {e.n for e in together.values()}
+        together = on_common_examples(together)
+        n = next(iter(together.values())).n
+        if before != {n}:
+            print(f"drawn on the {n} test images that all have in common", file=sys.stderr)
+        undefended = together.get("the undefended net")
+        evaluations = {name: together[name] for name in evaluations}
+    else:
+        check_same_examples(together)
+    if given.attack is not None:
+        for name, evaluation in evaluations.items():
+            if given.attack not in evaluation.attacks:
+                there = ", ".join(evaluation.attacks)
+                raise EvaluationError(f"{name}: no attack named {given.attack!r} was run; there are {there}")
+    if len(evaluations) == 1:
+        name, evaluation = next(iter(evaluations.items()))
+        drawn = _of_one(name, evaluation, undefended, given)
+        folder = given.out or _evaluation_folder(paths[name])
+    else:
+        drawn = _of_several(evaluations, paths, given)
+        folder = given.out or Path("figures")
+    ending = "_report" if given.style == "report" else ""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, figure in drawn:
+        for file in save_figure(figure, folder / (stem if stem == "training_time" else f"{stem}{ending}")):
+            print(file)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="robustlit figures", description="Draws figures of runs again, without attacking them again."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders (runs/NAME) that were evaluated")
+    parser.add_argument("--out", type=Path, help="folder; one run's own evaluation/, else figures/")
+    parser.add_argument("--style", default="curve", help="curve, or report: the 2019 report's axes")
+    parser.add_argument("--attack", help="this attack alone (several runs: else the worst case and each that all ran)")
+    parser.add_argument("--distance", nargs="+", default=["l2", "linf"], help="any of l2, linf, l1, l0")
+    parser.add_argument("--undefended", type=Path, metavar="RUN", help="of the net without the defense, drawn beside")
+    parser.add_argument("--intersect", action="store_true", help="on the test images that all runs share")
+    return parser
+
+
+def _of_one(
+    name: str, evaluation: Evaluation, undefended: Evaluation | None, given: argparse.Namespace
+) -> Iterator[tuple[str, Figure]]:
+    """One model under many attacks; where several kinds of knowledge or an undefended net are there, each attack."""
+    from robustlit.evaluation.figures import curves_figure, knowledge_figure
+
+    kinds = {known for _, known in evaluation.runs}
+    for distance in given.distance:
+        if given.attack is None:
+            yield f"curves_{distance}", curves_figure(evaluation, distance, style=given.style, name=name)
+        if given.attack is None and len(kinds) == 1 and undefended is None:
+            continue
+        there = evaluation.attacks if undefended is None else [a for a in evaluation.attacks if a in undefended.attacks]
+        for attack in [given.attack] if given.attack is not None else there:
+            yield (
+                f"knowledge_{_file_name(attack)}_{distance}",
+                knowledge_figure(
+                    evaluation, attack, distance, undefended=undefended, style=given.style, name=name
+                ),
+            )  # fmt: skip
+
+
+def _of_several(
+    evaluations: dict[str, Evaluation], paths: dict[str, Path], given: argparse.Namespace
+) -> Iterator[tuple[str, Figure]]:
+    """Many models under the worst case and under each attack that all have in common; their training times."""
+    from robustlit.evaluation import EvaluationError
+    from robustlit.evaluation.figures import TrainedRun, models_figure, training_time_figure
+
+    runs = [set(e.runs) for e in evaluations.values()]
+    shared = [run for run in next(iter(evaluations.values())).runs if all(run in other for other in runs)]
+    attacks = [attack for attack, known in shared if known == "adaptive" and given.attack in (None, attack)]
+    if given.attack is not None and not attacks:
+        raise EvaluationError(f"{given.attack} was not run adaptively on every one of {', '.join(evaluations)}")
+    for distance in given.distance:
+        wanted: list[str | None] = [*attacks]
+        adaptive = all(any(known == "adaptive" for _, known in e.runs) for e in evaluations.values())
+        if given.attack is None and given.style != "report" and adaptive:
+            wanted.insert(0, None)
+        for attack in wanted:
+            figure = models_figure(evaluations, distance, attack=attack, style=given.style)
+            yield f"models_{_file_name(attack or 'worst_case')}_{distance}", figure
+    trained: list[TrainedRun] = []
+    for name, path in paths.items():
+        try:
+            trained.append(TrainedRun.read(path))
+        except EvaluationError as error:
+            print(f"not in the figure of training times: {name}: {error}", file=sys.stderr)
+    if len(trained) > 1 and given.attack is None:
+        try:
+            figure = training_time_figure(trained)
+        except EvaluationError as error:
+            print(f"no figure of training times: {error}", file=sys.stderr)
+        else:
+            yield "training_time", figure
+
+
+def _file_name(attack: str) -> str:
+    """An attack's name, which a recipe may choose freely, as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in attack)
+
+
+def _evaluation_folder(run: Path) -> Path:
+    return run / "evaluation" if (run / "evaluation").is_dir() else run
+
+
+def _named(runs: Sequence[Path]) -> dict[str, Path]:
+    """Runs by their folders' names; by the paths as given where two folders have one name."""
+    folders = [path.resolve().parent if path.resolve().name == "evaluation" else path for path in runs]
+    names = [folder.resolve().name for folder in folders]
+    labels = [name if names.count(name) == 1 else str(path) for name, path in zip(names, runs, strict=True)]
+    return dict(zip(labels, folders, strict=True))

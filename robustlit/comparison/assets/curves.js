@@ -1,0 +1,199 @@
+// Accuracy against distance: the runs shown, a ruler to read them off with, names beside the lines.
+{
+  const AXES = Object.keys(DATA.axes).filter((axis) => DATA.axes[axis].end > 0);
+  const view = at("view");
+  view.append(...DATA.views.map((v, k) => el("option", { value: k }, v.name)));
+
+  const quoted = (axis) => RUNS.find((r) => r.worst && r.budget.norm === axis);
+  const ruler = {};
+  for (const axis of AXES) {
+    const run = quoted(axis);
+    ruler[axis] = run ? run.budget.eps : halfway(RUNS[ranked()[0]], axis);
+  }
+
+  // Where half of the examples are broken, to two digits; in the middle where that never comes.
+  function halfway(run, axis) {
+    const { unit, end } = DATA.axes[axis], list = run.curves[axis][0] || [];
+    for (let k = 0, mark = 0, sum = 0; k < list.length; k += 2) {
+      mark += list[k];
+      sum += list[k + 1];
+      if (2 * sum >= run.clean[1]) return Math.min(end, Number((mark * unit).toPrecision(2)));
+    }
+    return end / 2;
+  }
+
+  function ticks(end, about) {
+    const raw = end / about, power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 2.5, 5, 10].find((m) => m * power >= raw) * power;
+    return Array.from({ length: Math.floor(end / step + 1e-9) + 1 }, (_, k) => k * step);
+  }
+
+  const steps = (run, axis) => run.curves[axis][view.value];
+  function broken(list, unit, x) {
+    let mark = 0, sum = 0;
+    for (let k = 0; k < list.length; k += 2) {
+      mark += list[k];
+      if (mark * unit > x + 1e-9) break;
+      sum += list[k + 1];
+    }
+    return sum;
+  }
+
+  // The legend shows and hides runs, and reads them off at the rulers.
+  const readouts = new Map();
+  const swatches = new Map();
+  const legendHeads = Object.fromEntries(AXES.map((axis) => [axis, el("th", { scope: "col", class: "n" })]));
+  const swatch = (slot) => draw("svg", { width: 30, height: 10, "aria-hidden": "true" }, slot === undefined ? null :
+    draw("line", { x1: 1, x2: 29, y1: 5, y2: 5, "stroke-width": 2.5, stroke: ink(slot), "stroke-dasharray": dash(slot) }));
+  const boxes = RUNS.map((run, k) => el("input", { type: "checkbox", onchange: (event) => { show(k, event.target.checked); redraw(); } }));
+  const legend = el("table", {},
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "shown"), ...AXES.map((axis) => legendHeads[axis]))),
+    el("tbody", {}, ...RUNS.map((run, k) => {
+      const cells = Object.fromEntries(AXES.map((axis) => [axis, el("td", { class: "n" })]));
+      readouts.set(k, cells);
+      swatches.set(k, el("span", {}));
+      return el("tr", {}, el("th", { scope: "row" }, el("label", {}, boxes[k], swatches.get(k), el("span", {}, `${k + 1} `), nameOf(run))),
+        ...AXES.map((axis) => cells[axis]));
+    })));
+  at("legend").append(legend);
+  const choose = (wanted) => () => { shown.clear(); wanted().forEach((k) => show(k, true)); redraw(); };
+  const first = () => ranked().slice(0, FIRST_SHOWN).sort((a, b) => a - b);
+  at("choices").append(
+    RUNS.length > FIRST_SHOWN ? el("button", { type: "button", onclick: choose(first) }, `Best ${FIRST_SHOWN}`) : "",
+    el("button", { type: "button", onclick: choose(() => RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked)) }, "Show all"),
+    el("button", { type: "button", onclick: choose(() => []) }, "Hide all"));
+
+  const charts = Object.fromEntries(AXES.map((axis) => [axis, chart(axis)]));
+  at("charts").append(...AXES.map((axis) => charts[axis].node));
+
+  function chart(axis) {
+    const { unit, end } = DATA.axes[axis];
+    const name = `${NORMS[axis]} distance`;
+    const caption = el("figcaption", {});
+    const plot = draw("svg", { class: "plot", role: "img" });
+    const slider = el("input", { type: "range", min: 0, max: 1000, step: 1, "aria-label": `Read off at ${name}`,
+      oninput: () => { ruler[axis] = (slider.value / 1000) * end; read(); } });
+    const output = el("output", {});
+    const node = el("figure", {}, caption, plot, el("p", { class: "ruler-control" }, el("span", {}, "read at"), slider, output));
+    let scale = null, line = null;
+    plot.addEventListener("pointermove", (event) => {
+      const x = event.clientX - plot.getBoundingClientRect().left;
+      if (!scale || event.pointerType === "touch") return;
+      ruler[axis] = Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end));
+      read();
+    });
+    plot.addEventListener("click", (event) => {
+      const x = event.clientX - plot.getBoundingClientRect().left;
+      ruler[axis] = Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end));
+      read();
+    });
+
+    function read() {
+      const x = ruler[axis];
+      slider.value = (x / end) * 1000;
+      output.textContent = `${NORMS[axis]} ${short(x)}`;
+      slider.setAttribute("aria-valuetext", `${name} ${short(x)}`);
+      legendHeads[axis].replaceChildren("% at ", `${NORMS[axis]} ${short(x)}`);
+      RUNS.forEach((run, k) => {
+        const cell = readouts.get(k)[axis], list = steps(run, axis);
+        if (!list) return cell.replaceChildren(run.attacked ? "not run" : "–");
+        const n = run.clean[1], right = n - broken(list, unit, x);
+        return cell.replaceChildren(percent(right / n), el("small", {}, `[${wilson(right, n).map((bound) => percent(bound)).join(", ")}]`));
+      });
+      if (line) {
+        const at = scale.left + (x / end) * scale.width;
+        line.setAttribute("x1", at);
+        line.setAttribute("x2", at);
+      }
+    }
+
+    function paint() {
+      const width = Math.max(240, node.clientWidth), narrow = width < 460, height = narrow ? 260 : 320;
+      const runs = shownRuns().filter((k) => steps(RUNS[k], axis));
+      const left = 38, right = narrow ? 40 : 165, top = 10, bottom = height - 40;
+      scale = { left, width: width - left - right };
+      const px = (x) => left + (x / end) * scale.width;
+      const py = (share) => bottom - share * (bottom - top);
+      const sizes = [...new Set(runs.map((k) => RUNS[k].clean[1]))].sort((a, b) => a - b);
+      const n = sizes.length > 1 ? `n = ${grouped(sizes[0])} to ${grouped(sizes[sizes.length - 1])}` : sizes.length ? `n = ${grouped(sizes[0])}` : "no run shown";
+      caption.textContent = `Accuracy against ${name}: ${DATA.views[view.value].name}, ${n}`;
+      plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      plot.setAttribute("height", height);
+      plot.setAttribute("aria-label", `${caption.textContent}. The values stand in the table above.`);
+      plot.replaceChildren();
+      for (const share of [0, 0.25, 0.5, 0.75, 1]) {
+        plot.append(draw("line", { class: "grid", x1: left, x2: left + scale.width, y1: py(share), y2: py(share) }),
+          draw("text", { class: "tick", x: left - 6, y: py(share) + 4, "text-anchor": "end" }, `${100 * share}`));
+      }
+      for (const x of ticks(end, narrow ? 4 : 6)) {
+        plot.append(draw("line", { class: "grid", x1: px(x), x2: px(x), y1: bottom, y2: bottom + 5 }),
+          draw("text", { class: "tick", x: px(x), y: bottom + 18, "text-anchor": "middle" }, short(x)));
+      }
+      plot.append(draw("text", { x: left + scale.width / 2, y: height - 5, "text-anchor": "middle" }, `${name} (pixel units)`),
+        draw("text", { class: "tick", x: 0, y: 0, transform: `translate(10 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "accuracy (%)"));
+      const ends = runs.map((k) => {
+        const run = RUNS[k], list = steps(run, axis), slot = shown.get(k), total = run.clean[1];
+        let mark = 0, lost = 0, path = "", upper = "", lower = [];
+        const point = (x) => {
+          const [low, high] = wilson(total - lost, total);
+          const y = py((total - lost) / total).toFixed(1);
+          path += path ? `H${x}V${y}` : `M${x} ${y}`;
+          upper += upper ? `H${x}V${py(high).toFixed(1)}` : `M${x} ${py(high).toFixed(1)}`;
+          lower.push([x, py(low).toFixed(1)]);
+        };
+        if (!list.length || list[0] > 0) point(px(0).toFixed(1));
+        for (let i = 0; i < list.length; i += 2) {
+          mark += list[i];
+          lost += list[i + 1];
+          point(px(mark * unit).toFixed(1));
+        }
+        const back = lower.reverse().map(([x, y], i) => (i ? `V${y}H${x}` : `V${y}H${x}`)).join("");
+        const [x, y] = [px(mark * unit), py((total - lost) / total)];
+        plot.append(draw("path", { d: `${upper}${back}Z`, fill: ink(slot), opacity: runs.length < 5 ? 0.15 : 0.07 }),
+          draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": 2, "stroke-dasharray": dash(slot) }),
+          draw("circle", { cx: x, cy: y, r: 3, fill: ink(slot) }));
+        return { k, x, y, slot };
+      });
+      const room = Math.max(6, Math.min(15, (bottom - top) / Math.max(1, ends.length - 1)));
+      const places = spread(ends.map((e) => e.y), room, top, bottom);
+      const edge = left + scale.width;
+      ends.forEach(({ k, x, y, slot }, i) => {
+        const label = narrow ? `${k + 1}` : clipped(`${k + 1} ${RUNS[k].name}`, 21);
+        plot.append(draw("path", { d: `M${x} ${y}H${edge}L${edge + 10} ${places[i]}`, fill: "none", stroke: ink(slot), opacity: 0.5 }),
+          draw("line", { x1: edge + 10, x2: edge + 20, y1: places[i], y2: places[i], stroke: ink(slot), "stroke-width": 2.5 }),
+          draw("text", { x: edge + 23, y: places[i] + 4 }, label));
+      });
+      line = draw("line", { class: "ruler", y1: top, y2: bottom });
+      plot.append(line);
+      read();
+    }
+    return { node, paint };
+  }
+
+  // Moves values apart by at least `gap`, in their order, within [low, high].
+  function spread(values, gap, low, high) {
+    const order = values.map((_, k) => k).sort((a, b) => values[a] - values[b]);
+    const placed = [];
+    let floor = low;
+    for (const k of order) { placed[k] = Math.max(values[k], floor); floor = placed[k] + gap; }
+    let ceiling = high;
+    for (const k of order.reverse()) { placed[k] = Math.min(placed[k], ceiling); ceiling = placed[k] - gap; }
+    return placed;
+  }
+
+  function paint() {
+    RUNS.forEach((run, k) => {
+      boxes[k].checked = shown.has(k);
+      swatches.get(k).replaceChildren(swatch(shown.get(k)));
+    });
+    AXES.forEach((axis) => charts[axis].paint());
+  }
+  view.addEventListener("change", paint);
+  redraws.push(paint);
+  choose(RUNS.length > FIRST_SHOWN ? first : () => RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked))();
+  let before = 0;
+  new ResizeObserver(() => {
+    const width = at("charts").clientWidth;
+    if (width !== before) { before = width; window.requestAnimationFrame(paint); }
+  }).observe(at("charts"));
+}

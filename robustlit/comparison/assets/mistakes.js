@@ -1,0 +1,90 @@
+// Who was got wrong: class by class, and the examples that one run alone gets wrong.
+{
+  const CLASSES_SHOWN = 20, PICTURED = 24, LISTED = 2000;
+  const kind = at("kind");
+  kind.append(el("option", { value: "worst" }, "under the worst case at the quoted budget"),
+    el("option", { value: "clean" }, "without an attack"));
+  const whole = new Uint8Array(DATA.index.length).fill(1);
+  const opened = RUNS.map((run) => run.mistakes && {
+    tested: run.mistakes.tested ? bits(run.mistakes.tested) : whole,
+    ...Object.fromEntries(["clean", "worst"].map((k) => [k, run.mistakes[k] && open(run.mistakes[k])])),
+  });
+  function open(found) {
+    const wrong = bits(found.who), as = new Int32Array(wrong.length).fill(-1);
+    for (let k = 0, next = 0; k < wrong.length; k += 1) if (wrong[k]) as[k] = found.as[next++];
+    return { wrong, as };
+  }
+  const usable = () => shownRuns().filter((k) => opened[k] && opened[k][kind.value]);
+  const classes = [...new Set(DATA.labels)].sort((a, b) => a - b);
+  const number = new Map(classes.map((c, k) => [c, k]));
+
+  function perClass(runs) {
+    const counts = runs.map((r) => {
+      const n = new Array(classes.length).fill(0), right = new Array(classes.length).fill(0);
+      DATA.labels.forEach((label, k) => {
+        if (!opened[r].tested[k]) return;
+        n[number.get(label)] += 1;
+        right[number.get(label)] += 1 - opened[r][kind.value].wrong[k];
+      });
+      return { n, right };
+    });
+    let columns = classes.map((_, k) => k);
+    if (columns.length > CLASSES_SHOWN) {
+      const mean = (k) => counts.reduce((sum, c) => sum + (c.n[k] ? c.right[k] / c.n[k] : 1), 0);
+      columns = columns.sort((a, b) => mean(a) - mean(b)).slice(0, CLASSES_SHOWN);
+    }
+    at("classes-note").textContent = (columns.length < classes.length ?
+      `The ${CLASSES_SHOWN} of ${classes.length} classes with the lowest accuracy. ` : "") +
+      "Per cent of the images of a class that are classified right; each run at the budget that it is quoted at.";
+    const size = (k) => Math.max(...counts.map((c) => c.n[k]));
+    at("classes").replaceChildren(runs.length ? el("table", {},
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "run"),
+        ...columns.map((k) => el("th", { scope: "col", class: "n" }, String(classes[k]), el("small", {}, `n = ${grouped(size(k))}`))))),
+      el("tbody", {}, ...runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r])),
+        ...columns.map((k) => {
+          const { n, right } = counts[i];
+          if (!n[k]) return el("td", { class: "n" }, "–");
+          const cell = el("td", { class: "n share", title: interval(right[k], n[k]) }, percent(right[k] / n[k], n[k]));
+          cell.style.setProperty("--share", right[k] / n[k]);
+          return cell;
+        }))))) : el("p", {}, "No run with these figures is shown."));
+  }
+
+  function onlyOne(runs) {
+    const alone = new Map(runs.map((r) => [r, []]));
+    let all = 0, none = 0, counted = 0;
+    DATA.index.forEach((_, k) => {
+      if (!runs.every((r) => opened[r].tested[k])) return;
+      counted += 1;
+      const wrong = runs.filter((r) => opened[r][kind.value].wrong[k]);
+      if (wrong.length === 1) alone.get(wrong[0]).push(k);
+      if (wrong.length === runs.length) all += 1;
+      if (!wrong.length) none += 1;
+    });
+    const how = kind.value === "clean" ? "without an attack" : "under the worst case at each run's budget";
+    at("only-note").textContent = runs.length < 2 ? "Show at least two runs, above." :
+      `Of ${plural(counted, "example")}, ${how}, all ${runs.length} runs shown get ${grouped(none)} right and ${grouped(all)} wrong. ` +
+      "An example stands below if one of them alone gets it wrong: its number, true class → what it is taken for.";
+    const silent = runs.filter((r) => !alone.get(r).length);
+    const names = silent.flatMap((r, i) => [i ? ", " : "", el("bdi", { title: RUNS[r].name }, clipped(RUNS[r].name, 80))]);
+    at("only").replaceChildren(...(runs.length < 2 ? [] : runs.filter((r) => alone.get(r).length).flatMap((r) => {
+      const mine = alone.get(r);
+      const said = (k) => `${DATA.labels[k]} → ${opened[r][kind.value].as[k]}`;
+      const head = el("h3", {}, el("bdi", { title: RUNS[r].name }, clipped(RUNS[r].name, 80)), `: ${grouped(mine.length)}`);
+      const pictured = mine.filter((k) => DATA.pictures[DATA.index[k]]).slice(0, PICTURED);
+      const first = pictured.length ? pictured : mine.slice(0, PICTURED);
+      const item = (k) => el("li", {}, DATA.pictures[DATA.index[k]] ?
+        el("img", { src: DATA.pictures[DATA.index[k]], alt: `test image ${DATA.index[k]}`, width: 56, height: 56 }) : null,
+        `#${DATA.index[k]}`, el("br", {}), said(k));
+      const rest = mine.length > first.length ? el("details", {}, el("summary", {}, `All ${grouped(mine.length)} numbers`),
+        el("p", { class: "numbers" }, mine.slice(0, LISTED).map((k) => `#${DATA.index[k]} (${said(k)})`).join(", ") +
+          (mine.length > LISTED ? `, and ${grouped(mine.length - LISTED)} more` : ""))) : null;
+      return [head, el("ul", { class: "digits" }, ...first.map(item)), rest].filter(Boolean);
+    })), runs.length > 1 && silent.length ? el("p", { class: "quiet" }, "None alone: ", ...names) : "");
+  }
+
+  const paint = () => { const runs = usable(); perClass(runs); onlyOne(runs); };
+  kind.addEventListener("change", paint);
+  redraws.push(paint);
+  paint();
+}

@@ -1,0 +1,99 @@
+"use strict";
+// What the page holds, how it is written down, and what is shown of it. Everything reaches the page as text.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RUNS = DATA.runs;
+const NORMS = { linf: "L∞", l2: "L2", l1: "L1", l0: "L0" };
+const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
+const COLOURS = 7;
+const FIRST_SHOWN = 8;
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+const el = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
+const draw = (tag, attributes, ...children) =>
+  filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const at = (id) => document.getElementById(id);
+
+// A name may be written right to left, or be long: it stays a box of its own.
+const nameOf = (run) => el("bdi", { class: "name", title: run.name }, run.name);
+
+const grouped = (n) => n.toLocaleString("en-US", { maximumFractionDigits: 1 }).replace(/,/g, "\u202f");
+// As many digits as the number of examples bears.
+const percent = (share, n) => (100 * share).toFixed(n >= 5000 ? 2 : 1);
+const short = (x) => String(Number(x.toPrecision(4)));
+const plural = (n, one, many) => `${grouped(n)} ${n === 1 ? one : many || one + "s"}`;
+
+function wilson(correct, n) {
+  const z = 1.959963984540054, p = correct / n;
+  const centre = (p + z * z / (2 * n)) / (1 + z * z / n);
+  const half = z / (1 + z * z / n) * Math.sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+  return [correct === 0 ? 0 : centre - half, correct === n ? 1 : centre + half];
+}
+const interval = (correct, n) => `[${wilson(correct, n).map((bound) => percent(bound, n)).join(", ")}]`;
+
+const clipped = (name, most) => {
+  const letters = [...name];
+  return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : name;
+};
+
+// Which runs are shown: each has a slot, which is its colour and dash, until it is hidden.
+const shown = new Map();
+function show(run, on) {
+  if (!on) return shown.delete(run);
+  if (shown.has(run)) return true;
+  const taken = new Set(shown.values());
+  let slot = 0;
+  while (taken.has(slot)) slot += 1;
+  return shown.set(run, slot);
+}
+const ink = (slot) => `var(--c${slot % COLOURS})`;
+const dash = (slot) => DASHES[Math.floor(slot / COLOURS) % DASHES.length];
+const shownRuns = () => RUNS.map((_, k) => k).filter((k) => shown.has(k));
+const ranked = () => {
+  const share = (k) => (RUNS[k].worst ? RUNS[k].worst.correct / RUNS[k].worst.n : -1);
+  return RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked).sort((a, b) => share(b) - share(a));
+};
+
+const redraws = [];
+const redraw = () => redraws.forEach((f) => f());
+
+// A set of examples, as bits.
+function bits(mask) {
+  const bytes = atob(mask);
+  return Uint8Array.from({ length: DATA.index.length }, (_, k) => (bytes.charCodeAt(k >> 3) >> (k & 7)) & 1);
+}
+
+// Heading and theme.
+at("title").textContent = `Robustness of ${plural(RUNS.length, "run")}`;
+document.title = `${plural(RUNS.length, "run")} compared: robustlit`;
+at("subtitle").textContent =
+  `${DATA.data || "unnamed data"}, ${plural(DATA.index.length, "test image")}. Brackets and bands are Wilson 95 % ` +
+  `intervals. Distances are in pixel units (pixels in [0, 1]). Written by robustlit ${DATA.version}.`;
+if (DATA.caveats.length) {
+  at("caveats").hidden = false;
+  at("caveats").querySelector("ul").append(...DATA.caveats.map((text) => el("li", {}, text)));
+}
+{
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  let chosen = null;
+  try { chosen = window.localStorage.getItem("robustlit-theme"); } catch (error) { /* a file may not store */ }
+  const paint = () => {
+    const theme = chosen === "dark" || chosen === "light" ? chosen : dark.matches ? "dark" : "light";
+    document.documentElement.dataset.theme = theme;
+    at("theme").textContent = theme === "dark" ? "Light page" : "Dark page";
+  };
+  at("theme").addEventListener("click", () => {
+    chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    try { window.localStorage.setItem("robustlit-theme", chosen); } catch (error) { /* it holds until it is closed */ }
+    paint();
+  });
+  dark.addEventListener("change", paint);
+  paint();
+}

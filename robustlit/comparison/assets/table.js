@@ -1,0 +1,99 @@
+// The table of runs, sorted by any column.
+{
+  const count = (pair) => (pair ? pair[0] / pair[1] : null);
+  const accuracy = (pair) =>
+    pair ? [percent(count(pair), pair[1]), el("small", {}, interval(pair[0], pair[1]))] : ["–"];
+  const plain = (value, digits) => (value === null ? "–" : digits === undefined ? value : grouped(Number(value.toFixed(digits))));
+  const budgets = new Set(RUNS.filter((r) => r.worst).map((r) => `${NORMS[r.budget.norm]} ${short(r.budget.eps)}`));
+  const oneBudget = budgets.size === 1 ? [...budgets][0] : null;
+
+  const columns = [
+    { title: "run", under: `${RUNS.length}`, value: (r) => r.name, cell: (r) => [
+      nameOf(r),
+      r.complete ? null : el("small", { class: "flag" }, `cut short: ${grouped(r.clean[1])} of ${grouped(DATA.index.length)}`),
+      r.attacked ? null : el("small", { class: "flag" }, "not attacked")] },
+    { title: "clean", under: "%", numeric: true, value: (r) => count(r.clean), cell: (r) => accuracy(r.clean) },
+    { title: "worst case", under: oneBudget ? `% at ${oneBudget}` : "% at its own budget", numeric: true,
+      value: (r) => (r.worst ? r.worst.correct / r.worst.n : null),
+      cell: (r) => (r.worst ? [
+        el("strong", { title: `rests on ${r.worst.rests_on.join(", ")}` }, percent(r.worst.correct / r.worst.n, r.worst.n)),
+        el("small", {}, interval(r.worst.correct, r.worst.n)),
+        oneBudget ? null : el("small", {}, `${NORMS[r.budget.norm]} ${short(r.budget.eps)}`),
+        r.worst.knowledge === "adaptive" ? null : el("small", { class: "flag" }, `${r.worst.knowledge} only`)] : ["–"]) },
+    { title: "verdict", value: (r) => (r.verdict ? -1e3 * r.verdict.counts.FAIL - r.verdict.counts.INCONCLUSIVE : null), numeric: false,
+      cell: (r) => {
+        if (!r.verdict) return ["–"];
+        const c = r.verdict.counts;
+        return [c.FAIL ? el("strong", { class: "flag" }, `${c.FAIL} FAIL`) : `${c.PASS} PASS`, el("div", { class: "verdict" }),
+          el("small", {}, c.FAIL ? `${c.PASS} pass, ${c.INCONCLUSIVE} open` : `${c.INCONCLUSIVE} open`),
+          ...r.verdict.failed.slice(0, 3).map((name) => el("small", {}, name)),
+          r.verdict.failed.length > 3 ? el("small", {}, `and ${r.verdict.failed.length - 3} more`) : null];
+      } },
+    { title: "recipe", value: (r) => r.recipe, cell: (r) => [el("span", { class: "value" }, plain(r.recipe)), r.method ? el("small", {}, r.method) : null] },
+    { title: "net", value: (r) => r.net, cell: (r) => [el("span", { class: "value" }, plain(r.net))] },
+    ...DATA.views.map((view, k) => attackColumn(view, k)).filter(Boolean),
+    { title: "passes", under: "an example", numeric: true, value: (r) => r.passes, cell: (r) => [plain(r.passes, 0)] },
+    { title: "training", under: "s", numeric: true, value: (r) => r.seconds.train, cell: (r) => [plain(r.seconds.train, 0)] },
+    { title: "attacks", under: "s", numeric: true, value: (r) => r.seconds.evaluate, cell: (r) => [plain(r.seconds.evaluate, 0)] },
+    { title: "parameters", numeric: true, value: (r) => r.parameters, cell: (r) => [plain(r.parameters, 0)] },
+    { title: "seed", numeric: true, value: (r) => r.seed, cell: (r) => [plain(r.seed, 0)] },
+  ];
+
+  function attackColumn(view, k) {
+    if (view.worst) return null;
+    const found = RUNS.map((r) => r.attacks[k]).filter(Boolean);
+    const minimal = found.every((a) => a.eps === null);
+    const where = new Set(found.map((a) => `${NORMS[a.norm]} ${a.eps === null ? "median" : short(a.eps)}`));
+    const one = where.size === 1 ? [...where][0] : null;
+    return {
+      title: view.name, numeric: true,
+      under: minimal && one ? `median ${NORMS[found[0].norm]}` : one ? `% at ${one}` : "% at its own eps",
+      value: (r) => {
+        const a = r.attacks[k];
+        if (!a) return null;
+        return a.eps !== null ? a.correct / a.n : a.median === null ? Infinity : a.median;
+      },
+      cell: (r) => {
+        const a = r.attacks[k];
+        if (!a) return ["–"];
+        const title = `${plural(a.passes, "pass", "passes")} an example`;
+        if (a.eps === null) {
+          const stood = a.correct ? el("small", {}, `${percent(a.correct / a.n, a.n)} % stood`) : null;
+          return [el("span", { title }, a.median === null ? "none" : short(a.median)), stood];
+        }
+        return [el("span", { title }, percent(a.correct / a.n, a.n)), el("small", {}, interval(a.correct, a.n)),
+          one ? null : el("small", {}, `${NORMS[a.norm]} ${short(a.eps)}`)];
+      },
+    };
+  }
+
+  let sorted = columns.findIndex((c) => c.title === "worst case"), rising = false;
+  const body = el("tbody", {});
+  const rows = RUNS.map((run) => el("tr", {}, ...columns.map((c, k) =>
+    el(k === 0 ? "th" : "td", k === 0 ? { scope: "row" } : { class: c.numeric ? "n" : null }, ...c.cell(run)))));
+  const heads = columns.map((c, k) => el("th", { scope: "col", class: c.numeric ? "n" : null },
+    el("button", { type: "button", onclick: () => {
+      rising = k === sorted ? !rising : !(c.numeric || c.title === "verdict");
+      sorted = k;
+      sort();
+    } }, c.title), c.under && k ? el("small", {}, c.under) : null));
+  function sort() {
+    const value = columns[sorted].value;
+    const order = RUNS.map((_, k) => k).sort((a, b) => {
+      const [x, y] = [value(RUNS[a]), value(RUNS[b])];
+      if (x === null || y === null) return (x === null) - (y === null) || a - b; // what is not known comes last
+      const less = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x === y ? 0 : x - y;
+      return (rising ? less : -less) || a - b;
+    });
+    heads.forEach((head, k) => {
+      if (k === sorted) head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+      else head.removeAttribute("aria-sort");
+    });
+    body.append(...order.map((k) => rows[k]));
+  }
+  sort();
+  at("runs-note").textContent =
+    "The worst case counts an example as wrong if any attack broke it at the budget. An attack that looks for the " +
+    "nearest adversarial is told by the median distance that it had to go; more is better. A heading sorts.";
+  at("runs").append(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body));
+}

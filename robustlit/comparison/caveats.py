@@ -1,0 +1,126 @@
+"""What a reader must know before comparing: everything in which the runs were not measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+from robustlit.comparison.excerpt import Excerpt
+from robustlit.comparison.measures import broken_by_less
+from robustlit.comparison.runs import Run, text
+
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+# Settings of the data that do not change the test images.
+_TRAINING_DATA = ("batch_size", "eval_batch_size", "train_size", "val_size", "test_size", "seed", "shuffle_seed",
+                  "augment", "num_workers", "_target_")  # fmt: skip
+
+
+def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
+    """One sentence for each way in which the runs' figures are not like for like."""
+    attacked = [run for run in runs if run.evaluation is not None]
+    said: list[str] = []
+    if excerpt.of is not None:
+        said.append(
+            f"The runs were tested on different examples. All figures here are of the {len(excerpt.index)} that every "
+            f"run holds, of {excerpt.of} in all; each run's own results.json may differ."
+        )
+    for run in attacked:
+        if run.evaluation is not None and not run.evaluation.complete:
+            said.append(
+                f"The evaluation of {_name(run)} was cut short: its figures are of {run.evaluation.n} of "
+                f"{len(excerpt.index)} examples."
+            )
+    if untouched := [run for run in runs if run.evaluation is None]:
+        said.append(
+            f"{_names(untouched)}: trained but not attacked. Clean accuracy is as results.json has it, on test images "
+            "that cannot be checked here."
+        )
+    if unknown := [run for run in runs if run.data is None]:
+        said.append(f"{_names(unknown)}: the folder does not say which data set; example numbers and labels agree.")
+    said += _groups(attacked, lambda run: run.budget, _budget_text, "Worst cases are quoted at different budgets")
+    said += _groups(
+        [run for run in attacked if run.rests_on],
+        lambda run: tuple(sorted(run.rests_on)),
+        lambda names: ", ".join(map(text, names)),
+        "Worst cases rest on different attacks, and fewer attacks flatter",
+    )
+    said += _settings(attacked)
+    for run in attacked:
+        if not run.rests_on:
+            at = "any budget" if run.budget is None else _budget_text(run.budget)
+            said.append(f"{_name(run)}: nothing was attacked at {at}, so there is no worst case to quote.")
+        elif run.knowledge != "adaptive":
+            said.append(
+                f"{_name(run)}: no adaptive attack was run. Its worst case is {run.knowledge}: it flatters a defense."
+            )
+        for known, count in broken_by_less(run).items():
+            said.append(
+                f"{_name(run)}: {known} attacks broke {count} {'example' if count == 1 else 'examples'} that the "
+                f"{run.knowledge} ones missed, so its {run.knowledge} figure is too high by at least that."
+            )
+    if short := [run for run in attacked if not _searched_l2(run)]:
+        said.append(f"{_names(short)}: no attack looked for the nearest adversarial in L2; the worst case overstates.")
+    for key in _data_keys(runs):
+        said += _groups(
+            [run for run in runs if key in _data(run)],
+            lambda run, key=key: text(_data(run)[key]),  # type: ignore[misc]
+            str,
+            f"The data differ in {key}",
+        )
+    return said
+
+
+def _groups(
+    runs: Sequence[Run], key: Callable[[Run], Hashable], shown: Callable[[Any], str], what: str
+) -> Iterable[str]:
+    """A sentence with the groups of runs of equal `key`, if there are several."""
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    groups.pop(None, None)
+    if len(groups) > 1:
+        yield f"{what}: {'; '.join(f'{shown(value)} ({_names(mine)})' for value, mine in groups.items())}."
+
+
+def _settings(runs: Sequence[Run]) -> list[str]:
+    """Attacks of one name that were not set alike."""
+    written: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        attacks = run.evaluation.meta.get("attacks") if run.evaluation else None
+        for name, setting in attacks.items() if isinstance(attacks, dict) else ():
+            written.setdefault(text(str(name)), {}).setdefault(text(str(setting)), []).append(run)
+    return [
+        f"{name} was not set alike: {'; '.join(f'{setting} ({_names(mine)})' for setting, mine in each.items())}."
+        for name, each in written.items()
+        if len(each) > 1
+    ]
+
+
+def _searched_l2(run: Run) -> bool:
+    evaluation = run.evaluation
+    return evaluation is not None and any(
+        known == run.knowledge and not evaluation.budgets(attack, known) and evaluation.norm_of(attack) == "l2"
+        for attack, known in evaluation.runs
+    )
+
+
+def _data(run: Run) -> dict[str, Any]:
+    section = run.config.get("data")
+    return {str(k): v for k, v in section.items()} if isinstance(section, dict) else {}
+
+
+def _data_keys(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(key for run in runs for key in _data(run) if key not in _TRAINING_DATA))
+
+
+def _budget_text(budget: tuple[str, float]) -> str:
+    return f"{_NORMS[budget[0]]} {budget[1]:.4g}"
+
+
+def _name(run: Run) -> str:
+    return text(run.name, 60)
+
+
+def _names(runs: Sequence[Run], most: int = 4) -> str:
+    """Names of a few runs; "12 runs" says enough of many."""
+    return ", ".join(map(_name, runs)) if len(runs) <= most else f"{len(runs)} runs"

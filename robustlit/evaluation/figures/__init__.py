@@ -1,0 +1,37 @@
+"""Figures and curve tables, drawn from the per-example tables alone: no model is loaded and nothing attacked again."""
+
+from robustlit.evaluation.figures.curves import curves_csv, curves_figure, distance_grid, save_curves, save_figure
+from robustlit.evaluation.figures.extent import attacked_to, known_at
+from robustlit.evaluation.figures.images import budgets_figure, images_figure
+from robustlit.evaluation.figures.knob import knob_settings
+from robustlit.evaluation.figures.panel import COLOURS, KNOWLEDGE_STYLES, STYLES, UNITS
+from robustlit.evaluation.figures.several import (
+    check_same_examples,
+    knowledge_figure,
+    models_figure,
+    on_common_examples,
+)
+from robustlit.evaluation.figures.training_time import TrainedRun, training_time_figure
+
+__all__ = [
+    "COLOURS",
+    "KNOWLEDGE_STYLES",
+    "STYLES",
+    "UNITS",
+    "TrainedRun",
+    "attacked_to",
+    "budgets_figure",
+    "check_same_examples",
+    "curves_csv",
+    "curves_figure",
+    "distance_grid",
+    "images_figure",
+    "knob_settings",
+    "knowledge_figure",
+    "known_at",
+    "models_figure",
+    "on_common_examples",
+    "save_curves",
+    "save_figure",
+    "training_time_figure",
+]

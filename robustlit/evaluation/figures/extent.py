@@ -1,0 +1,73 @@
+"""How far an attack looked: past that, a curve would only tell that nobody tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from robustlit.evaluation.results import Evaluation
+from robustlit.threat import TOLERANCE
+
+
+def attacked_to(
+    evaluation: Evaluation, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive"
+) -> float:
+    """The distance up to which images were attacked; beyond it the accuracy is not known.
+
+    A budget attack looked as far as its largest budget, and in any other distance as far as the farthest image that it
+    handed back, witness or failed attempt. A minimal attack looked without a bound: what it did not break, it broke at
+    no distance.
+
+    Args:
+        attack: one attack; None takes the worst case, known as far as any attack of this very distance looked (where
+            there is none, as far as any attack did).
+        distance: l0, l1, l2 or linf.
+        knowledge: greybox, adaptive or blackbox.
+
+    Returns:
+        A distance in pixel units, or inf.
+
+    Raises:
+        EvaluationError: an attack or knowledge that was not run, or no such distance.
+    """
+    evaluation.least_distances(attack, distance=distance, knowledge=knowledge)  # says so
+    if attack is None:
+        names = [name for name, known in evaluation.runs if known == knowledge]
+        of_distance = [name for name in names if evaluation.norm_of(name) == distance]
+        reached = [
+            attacked_to(evaluation, name, distance=distance, knowledge=knowledge) for name in of_distance or names
+        ]
+        return max(reached, default=0.0)
+    budgets = evaluation.budgets(attack, knowledge)
+    if not budgets:
+        return float("inf")
+    if evaluation.norm_of(attack) == distance:
+        return budgets[-1]
+    table = evaluation.table
+    rows = table[(table["attack"] == attack) & (table["knowledge"] == knowledge) & table["clean"]]
+    farthest = float(rows[distance].max())
+    return farthest if np.isfinite(farthest) else 0.0  # nothing was classified right, so nothing was attacked
+
+
+def known_at(
+    evaluation: Evaluation,
+    attack: str | None = None,
+    *,
+    distance: str = "l2",
+    knowledge: str = "adaptive",
+    at: Iterable[float],
+) -> np.ndarray:
+    """At which distances `Evaluation.curve` is known: attacked that far, or every example broken before.
+
+    Args:
+        attack, distance, knowledge: as in `attacked_to`.
+        at: distances in pixel units.
+
+    Returns:
+        (len(at),) bool.
+    """
+    grid = np.asarray(list(at), dtype=float)
+    last = evaluation.least_distances(attack, distance=distance, knowledge=knowledge).max()
+    end = attacked_to(evaluation, attack, distance=distance, knowledge=knowledge)
+    return np.asarray((grid <= end + TOLERANCE) | (grid >= last))

@@ -1,0 +1,268 @@
+"""verdict(): which examples are looked at once more, and by which checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import PGD, Attack, BudgetAttack
+from robustlit.attacks.victim import VOTES
+from robustlit.classifier import attack_view, draws_of, is_stochastic
+from robustlit.evaluation.evaluate import batches_of
+from robustlit.evaluation.results import Evaluation
+from robustlit.evaluation.verdict import from_probes, from_table
+from robustlit.evaluation.verdict.binarisation import binarisation
+from robustlit.evaluation.verdict.check import FAIL, Check, Verdict, undecided
+from robustlit.evaluation.verdict.detector import detector
+from robustlit.evaluation.verdict.probe import Probe, standing_of
+
+PROFILES = ("quick", "full")
+QUICK_SHARE = 0.1  # of the evaluation's passes, which a quick verdict may cost
+_QUICK_QUERIES = 50  # of Square
+_PLANTED = 64  # examples of the binarisation test
+
+
+def verdict(
+    evaluation: Evaluation,
+    model: nn.Module,
+    data: Any,
+    attacks: Mapping[str, Attack] | Sequence[Attack] | None = None,
+    *,
+    norm: str | None = None,
+    eps: float | None = None,
+    profile: str = "quick",
+    substitute: nn.Module | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Looks for signs that a robust accuracy is overestimated.
+
+    Twenty checks: 1 valid witnesses, 2 iterative beats one-step, 3 an unbounded attack breaks everything, 4 accuracy
+    falls with eps, 5 no robustness beyond the distance of classes, 6 steps and 7 restarts converged, 8 optimisation
+    finished, 9 gradients exist and 10 are stable, 11 no silent success, 12 the twin's witnesses hold, 13 gradient-free
+    and 14 black-box do not win, 15 randomness accounted for, 16 outputs are logits, 17 ablation, 18 random noise does
+    not win, 19 a planted adversarial is found, 20 the detector was attacked too. A share fails only where its Wilson
+    95 % interval lies above the limit.
+
+    Args:
+        evaluation: of the model, with a budget attack that knew it ("adaptive").
+        model: what was evaluated.
+        data: what it was evaluated on, as for `evaluate`.
+        attacks: those of the evaluation, so that probes take the same with more steps; None takes PGD for them.
+        norm, eps: the budget to judge; None takes the first budget attack's own.
+        profile: "quick" (as many examples as cost a tenth of the evaluation's passes; 7 not of ensembles, not 19)
+            or "full" (500 examples).
+        substitute: a net distilled from the model, for check 14 of a model without a defense.
+        seed: of the probes.
+
+    Raises:
+        ValueError: an unknown profile, no adaptive budget attack, data that are not the evaluation's.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
+    named = dict(attacks) if isinstance(attacks, Mapping) else {a.name: a for a in attacks or ()}
+    norm, eps = _budget(evaluation, named, norm, eps)
+    attack = strongest(evaluation, named, norm, eps)
+    standing = standing_of(evaluation, norm, eps)
+    spent = int((evaluation.table["forwards"] + evaluation.table["backwards"]).sum())
+    full = profile == "full"
+    sizes = _FULL if full else _affordable(0.8 * QUICK_SHARE * spent, model, attack, evaluation, eps)
+    x, y, index = _examples(data, model, evaluation)
+    probe = _probe(model, (x, y, index), standing, attack, norm, eps, seed, sizes.wide)
+    checks = [from_table.valid(evaluation), from_table.monotone(evaluation), from_table.plausible(evaluation, x, y)]
+    if not len(standing) or (len(probe) < _LEAST and not full):
+        why = _TOO_SMALL if len(standing) else "no example is classified right"
+        checks += [undecided(number, name, why, "") for number, name in _PROBED.items()]
+    else:
+        checks += _probed(probe, evaluation, sizes, full, substitute)
+    few = probe.first(sizes.few)
+    if len(few) and (found := detector(few, evaluation, x[: sizes.wide], full)) is not None:
+        checks.append(found)
+    checks.sort(key=lambda check: check.number)
+    return Verdict(checks, profile, len(probe), norm, eps, seed, probe.meter.passes, probe.meter.passes / max(1, spent))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many examples are looked at: `wide` cheaply, `few` by an attack, the `hard`est of the wide by much more."""
+
+    wide: int
+    few: int
+    hard: int
+
+
+_FULL = _Sizes(wide=500, few=200, hard=200)
+_LEAST = 5  # examples below which a look says nothing
+
+
+def _affordable(passes: float, model: nn.Module, attack: BudgetAttack, evaluation: Evaluation, eps: float) -> _Sizes:
+    """The sizes that cost about so many passes, from what an example that stood has cost in the evaluation."""
+    rows = evaluation.table
+    rows = rows[(rows["norm"] == attack.norm) & ((rows["eps"] - eps).abs() < 1e-9) & ~rows["success"]]
+    own = rows[rows["attack"] == attack.name] if attack.name in rows["attack"].values else rows
+    steps = _steps(attack) or 40
+    once = float((own["forwards"] + own["backwards"]).mean()) if len(own) else 2.0 * steps
+    judged = VOTES if is_stochastic(model) else 1
+    wide = 40.0 * judged
+    few = 4.0 * steps * draws_of(model) + once * (1.3 if attack_view(model) is not model else 0.3)
+    hard = (3 * once if _steps(attack) else 200.0 * draws_of(model)) + (2 * _QUICK_QUERIES + 90.0) * judged
+    return _Sizes(int(0.35 * passes / wide), int(0.25 * passes / few), int(0.4 * passes / hard))
+
+
+_PROBED = {
+    2: "iterative beats one-step", 3: "an unbounded attack breaks everything", 6: "steps converged",
+    7: "restarts converged", 8: "the optimisation finished", 9: "gradients exist", 10: "gradients are stable",
+    11: "no silent success", 12: "witnesses of the twin are witnesses", 13: "gradient-free does not win",
+    14: "black-box does not win", 15: "randomness is accounted for", 16: "outputs are logits",
+    17: "without the defense the net falls", 18: "random noise does not win", 19: "a planted adversarial is found",
+}  # fmt: skip
+
+
+def _probed(
+    wide: Probe, evaluation: Evaluation, sizes: _Sizes, full: bool, substitute: nn.Module | None
+) -> list[Check]:
+    norm, eps = wide.norm, wide.eps
+    gradients = from_probes.gradients_exist(wide)
+    blind = gradients.status == FAIL and gradients.figure is None  # then nothing that differentiates can run
+    few = wide.first(sizes.few)
+    hard = wide.first(sizes.hard) if blind or sizes.hard < _LEAST else wide.hardest(sizes.hard)
+    one_step = from_table.one_step_in_table(evaluation, norm, eps)
+    square = from_table.gradient_free_in_table(evaluation, norm, eps)
+    found = [from_table.broken_only_by(evaluation, known, norm, eps) for known in ("greybox", "blackbox")]
+    ignorant = [counts for counts in found if counts is not None]
+    queries = 1000 if full else _QUICK_QUERIES
+
+    def first_step() -> Check:
+        return from_probes.iterative_beats_one_step(*one_step) if one_step else from_probes.one_step(hard)
+
+    def black_box() -> Check:
+        if ignorant:
+            return from_probes.black_box_does_not_win(*max(ignorant))
+        return from_probes.black_box(hard, substitute)
+
+    def gradient_free() -> Check:
+        if square:
+            return from_probes.gradient_free_does_not_win(*square, None)
+        return from_probes.gradient_free(hard, queries)
+
+    def restarts() -> Check:
+        if full or _steps(wide.attack):
+            return from_probes.more_restarts(hard)
+        return undecided(7, _PROBED[7], "another whole ensemble is for profile='full'", "")
+
+    def planted() -> Check:
+        return binarisation(few.first(_PLANTED)) if full else undecided(19, _PROBED[19], "only in profile='full'", "")
+
+    cheap: dict[int, Callable[[], Check]] = {
+        10: lambda: from_probes.gradients_stable(wide), 15: lambda: from_probes.randomness(wide),
+        16: lambda: from_probes.outputs(wide), 18: lambda: from_probes.random_noise(wide),
+    }  # fmt: skip
+    attacked: dict[int, Callable[[], Check]] = {
+        3: lambda: from_probes.unbounded(few), 8: lambda: from_probes.finished(few),
+        11: lambda: from_probes.silent_success(few), 12: lambda: from_probes.twin_holds(few),
+        17: lambda: from_probes.ablation(few), 19: planted,
+    }  # fmt: skip
+    hardest: dict[int, Callable[[], Check]] = {
+        2: first_step, 6: lambda: from_probes.more_steps(hard), 7: restarts, 13: gradient_free, 14: black_box,
+    }  # fmt: skip
+    known = ({2} if one_step else set()) | ({13} if square else set()) | ({14} if ignorant else set())
+    small = {number for looks, n in ((attacked, len(few)), (hardest, sizes.hard)) if n < _LEAST for number in looks}
+    small = set() if full else small - known
+    differentiate = {*attacked, 2, 6, 7, 14} - known
+    checks = [gradients]
+    for number, look in {**cheap, **attacked, **hardest}.items():
+        if blind and number in differentiate:
+            checks.append(undecided(number, _PROBED[number], "the model gives no gradient (check 9)", ""))
+        elif number in small:
+            checks.append(undecided(number, _PROBED[number], _TOO_SMALL, ""))
+        else:
+            checks.append(look())
+    return checks
+
+
+_TOO_SMALL = "a tenth of the evaluation's passes is too few for it; evaluate more images, or take the full profile"
+
+
+def _budget(
+    evaluation: Evaluation, named: Mapping[str, Attack], norm: str | None, eps: float | None
+) -> tuple[str, float]:
+    """The budget to judge: as asked for, else the own eps of the first budget attack, else its largest."""
+    for name, knowledge in evaluation.runs:
+        budgets = evaluation.budgets(name, knowledge)
+        if knowledge != "adaptive" or not budgets or norm not in (None, evaluation.norm_of(name)):
+            continue
+        if eps is None:
+            own = getattr(named.get(name), "eps", None)
+            eps = float(own) if own in budgets else budgets[-1]
+        if any(abs(eps - b) < 1e-9 for b in budgets):
+            return evaluation.norm_of(name), eps
+    asked = f" at {norm or 'any norm'} eps {eps:g}" if eps is not None else ""
+    raise ValueError(
+        f"there is no adaptive budget attack{asked} to judge in this evaluation ({', '.join(evaluation.attacks)}); "
+        "evaluate with PGD or WorstCase"
+    )
+
+
+def strongest(evaluation: Evaluation, named: Mapping[str, Attack], norm: str, eps: float) -> BudgetAttack:
+    """The budget attack that differentiates and leaves fewest standing, at `eps`; PGD where none is known."""
+    known = {
+        name: attack
+        for name, attack in named.items()
+        if isinstance(attack, BudgetAttack)
+        and attack.needs_gradients
+        and not attack.adaptive_only
+        and attack.norm == norm
+        and name in evaluation.rests_on(norm=norm, eps=eps)
+    }
+    if not known:
+        return PGD(eps=eps, norm=norm)
+    # Of attacks that leave as many, the longest is looked at.
+    least = min(known, key=lambda n: (float(evaluation.accuracy(attack=n, norm=norm, eps=eps)), -_steps(known[n])))
+    return replace(known[least], eps=eps)
+
+
+def _steps(attack: BudgetAttack) -> int:
+    return int(getattr(attack, "steps", 0))
+
+
+def _examples(data: Any, model: nn.Module, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """The images, classes and numbers of the evaluation, checked against its labels."""
+    labels = evaluation.table.drop_duplicates("index").set_index("index")["label"]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    seen = 0
+    for x, y, index in batches_of(data, 500)[0]:
+        number = torch.arange(seen, seen + len(y)) if index is None else index.cpu()
+        seen += len(y)
+        keep = torch.tensor([int(i) in labels.index for i in number.tolist()])
+        found.append((x[keep].to(device), y[keep].to(device), number[keep].to(device)))
+    x, y, index = (torch.cat(part) for part in zip(*found, strict=True))
+    if len(y) != len(labels) or labels.loc[index.tolist()].tolist() != y.tolist():
+        raise ValueError(
+            f"the data are not those of the evaluation: it has {len(labels)} examples, {len(y)} of their numbers are "
+            "in the data, or their classes differ; give what was evaluated"
+        )
+    return x, y, index
+
+
+def _probe(
+    model: nn.Module,
+    examples: tuple[Tensor, Tensor, Tensor],
+    standing: Mapping[int, bool],
+    attack: BudgetAttack,
+    norm: str,
+    eps: float,
+    seed: int,
+    count: int,
+) -> Probe:
+    """`count` of the rightly classified examples, drawn by `seed`."""
+    x, y, index = examples
+    right = torch.tensor([int(i) in standing for i in index.tolist()], device=x.device)
+    places = torch.nonzero(right).squeeze(1)
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[: max(count, 0)]
+    places = places[order.sort().values.to(places.device)]
+    stand = torch.tensor([standing[int(i)] for i in index[places].tolist()], dtype=torch.bool, device=x.device)
+    return Probe(model, x[places], y[places], index[places], stand, attack, norm, eps, seed)

@@ -1,0 +1,281 @@
+"""The verdict tells right from wrong: broken set-ups fail by the check that should see them, sound ones pass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import BIM, EOT, FGSM, PGD, Attack, BudgetAttack, NearestL2, Square, WorstCase
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Goal
+from robustlit.attacks.victim import Victim
+from robustlit.defenses import BitDepth
+from robustlit.evaluation import Evaluation, Verdict, evaluate, verdict
+from robustlit.evaluation.verdict.check import FAIL, INCONCLUSIVE, PASS, Check, judged_share, judged_value
+from robustlit.evaluation.verdict.from_table import other_class_distance
+from robustlit.threat import Ball
+
+Digits = tuple[Tensor, Tensor]
+ALL = set(range(1, 20))
+
+
+def judged(
+    model: nn.Module, digits: Digits, attacks: dict[str, Attack] | None = None, n: int = 40, **options: Any
+) -> Verdict:
+    """The full verdict on an evaluation at L-inf .1."""
+    x, y = digits[0][:n], digits[1][:n]
+    attacks = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1)} if attacks is None else attacks
+    result = evaluate(model, (x, y), attacks)
+    return verdict(result, model, (x, y), attacks, **{"profile": "full", **options})
+
+
+def failed(found: Verdict) -> set[int]:
+    return {check.number for check in found.failed}
+
+
+class Rounded(nn.Module):
+    """A rounding layer that gives no surrogate."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.round(x * 3) / 3)
+
+
+class Noisy(Rounded):
+    """A random layer that nobody declared."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.3 * torch.randn_like(x))
+
+
+class Leaking(nn.Module):
+    """A detector that knows the clean images, and refuses all else."""
+
+    stochastic = False
+    rejects = True
+
+    def __init__(self, net: nn.Module, known: Tensor) -> None:
+        super().__init__()
+        self.net, self.known = net, known
+
+    def detection(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        far = torch.cdist(x.flatten(1), self.known.flatten(1)).amin(1)
+        return self.net(x), torch.where(far > 1e-3, 1.0, -1.0) + 0 * x.flatten(1).sum(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits, excess = self.detection(x)
+        return torch.cat([logits, (logits.amax(1) + excess).unsqueeze(1)], 1)
+
+    def attack_view(self) -> nn.Module:
+        return self
+
+    def undefended(self) -> nn.Module:
+        return self.net
+
+
+@dataclass(frozen=True)
+class Backwards(BudgetAttack):
+    """An attack with the wrong sign."""
+
+    name: ClassVar[str] = "backwards"
+    steps: int = 10
+
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        assert eps is not None
+        ball, z = Ball(x, eps, self.norm), x
+        for _ in range(self.steps):
+            z = ball.step(z, -victim.gradient(z, goal.log_odds, rows)[2], eps / 4)
+        return z
+
+
+@dataclass(frozen=True)
+class Escaping(PGD):
+    """An attack that leaves its ball."""
+
+    name: ClassVar[str] = "escaping"
+
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        assert eps is not None
+        return super()._search(victim, x, goal, rows, draws, eps * 2)
+
+
+@dataclass(frozen=True)
+class LastPoint(BIM):
+    """An attack that returns where it ends, not the best point of its way."""
+
+    name: ClassVar[str] = "last-point"
+
+    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+        return x
+
+
+def test_a_sound_evaluation_passes(net: nn.Module, digits: Digits) -> None:
+    minimal = NearestL2(explore=30, refine=20, finish=20)
+    found = judged(net, digits, {"fgsm": FGSM(eps=0.1), "pgd": WorstCase(eps=0.1), "nearest_l2": minimal}, n=30)
+    assert failed(found) == set(), found.failed
+    assert found.status == PASS
+    assert {check.number for check in found.checks} == ALL
+    undecided = {check.number for check in found.checks if check.status == INCONCLUSIVE}
+    assert undecided <= {14, 17, 13, 7, 6, 2, 18}  # without a defense or a substitute; shares of few
+    assert {14, 17} <= undecided
+
+
+def test_a_defense_that_says_how_it_is_attacked_passes(net: nn.Module, digits: Digits) -> None:
+    found = judged(BitDepth(net, 3), digits)
+    assert not failed(found) & {1, 3, 9, 15, 16}
+    ablated = {check.number: check for check in found.checks}[17]
+    assert ablated.figure is not None
+
+
+@pytest.mark.parametrize(
+    ("broken", "seen_by"),
+    [
+        (lambda net, x: Rounded(net), {9}),
+        (lambda net, x: nn.Sequential(net, nn.Softmax(1)), {16}),
+        (lambda net, x: Noisy(net), {15}),
+        (lambda net, x: Leaking(net, x), {3}),
+    ],
+    ids=["rounding", "probabilities", "random", "leaking"],
+)
+def test_a_broken_model_fails_by_the_check_that_should_see_it(
+    broken: Any, seen_by: set[int], net: nn.Module, digits: Digits
+) -> None:
+    found = judged(broken(net, digits[0]), digits)
+    assert seen_by <= failed(found)
+    assert found.status == FAIL
+    for check in found.failed:
+        assert ": " in check.finding  # says what to try
+
+
+@pytest.mark.parametrize(
+    ("attack", "seen_by"),
+    [
+        (PGD(eps=0.1, steps=3, step_size=0.01), {6}),
+        (Backwards(eps=0.1), {3}),
+        (Escaping(eps=0.1), {1}),
+        (LastPoint(eps=0.1), {11}),
+    ],
+    ids=["too few steps", "wrong sign", "leaves the ball", "returns its last point"],
+)
+def test_a_broken_attack_fails_by_the_check_that_should_see_it(
+    attack: BudgetAttack, seen_by: set[int], net: nn.Module, digits: Digits
+) -> None:
+    assert seen_by <= failed(judged(net, digits, {attack.name: attack}))
+
+
+def test_the_same_sound_attack_passes_where_the_broken_one_fails(net: nn.Module, digits: Digits) -> None:
+    found = judged(net, digits, {"pgd": PGD(eps=0.1, steps=50, restarts=2)})
+    assert not failed(found) & {1, 3, 6, 11}
+
+
+def test_a_model_without_gradients_is_told_so_and_the_rest_goes_on(net: nn.Module, digits: Digits) -> None:
+    class Hard(Rounded):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.net(x)
+
+    found = judged(Hard(net), digits, {"square": Square(eps=0.1, queries=50)})
+    assert failed(found) <= {9, 13}
+    later = {check.number: check for check in found.checks}
+    assert later[9].status == FAIL
+    assert "attack_view" in later[9].finding
+    assert later[6].status == INCONCLUSIVE
+    assert later[15].status == PASS
+
+
+def test_declared_randomness_is_judged_by_fresh_draws(net: nn.Module, digits: Digits) -> None:
+    attacks: dict[str, Attack] = {"pgd": PGD(eps=0.15, steps=3)}
+    found = judged(EOT(Noisy(net), 3), digits, attacks, n=12)
+    assert {check.number: check.status for check in found.checks}[15] != FAIL
+
+
+def test_a_quick_verdict_costs_a_tenth_at_most(net: nn.Module, digits: Digits) -> None:
+    attacks: dict[str, Attack] = {"fgsm": FGSM(eps=0.05), "ensemble": WorstCase(eps=0.05)}
+    quick = judged(net, digits, attacks, n=100, profile="quick")
+    assert 0 < quick.share <= 0.1
+    assert failed(quick) == set(), quick.failed
+    assert 9 in {check.number for check in quick.checks if check.status == PASS}
+    small = judged(net, digits, {"fgsm": FGSM(eps=0.1)}, n=40, profile="quick")
+    assert small.share <= 0.1
+    assert {c.status for c in small.checks if c.number in (3, 6, 8, 12, 13)} == {INCONCLUSIVE}
+
+
+def test_passes_are_those_that_the_model_saw(net: nn.Module, digits: Digits, counting: Any) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    attacks = {"pgd": PGD(eps=0.1, steps=10)}
+    result = evaluate(net, (x, y), attacks)
+    model = counting(net)
+    found = verdict(result, model, (x, y), attacks, profile="full")
+    assert found.passes == pytest.approx(model.forwards + model.backwards, rel=0.1)
+
+
+def test_a_verdict_is_kept(tmp_path: Path, net: nn.Module, digits: Digits) -> None:
+    found = judged(net, digits, n=30)
+    found.save(tmp_path / "evaluation")
+    for path in (tmp_path, tmp_path / "evaluation", tmp_path / "evaluation" / "verdict.json"):
+        assert Verdict.load(path) == found
+    stored = json.loads((tmp_path / "evaluation" / "verdict.json").read_text())
+    assert stored["status"] == found.status
+    assert stored["caution"].endswith("does not prove robustness")
+    (tmp_path / "evaluation" / "verdict.json").write_text("{}")
+    with pytest.raises(ValueError, match="no verdict of this version"):
+        Verdict.load(tmp_path)
+    with pytest.raises(ValueError, match=r"no verdict\.json in .*--verdict"):
+        Verdict.load(tmp_path / "nowhere")
+
+
+def test_a_share_of_a_few_decides_nothing() -> None:
+    def share(count: int, n: int) -> str:
+        return judged_share(1, "x", count, n, 0.005, "", found="f", advice="a").status
+
+    assert [share(0, 10), share(1, 10), share(1, 200), share(2, 100), share(10, 200)] == [
+        PASS, FAIL, PASS, FAIL, FAIL
+    ]  # fmt: skip
+    assert share(1, 150) == INCONCLUSIVE
+    assert judged_share(1, "x", 0, 0, 0.1, "", found="f", advice="a").status == INCONCLUSIVE
+    assert judged_value(1, "x", float("nan"), 0.1, "", found="f", advice="a").status == INCONCLUSIVE
+    assert judged_value(1, "x", 0.1, 0.1, "", found="f", advice="a").status == PASS
+
+
+def test_accuracy_that_rises_with_eps_is_seen(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:100], digits[1][:100]
+    result = evaluate(net, (x, y), [PGD(eps=0.1)], grid={"linf": [0.05, 0.15]})
+    table = result.to_frame()
+    table.loc[np.isclose(table["eps"], 0.15), "success"] = False
+    found = verdict(Evaluation(table), net, (x, y), [PGD(eps=0.1)])
+    assert 4 in failed(found)
+
+
+def test_other_classes_are_as_far_as_they_are() -> None:
+    x = torch.tensor([[0.0, 0.0], [0.3, 0.0], [1.0, 0.0]])
+    assert other_class_distance(x, torch.tensor([0, 0, 1])) == pytest.approx(0.7)  # of 1, .7, .7
+    assert other_class_distance(x, torch.tensor([0, 0, 0])) == float("inf")
+
+
+def test_bad_questions_are_refused(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:30], digits[1][:30]
+    result = evaluate(net, (x, y), [PGD(eps=0.1, steps=2)])
+    with pytest.raises(ValueError, match="profile must be one of quick, full, got 'slow'"):
+        verdict(result, net, (x, y), profile="slow")
+    with pytest.raises(ValueError, match=r"no adaptive budget attack at any norm eps 0\.2"):
+        verdict(result, net, (x, y), eps=0.2)
+    with pytest.raises(ValueError, match=r"not those of the evaluation: it has 30 examples, 20 of their numbers"):
+        verdict(result, net, (x[:20], y[:20]))
+    with pytest.raises(ValueError, match="not those of the evaluation"):
+        verdict(result, net, (x, y.flip(0)))
+    with pytest.raises(ValueError, match="no adaptive budget attack"):
+        verdict(evaluate(net, (x, y), [NearestL2(explore=2, refine=2, finish=2)]), net, (x, y))
+
+
+def test_a_check_is_a_plain_value() -> None:
+    assert Check(1, "a", PASS, "b") == Check(1, "a", PASS, "b")

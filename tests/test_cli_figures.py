@@ -1,0 +1,136 @@
+"""`robustlit figures`, on evaluations made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from robustlit.evaluation import Evaluation
+
+Run = Callable[..., int]
+
+
+def make_run(
+    folder: Path, *, n: int = 30, attacks: tuple[str, ...] = ("pgd", "fgsm"), knowledge: tuple[str, ...] = ("adaptive",)
+) -> Path:
+    """A run folder that was trained and evaluated, without a checkpoint."""
+    draws = np.random.default_rng(len(folder.name))
+    parts = []
+    for known in knowledge:
+        for attack in attacks:
+            reach = draws.uniform(0.01, 0.5, n)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "index": np.arange(n), "label": np.arange(n) % 10, "clean": True, "attack": attack,
+                        "knowledge": known, "norm": "linf", "eps": 0.3, "success": reach < 0.3, "prediction": 0,
+                        "l0": 9.0, "l1": 20 * reach, "l2": 10 * reach, "linf": np.minimum(reach, 0.3),
+                        "forwards": 1, "backwards": 1,
+                    }
+                )
+            )  # fmt: skip
+    Evaluation(pd.concat(parts), {"complete": True}).save(folder / "evaluation")
+    worst = {"norm": "linf", "eps": 0.3, "accuracy": 0.5, "rests_on": list(attacks)}
+    results = {"n": n, "clean": {"accuracy": 1.0}, "worst_case": worst, "seconds": {"train": 9.0}, "device": "a CPU"}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def written(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir() if file.suffix in (".png", ".svg")}
+
+
+def both(*stems: str) -> set[str]:
+    return {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+
+
+def test_a_runs_figures_are_drawn_into_its_evaluation_without_a_checkpoint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "net")
+    monkeypatch.setattr(torch, "load", None)  # no checkpoint is read
+    assert run("figures", str(folder)) == 0
+    assert written(folder / "evaluation") == both("curves_l2", "curves_linf")
+    assert str(folder / "evaluation" / "curves_l2.png") in capsys.readouterr().out.splitlines()
+    assert run("figures", str(folder / "evaluation"), "--style", "report", "--out", "drawn") == 0
+    assert written(tmp_path / "drawn") == both("curves_l2_report", "curves_linf_report")
+
+
+def test_a_defense_has_a_figure_for_each_attack_beside_the_undefended(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "defense", knowledge=("adaptive", "greybox"), attacks=("pgd", "my/fgsm"))
+    make_run(tmp_path / "bare")
+    assert run("figures", str(folder), "--distance", "linf", "--out", "alone") == 0
+    assert written(tmp_path / "alone") == both("curves_linf", "knowledge_pgd_linf", "knowledge_my_fgsm_linf")
+    assert run("figures", str(folder), "--undefended", "bare", "--distance", "linf", "--out", "beside") == 0
+    assert written(tmp_path / "beside") == both("curves_linf", "knowledge_pgd_linf")  # the attack that both met
+    assert "undefended" in (tmp_path / "beside" / "knowledge_pgd_linf.svg").read_text()
+    assert run("figures", "bare", "--attack", "fgsm", "--distance", "l2", "--out", "one") == 0
+    assert written(tmp_path / "one") == both("knowledge_fgsm_l2")
+
+
+def test_several_runs_share_figures(run: Run, tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "bb", attacks=("fgsm",))
+    (tmp_path / "multirun.yaml").touch()
+    assert run("figures", "a", "bb", "multirun.yaml", "--distance", "linf") == 0
+    assert written(tmp_path / "figures") == both("models_worst_case_linf", "models_fgsm_linf", "training_time")
+    assert run("figures", "a", "bb", "--style", "report", "--attack", "fgsm", "--distance", "l2", "--out", "r") == 0
+    assert written(tmp_path / "r") == both("models_fgsm_l2_report")
+
+
+def test_runs_of_other_test_images_are_refused_or_cut(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "bb", n=12)
+    assert run("figures", "a", "bb") == 1
+    assert "12 of them in common" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+    assert run("figures", "a", "bb", "--intersect", "--distance", "l2") == 0
+    assert "drawn on the 12 test images" in capsys.readouterr().err
+    assert "n = 12" in (tmp_path / "figures" / "models_pgd_l2.svg").read_text()
+
+
+def test_two_runs_of_one_name_are_told_apart_and_a_run_without_results_is_left_out(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("x", "y"):
+        make_run(tmp_path / place / "net")
+    (tmp_path / "y" / "net" / "results.json").unlink()
+    assert run("figures", "x/net", "y/net", "--distance", "l2") == 0
+    svg = (tmp_path / "figures" / "models_pgd_l2.svg").read_text()
+    assert "x/net" in svg
+    assert "y/net" in svg
+    assert "training_time.png" not in written(tmp_path / "figures")
+    assert "not in the figure of training times: y/net: there is no results.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["."], "there is no examples.parquet in"),
+        (["a", "nowhere"], "there is no examples.parquet in nowhere"),
+        (["a", "--attack", "square"], "a: no attack named 'square' was run; there are pgd, fgsm"),
+        (["a", "--style", "raport"], "no figure style 'raport'"),
+        (["a", "--distance", "l3"], "no distance 'l3'; there are l0, l1, l2, linf"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    make_run(tmp_path / "a")
+    assert run("figures", *arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_without_a_run_the_usage_is_shown(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("figures") == 2
+    assert "RUN" in capsys.readouterr().err
