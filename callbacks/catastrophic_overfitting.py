@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from robustlit.attacks import PGD
-from robustlit.objectives import AdversarialTraining
+from robustlit.objectives import MART, TRADES, AdversarialTraining
 
 
 class CatastrophicOverfitting(pl.Callback):
@@ -51,8 +51,10 @@ class CatastrophicOverfitting(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks that there is an attack to watch."""
-        if not isinstance(getattr(pl_module, "objective", None), AdversarialTraining):
-            raise ValueError("CatastrophicOverfitting watches the objective AdversarialTraining; remove the callback")
+        if not isinstance(getattr(pl_module, "objective", None), (AdversarialTraining, TRADES, MART)):
+            raise ValueError(
+                "CatastrophicOverfitting watches AdversarialTraining, TRADES and MART; remove the callback"
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Sequence[Tensor], batch_idx: int

@@ -141,7 +141,7 @@ def test_accumulated_batches_are_one_look(trainer: MakeTrainer, data: MNIST) -> 
 
 
 def test_it_watches_adversarial_training_only(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:
-    with pytest.raises(ValueError, match="AdversarialTraining; remove the callback"):
+    with pytest.raises(ValueError, match="TRADES and MART; remove the callback"):
         trainer(CatastrophicOverfitting()).fit(module, datamodule=data)
 
 
