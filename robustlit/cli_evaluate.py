@@ -84,7 +84,7 @@ def _parsed(arguments: list[str]) -> _Asked:
             )
         elif flag == "trust" and given:
             asked.trusted += value.strip("[]").split(",")
-        elif given:
+        elif given or argument.startswith("~"):  # ~key takes a key out
             asked.overrides.append(argument)
         elif asked.checkpoint is None:
             asked.checkpoint = argument
