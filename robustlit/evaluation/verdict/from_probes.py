@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlit.attacks import FGSM, PGD, BudgetAttack, Square, Transfer
 from robustlit.attacks.losses import Goal
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import attack_view, draws_of, is_stochastic, undefended
+from robustlit.classifier import attack_view, can_reject, draws_of, is_stochastic, undefended
 from robustlit.evaluation.verdict.check import FAIL, PASS, Check, judged_share, judged_value, undecided
 from robustlit.evaluation.verdict.probe import Probe, ascend
 from robustlit.threat import Ball, expand
@@ -23,6 +23,7 @@ _ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
 _HALF_POINT = 0.005
 _NEIGHBOURS = 5
 _RANDOM_POINTS = 10
+_WATCHED = 50  # examples that are attacked one at a time
 _STABLE = 0.1
 
 
@@ -86,7 +87,7 @@ def finished(probe: Probe) -> Check:
     """8: the loss of the attack has stopped rising at its end."""
     steps = int(getattr(probe.attack, "steps", 40))
     share = getattr(probe.attack, "_step_over_eps", 2.5 / steps)
-    losses = ascend(probe, steps, float(share)).losses
+    losses = ascend(probe, steps, float(share))
     span = (losses.amax(0) - losses.amin(0)).clamp_min(1e-12)
     best = losses.cummax(0).values
     rise = ((best[-1] - best[-min(11, len(best))]) / span).median()
@@ -98,19 +99,39 @@ def finished(probe: Probe) -> Check:
 
 
 def silent_success(probe: Probe) -> Check:
-    """11: no example is adversarial on the way of the attack and counted as robust at its end."""
-    steps = int(getattr(probe.attack, "steps", 40))
-    left = probe.part(probe.standing)
-    if not len(left):
-        return judged_share(
-            11, "no silent success", 0, max(1, len(probe)), 0.0, _PINTOR, found="none stood:", advice=""
-        )
-    seen = ascend(left, steps, float(getattr(probe.attack, "_step_over_eps", 2.5 / steps)))
+    """11: no example is adversarial on the way of the attack and counted as robust at its end.
+
+    The evaluation's attack runs again on examples that it left standing, one at a time, while the model looks on.
+    """
+    name = "no silent success"
+    if attack_view(probe.model) is not probe.model or is_stochastic(probe.model):
+        return undecided(11, name, "only a model that is differentiated itself can look on", _PINTOR)
+    standing = torch.nonzero(probe.standing).squeeze(1)[:_WATCHED]
+    silent = 0
+    for number in range(len(standing)):
+        one = probe.part(standing[number : number + 1])
+        watched = _Watched(probe.model, int(one.y))
+        silent += int(not bool(one.run(probe.attack, watched).success) and watched.misled)
     return judged_share(
-        11, "no silent success", int(seen.ever.sum()), len(probe), _HALF_POINT, _PINTOR,
-        found="counted as robust, but adversarial on the way of a plain ascent:",
+        11, name, silent, max(1, len(standing)), _HALF_POINT, _PINTOR,
+        found="counted as robust, but adversarial on the way of the attack:",
         advice="the attack returns its last point instead of the best: judge every iterate",
     )  # fmt: skip
+
+
+class _Watched(nn.Module):
+    """A model that remembers whether any point that it was shown misled it about an example of class `label`."""
+
+    def __init__(self, model: nn.Module, label: int) -> None:
+        super().__init__()
+        self.model, self.label, self.misled = model, label, False
+        self.rejects = can_reject(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        goal = Goal(torch.full((len(x),), self.label, device=x.device), rejects=self.rejects)
+        self.misled |= bool(goal.reached(logits.detach()).any())
+        return logits
 
 
 def gradients_exist(probe: Probe) -> Check:

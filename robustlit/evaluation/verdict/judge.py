@@ -107,7 +107,8 @@ def _affordable(passes: float, model: nn.Module, attack: BudgetAttack, evaluatio
     once = float((own["forwards"] + own["backwards"]).mean()) if len(own) else 2.0 * steps
     judged = VOTES if is_stochastic(model) else 1
     wide = 40.0 * judged
-    few = 4.0 * steps * draws_of(model) + once * (1.3 if attack_view(model) is not model else 0.3)
+    runs = 0.3 + (_steps(attack) > 0) + (attack_view(model) is not model)  # of the attack, for each of the few
+    few = 2.0 * steps * draws_of(model) + once * runs
     hard = (3 * once if _steps(attack) else 200.0 * draws_of(model)) + (2 * _QUICK_QUERIES + 90.0) * judged
     return _Sizes(int(0.35 * passes / wide), int(0.25 * passes / few), int(0.4 * passes / hard))
 
@@ -160,9 +161,15 @@ def _probed(
         10: lambda: from_probes.gradients_stable(wide), 15: lambda: from_probes.randomness(wide),
         16: lambda: from_probes.outputs(wide), 18: lambda: from_probes.random_noise(wide),
     }  # fmt: skip
+
+    def silent() -> Check:
+        if full or _steps(wide.attack):
+            return from_probes.silent_success(few)
+        return undecided(11, _PROBED[11], "to watch a whole ensemble is for profile='full'", "")
+
     attacked: dict[int, Callable[[], Check]] = {
         3: lambda: from_probes.unbounded(few), 8: lambda: from_probes.finished(few),
-        11: lambda: from_probes.silent_success(few), 12: lambda: from_probes.twin_holds(few),
+        11: silent, 12: lambda: from_probes.twin_holds(few),
         17: lambda: from_probes.ablation(few), 19: planted,
     }  # fmt: skip
     hardest: dict[int, Callable[[], Check]] = {

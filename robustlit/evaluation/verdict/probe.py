@@ -81,7 +81,7 @@ class Probe:
         left = torch.nonzero(self.standing).squeeze(1)
         if len(left) > count:
             near = self.part(left)
-            loss = ascend(near, _SCREEN, 2.5 / _SCREEN).losses[-1]
+            loss = ascend(near, _SCREEN, 2.5 / _SCREEN)[-1]
             left = left[loss.topk(count).indices.sort().values]
         return replace(self.part(left), stands_for=len(self))
 
@@ -123,41 +123,27 @@ class Probe:
         return Draws(self.seed, self.index).fork(number)
 
 
-@dataclass
-class Ascent:
-    """A plain ascent and its losses.
+def ascend(probe: Probe, steps: int, step_over_eps: float) -> Tensor:
+    """Projected ascent from a random point of the ball, nobody leaving early.
 
-    Args:
-        losses: (T, m) log odds against the true class, from the start to the end, each point as the attack sees it.
-        ever: (m,) bool, some point of the way was adversarial for the model itself.
-        ended: (m,) bool, the last one was.
+    Returns:
+        (T, m) log odds against the true class, from the start to the end, each point as the attack sees it.
     """
 
-    losses: Tensor
-    ever: Tensor
-    ended: Tensor
-
-
-def ascend(probe: Probe, steps: int, step_over_eps: float) -> Ascent:
-    """Projected ascent of the log odds from a random point of the ball, nobody leaving early, every loss kept."""
-
-    def look(victim: Victim) -> Ascent:
-        goal, ball = victim.goal(probe.y), probe.ball()
+    def look(victim: Victim) -> Tensor:
+        climbed = Goal(probe.y, rejects=victim.goal(probe.y).rejects).log_odds
+        ball = probe.ball()
         z, losses = ball.random_point(probe.draws(7)), []
-        ever = torch.zeros(len(probe), dtype=torch.bool, device=probe.x.device)
         for _ in range(steps):
-            logits, loss, gradient = victim.gradient(z, Goal(probe.y, rejects=goal.rejects).log_odds)
+            _, loss, gradient = victim.gradient(z, climbed)
             losses.append(loss.float())
-            if victim.sees_itself:
-                ever |= goal.reached(logits)
             z = ball.step(z, gradient, ball.eps * step_over_eps)
-        logits = victim.logits(z)
         if victim.sees_itself:  # votes are no logits, and another's are on another scale
-            losses.append(Goal(probe.y, rejects=goal.rejects).log_odds(logits).float())
-        ended = goal.reached(logits)
-        return Ascent(torch.stack(losses), ever | ended, ended)
+            losses.append(climbed(victim.logits(z)).float())
+        return torch.stack(losses)
 
-    return probe.with_victim(look)
+    losses: Tensor = probe.with_victim(look)
+    return losses
 
 
 def standing_of(evaluation: Evaluation, norm: str, eps: float) -> dict[int, bool]:
