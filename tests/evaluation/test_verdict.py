@@ -212,6 +212,12 @@ def test_a_quick_verdict_costs_a_tenth_at_most(net: nn.Module, digits: Digits) -
     assert {c.status for c in small.checks if c.number in (3, 6, 8, 12, 13)} == {INCONCLUSIVE}
 
 
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_a_model_with_a_detector_is_never_without_its_check(profile: str, net: nn.Module, digits: Digits) -> None:
+    found = judged(Leaking(net, digits[0]), digits, {"pgd": PGD(eps=0.1, steps=5)}, n=20, profile=profile)
+    assert 20 in {check.number for check in found.checks}
+
+
 def test_passes_are_those_that_the_model_saw(net: nn.Module, digits: Digits, counting: Any) -> None:
     x, y = digits[0][:40], digits[1][:40]
     attacks = {"pgd": PGD(eps=0.1, steps=10)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD, Attack, BudgetAttack
 from robustlit.attacks.victim import VOTES
-from robustlit.classifier import attack_view, draws_of, is_stochastic
+from robustlit.classifier import Detecting, attack_view, draws_of, is_stochastic
 from robustlit.evaluation.evaluate import batches_of
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.verdict import from_probes, from_table
@@ -81,6 +81,8 @@ def verdict(
     few = probe.first(sizes.few)
     if len(few) and (found := detector(few, evaluation, x[: sizes.wide], full)) is not None:
         checks.append(found)
+    elif not len(few) and isinstance(model, Detecting):
+        checks.append(undecided(20, "the detector was attacked too", _TOO_SMALL, ""))
     checks.sort(key=lambda check: check.number)
     return Verdict(checks, profile, len(probe), norm, eps, seed, probe.meter.passes, probe.meter.passes / max(1, spent))
 
