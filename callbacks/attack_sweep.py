@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack
 from robustlit.evaluation import Evaluation, Sweep
-from robustlit.evaluation.figures import curves_csv, distance_grid, save_curves
+from robustlit.evaluation.evaluate import examples_of
+from robustlit.evaluation.figures import curves_csv, distance_grid, draw_run
 from robustlit.evaluation.sweep import Columns, as_evaluation
 from robustlit.models import SmallCNN
 from robustlit.training import distil, load_classifier
@@ -25,9 +26,10 @@ from .progress import Progress
 class AttackSweep(pl.Callback):
     """Runs a sweep over every test batch, gathers it once at the end, writes it, draws it and logs it.
 
-    The per-example table, the curves (CSV, PNG, SVG) and, with a logger, the same curves and numbers there. Several
-    processes share the batches: the table is the same as from one process, as each batch is attacked as a whole and
-    draws depend on the example alone. On Ctrl-C the batches that were finished are kept and marked as incomplete.
+    The per-example table, the curves (CSV, PNG, SVG), where several kinds of knowledge ran a figure for each attack by
+    what the attacker knew, and, with a logger, the same curves and numbers there. Several processes share the batches:
+    the table is the same as from one process, as each batch is attacked as a whole and draws depend on the example
+    alone. On Ctrl-C the batches that were finished are kept and marked as incomplete.
 
     Args:
         attacks: name -> attack.
@@ -75,11 +77,16 @@ class AttackSweep(pl.Callback):
             raise ValueError("AttackSweep takes one test loader: in several, examples of one number would be mixed up")
         self.evaluation, self.write_error, self._parts = None, None, []
         if self.sweep.needs_substitute:
-            self.sweep.substitute = self._distilled(trainer, pl_module)
+            self.sweep.substitute = self.distilled(trainer, pl_module)
         elif self.sweep.substitute is not None:
             self.sweep.substitute.to(pl_module.device)
 
-    def _distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
+    def distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
+        """A net that answers as the attacked one does, trained on its answers to training images.
+
+        Raises:
+            ValueError: several processes, or data that are none of robustlit's.
+        """
         data: Any = getattr(trainer, "datamodule", None)
         if trainer.world_size > 1 or not hasattr(data, "tensors"):
             raise ValueError(
@@ -140,7 +147,8 @@ class AttackSweep(pl.Callback):
 
     def _finish(self, trainer: pl.Trainer, parts: list[Columns], complete: bool) -> None:
         meta = self.sweep.meta() | ({"substitute": self._substitute} if self._substitute else {})
-        self.evaluation = as_evaluation(parts, {**meta, "complete": complete})
+        extent = {"complete": True} if complete else {"complete": False, "meant": _meant(trainer)}
+        self.evaluation = as_evaluation(parts, {**meta, **extent})
         if self.folder is not None:
             try:
                 self._write(self.evaluation, self.folder)
@@ -154,4 +162,11 @@ class AttackSweep(pl.Callback):
         evaluation.save(folder)
         for distance, end in self.curve_ends.items():
             curves_csv(evaluation, distance, distance_grid(end)).to_csv(folder / f"curves_{distance}.csv", index=False)
-            save_curves(evaluation, distance, folder / f"curves_{distance}")
+        draw_run(evaluation, folder, list(self.curve_ends))
+
+
+def _meant(trainer: pl.Trainer) -> int | None:
+    """How many examples the test was to attack; None where a limit on batches, or the loader, leaves that open."""
+    loader: Any = trainer.test_dataloaders
+    whole = examples_of(loader) is not None and len(loader) == trainer.num_test_batches[0]
+    return examples_of(loader) if whole else None

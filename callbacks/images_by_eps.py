@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class ImagesByEps(pl.Callback):
             predictions.append(result.prediction.tolist())
         figure = budgets_figure(
             np.stack(images), [0.0, *self.budgets], y.tolist(), np.array(predictions),
-            f"{self.attack}, at growing eps",
+            _title(self.attack, len(y)),
             norm=self.attack.norm,
         )  # fmt: skip
         if self.folder is not None:
@@ -89,3 +90,10 @@ class ImagesByEps(pl.Callback):
                     logger.experiment.log({"images/by_eps": wandb.Image(figure)})
                 except Exception as error:  # wandb raises many kinds, none worth losing an evaluation for
                     rank_zero_warn(f"W&B did not take the images by eps: {type(error).__name__}: {error}")
+
+
+def _title(attack: BudgetAttack, count: int) -> str:
+    """The attack without the eps that is not used, and the norm, which stands below."""
+    kept = {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
+    settings = ", ".join(f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str))
+    return f"{attack.name}{f' ({settings})' if settings else ''} at growing eps, the first {count} test images"

@@ -94,9 +94,10 @@ def _log_to_wandb(run: Any, evaluation: Evaluation, ends: Mapping[str, float], s
         if point:  # none is known farther away than any attack looked
             run.log(point)
     columns: list[str | int] = ["attack", "knowledge", "norm", "eps", "accuracy", "low", "high", "n", "median_l2"]
-    run.log({"robust/table": wandb.Table(columns=columns, data=_table_rows(evaluation))})
-    run.log({f"figures/curves_{d}": wandb.Image(curves_figure(evaluation, d)) for d in ends})
+    # A table can be refused where the server is gone; so it comes last, and alone.
     run.summary.update(dict(scalars))
+    run.log({f"figures/curves_{d}": wandb.Image(curves_figure(evaluation, d)) for d in ends})
+    run.log({"robust/table": wandb.Table(columns=columns, data=_table_rows(evaluation))})
 
 
 def _table_rows(evaluation: Evaluation) -> list[list[Any]]:

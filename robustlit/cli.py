@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, compare, figures, recipes. Composes a recipe, runs it, words the errors."""
+"""The command line: finds the command, composes a recipe and runs it, words the errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ HELP = """robustlit: train image classifiers that withstand adversarial examples
   robustlit compare RUN RUN ... [--out FILE.html] [--intersect]     lay runs side by side on one page
   robustlit figures RUN [RUN ...] [--out FOLDER] [--style report] [--attack NAME] [--undefended RUN] [--intersect]
                                                      draw a run's figures again, or several runs in one
+  robustlit dashboard [--project P] [--entity E] [--url VIEW] [--attacks A,B] [--runs RUN ...] [--dry-run]
+                                                     a W&B view in which runs rank and overlay
+  robustlit sync [RUN ...] [--dry-run]               upload runs that W&B kept offline, or say how
   robustlit recipes                                  list the recipes
 
 Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
-  groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, none)
+  groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, nine, worst_case, none, ...)
   the run     name= or run_dir=, seed=, ckpt_path=runs/NAME/checkpoints/last.ckpt to resume
   processes   trainer.devices=2 trainer.accelerator=cpu; on a cluster trainer.devices=8 trainer.num_nodes=4
   many runs   -m eps=0.1,0.2,0.3 (one after the other)
@@ -32,7 +35,7 @@ Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_
 A run leaves runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table, curves, figures), results.json.
 """
 
-COMMANDS = ("train", "evaluate", "compare", "figures", "recipes")
+COMMANDS = ("train", "evaluate", "compare", "figures", "dashboard", "sync", "recipes")
 _LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
 
 
@@ -53,7 +56,7 @@ def main(command: str | None = None) -> None:
     if command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)} (robustlit --help)")
     commands = {"train": _train, "evaluate": _evaluate, "compare": _compare, "figures": _figures}
-    run = {**commands, "recipes": _recipes}[command]
+    run = {**commands, "dashboard": _dashboard, "sync": _sync, "recipes": _recipes}[command]
     sys.exit(_worded(lambda: run(arguments, script)))
 
 
@@ -79,6 +82,8 @@ def _worded(action: Callable[[], int]) -> int:
 
 def _is_users(error: BaseException) -> bool:
     """Whether an error is about what the user gave, rather than a fault of the program (whose traceback is shown)."""
+    if isinstance(error, (ValueError, OSError)):  # or torch would be loaded to word an error
+        return True
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -86,7 +91,7 @@ def _is_users(error: BaseException) -> bool:
     from robustlit.evaluation import EvaluationError
     from robustlit.training import CheckpointError
 
-    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException, CheckpointError, DataError, EvaluationError)
+    kinds = (HydraException, OmegaConfBaseException, CheckpointError, DataError, EvaluationError)
     return isinstance(error, kinds)
 
 
@@ -246,6 +251,21 @@ def _figures(arguments: list[str], script: list[str]) -> int:
     from robustlit.cli_figures import figures
 
     return figures(arguments)
+
+
+# W&B
+
+
+def _dashboard(arguments: list[str], script: list[str]) -> int:
+    from robustlit.cli_dashboard import dashboard
+
+    return dashboard(arguments)
+
+
+def _sync(arguments: list[str], script: list[str]) -> int:
+    from robustlit.cli_sync import sync
+
+    return sync(arguments)
 
 
 # recipes

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from robustlit.evaluation import Evaluation
+    from robustlit.evaluation import Evaluation, Verdict
+
+_OF_NO_STYLE = ("training_time", "verdict")
 
 
 def figures(arguments: Sequence[str]) -> int:
@@ -20,9 +24,10 @@ def figures(arguments: Sequence[str]) -> int:
     Raises:
         EvaluationError: a folder without an evaluation, different test images in one figure, an attack that was not
             run, an unknown style.
+        ValueError: a damaged verdict.json.
     """
     given = _parser().parse_args(list(arguments))
-    from robustlit.evaluation import Evaluation, EvaluationError
+    from robustlit.evaluation import Evaluation, EvaluationError, Verdict
     from robustlit.evaluation.figures import check_same_examples, on_common_examples, save_figure
     from robustlit.evaluation.figures.knob import check_style
     from robustlit.evaluation.results import DISTANCES
@@ -33,8 +38,11 @@ def figures(arguments: Sequence[str]) -> int:
             raise EvaluationError(f"there is no distance {distance!r}; there are {', '.join(DISTANCES)}")
     # After -m a file lies among the runs, so that runs/* has it.
     paths = _named([run for run in given.runs if run.name != "multirun.yaml"])
-    evaluations = {name: Evaluation.load(path) for name, path in paths.items()}
-    undefended = None if given.undefended is None else Evaluation.load(given.undefended)
+    with _said():
+        evaluations = {name: Evaluation.load(path) for name, path in paths.items()}
+        undefended = None if given.undefended is None else Evaluation.load(given.undefended)
+    judged = {name: Verdict.stored_in(path) for name, path in paths.items()}
+    verdicts = {name: found for name, found in judged.items() if found is not None}
     together = evaluations | ({} if undefended is None else {"the undefended net": undefended})
     if given.intersect:
         before = {e.n for e in together.values()}
@@ -53,17 +61,27 @@ def figures(arguments: Sequence[str]) -> int:
                 raise EvaluationError(f"{name}: no attack named {given.attack!r} was run; there are {there}")
     if len(evaluations) == 1:
         name, evaluation = next(iter(evaluations.items()))
-        drawn = _of_one(name, evaluation, undefended, given)
+        drawn = _of_one(name, evaluation, verdicts.get(name), undefended, given)
         folder = given.out or _evaluation_folder(paths[name])
     else:
-        drawn = _of_several(evaluations, paths, given)
+        drawn = _of_several(evaluations, paths, verdicts, given)
         folder = given.out or Path("figures")
     ending = "_report" if given.style == "report" else ""
     folder.mkdir(parents=True, exist_ok=True)
     for stem, figure in drawn:
-        for file in save_figure(figure, folder / (stem if stem == "training_time" else f"{stem}{ending}")):
+        for file in save_figure(figure, folder / (stem if stem in _OF_NO_STYLE else f"{stem}{ending}")):
             print(file)
     return 0
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Warnings as lines on standard error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,33 +99,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _of_one(
-    name: str, evaluation: Evaluation, undefended: Evaluation | None, given: argparse.Namespace
+    name: str,
+    evaluation: Evaluation,
+    verdict: Verdict | None,
+    undefended: Evaluation | None,
+    given: argparse.Namespace,
 ) -> Iterator[tuple[str, Figure]]:
-    """One model under many attacks; where several kinds of knowledge or an undefended net are there, each attack."""
-    from robustlit.evaluation.figures import curves_figure, knowledge_figure
+    """The verdict, one model under many attacks, and each attack by what the attacker knew."""
+    from robustlit.evaluation.figures import run_figures, verdict_figure
 
-    kinds = {known for _, known in evaluation.runs}
-    for distance in given.distance:
-        if given.attack is None:
-            yield f"curves_{distance}", curves_figure(evaluation, distance, style=given.style, name=name)
-        if given.attack is None and len(kinds) == 1 and undefended is None:
-            continue
-        there = evaluation.attacks if undefended is None else [a for a in evaluation.attacks if a in undefended.attacks]
-        for attack in [given.attack] if given.attack is not None else there:
-            yield (
-                f"knowledge_{_file_name(attack)}_{distance}",
-                knowledge_figure(
-                    evaluation, attack, distance, undefended=undefended, style=given.style, name=name
-                ),
-            )  # fmt: skip
+    if verdict is not None and given.attack is None:
+        yield "verdict", verdict_figure(verdict, name=name, n=evaluation.n)
+    yield from run_figures(
+        evaluation, given.distance, verdict=verdict, undefended=undefended, attack=given.attack, style=given.style,
+        name=name,
+    )  # fmt: skip
 
 
 def _of_several(
-    evaluations: dict[str, Evaluation], paths: dict[str, Path], given: argparse.Namespace
+    evaluations: dict[str, Evaluation],
+    paths: dict[str, Path],
+    verdicts: dict[str, Verdict],
+    given: argparse.Namespace,
 ) -> Iterator[tuple[str, Figure]]:
     """Many models under the worst case and under each attack that all have in common; their training times."""
     from robustlit.evaluation import EvaluationError
-    from robustlit.evaluation.figures import TrainedRun, models_figure, training_time_figure
+    from robustlit.evaluation.figures import TrainedRun, file_name, models_figure, training_time_figure
 
     runs = [set(e.runs) for e in evaluations.values()]
     shared = [run for run in next(iter(evaluations.values())).runs if all(run in other for other in runs)]
@@ -120,8 +137,8 @@ def _of_several(
         if given.attack is None and given.style != "report" and adaptive:
             wanted.insert(0, None)
         for attack in wanted:
-            figure = models_figure(evaluations, distance, attack=attack, style=given.style)
-            yield f"models_{_file_name(attack or 'worst_case')}_{distance}", figure
+            figure = models_figure(evaluations, distance, attack=attack, style=given.style, verdicts=verdicts)
+            yield f"models_{file_name(attack or 'worst_case')}_{distance}", figure
     trained: list[TrainedRun] = []
     for name, path in paths.items():
         try:
@@ -135,11 +152,6 @@ def _of_several(
             print(f"no figure of training times: {error}", file=sys.stderr)
         else:
             yield "training_time", figure
-
-
-def _file_name(attack: str) -> str:
-    """An attack's name, which a recipe may choose freely, as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in attack)
 
 
 def _evaluation_folder(run: Path) -> Path:

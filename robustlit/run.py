@@ -73,7 +73,8 @@ def train(config: DictConfig) -> int:
     seconds: dict[str, float] = {}
     started = time.monotonic()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+        with _failure_ends_wandb(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
     except SystemExit:  # how Lightning leaves after Ctrl-C
         last = run / "checkpoints" / "last.ckpt"
         if last.exists():
@@ -240,7 +241,9 @@ def _resumed_run(config: DictConfig) -> Path | None:
 
 
 def _run_id(config: DictConfig) -> str:
-    """The W&B run: that of the resumed checkpoint, so that its curves go on, else a new one."""
+    """The W&B run: a sweep's, else that of the resumed checkpoint, so that its curves go on, else a new one."""
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):  # chosen by `wandb agent`, which W&B obeys
+        return os.environ["WANDB_RUN_ID"]
     if config.ckpt_path is not None:
         stored = read_checkpoint(config.ckpt_path)["robustlit"]["config"] or {}
         if run_id := stored.get("logger", {}).get("run_id"):
@@ -266,7 +269,8 @@ def _attack(
     if config.trainer.fast_dev_run:  # nothing was saved
         checkpoint = None
     try:
-        trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        with _failure_ends_wandb(trainer):
+            trainer.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     except SystemExit:  # how Lightning leaves after Ctrl-C
         code = INTERRUPTED
         if sweep is None or sweep.evaluation is None:
@@ -282,6 +286,7 @@ def _attack(
         verdict = next((c.verdict for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
         if verdict is not None:
             results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
+        _summarise_in_wandb(trainer, results)
         print_report(results)
         if verdict is not None:
             print_verdict(verdict)
@@ -300,6 +305,17 @@ def _attack(
             say(f"written to {config.run_dir}")
     _close(trainer, code)
     return code
+
+
+def _summarise_in_wandb(trainer: pl.Trainer, results: dict[str, Any]) -> None:
+    """What a W&B table of runs ranks by besides the accuracies, which `AttackSweep` logs."""
+    also = {"parameters": results["parameters"], **{f"seconds/{k}": v for k, v in results["seconds"].items()}}
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            try:
+                logger.experiment.summary.update(also)
+            except Exception as error:  # wandb raises many kinds, none worth losing results for
+                say(f"W&B did not take the run's times: {type(error).__name__}: {error}")
 
 
 def _shown(value: object) -> str:
@@ -396,15 +412,35 @@ def _write_config(run: Path, stored: dict[str, Any]) -> None:
 
 def _close(trainer: pl.Trainer, code: int) -> None:
     """Ends what outlives a Trainer: the W&B run and the process group."""
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers) and trainer.is_global_zero:
-        import wandb
-
-        try:
-            wandb.finish(exit_code=code)
-        except Exception as error:  # the run is done; W&B's trouble is only said
-            say(f"W&B did not close cleanly: {error}")
+    _finish_wandb(trainer, code)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _finish_wandb(trainer: pl.Trainer, code: int) -> None:
+    if not any(isinstance(logger, WandbLogger) for logger in trainer.loggers) or not trainer.is_global_zero:
+        return
+    try:
+        ends = [logger.finish for logger in trainer.loggers if hasattr(logger, "finish")]
+        if not ends:  # a logger of the user's own
+            import wandb
+
+            wandb.finish(exit_code=code)
+        for finish in ends:
+            if trouble := finish(code):
+                say(trouble)
+    except Exception as error:  # the run is done; W&B's trouble is only said
+        say(f"W&B did not close cleanly: {error}")
+
+
+@contextmanager
+def _failure_ends_wandb(trainer: pl.Trainer) -> Iterator[None]:
+    """A run that fails ends its W&B run, or the next job of a multirun would log into it."""
+    try:
+        yield
+    except Exception:
+        _finish_wandb(trainer, 1)
+        raise
 
 
 __all__ = ["CheckpointError", "ConfigError", "evaluate", "train"]

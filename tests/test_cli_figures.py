@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robustlit.evaluation import Evaluation
+from robustlit.evaluation import Check, Evaluation, Verdict
 
 Run = Callable[..., int]
 
@@ -60,6 +62,65 @@ def test_a_runs_figures_are_drawn_into_its_evaluation_without_a_checkpoint(
     assert str(folder / "evaluation" / "curves_l2.png") in capsys.readouterr().out.splitlines()
     assert run("figures", str(folder / "evaluation"), "--style", "report", "--out", "drawn") == 0
     assert written(tmp_path / "drawn") == both("curves_l2_report", "curves_linf_report")
+
+
+def judge(folder: Path, status: str = "FAIL") -> None:
+    checks = [Check(13, "gradient-free does not win", status, "Square alone breaks 9 of 90: try", 0.1, 0.002)]
+    Verdict(checks, "full", 90, "linf", 0.3, 0, 5, 0.1).save(folder / "evaluation")
+
+
+def test_the_verdict_is_drawn_and_stands_in_the_figures(run: Run, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "net")
+    judge(folder)
+    assert run("figures", str(folder), "--style", "report") == 0
+    assert written(folder / "evaluation") == both("verdict", "curves_l2_report", "curves_linf_report")
+    assert run("figures", str(folder), "--out", "drawn") == 0
+    assert written(tmp_path / "drawn") == both("verdict", "curves_l2", "curves_linf")
+    for stem in ("curves_l2", "curves_linf"):
+        assert (
+            "verdict FAIL (full, L∞ 0.3): 1 of 1 checks (Square wins)"
+            in (tmp_path / "drawn" / f"{stem}.svg").read_text()
+        )
+    assert "net: verdict FAIL" in (tmp_path / "drawn" / "verdict.svg").read_text()
+    make_run(tmp_path / "other")
+    assert run("figures", "net", "other", "--distance", "linf", "--attack", "pgd", "--out", "both") == 0
+    assert "net (verdict FAIL)" in (tmp_path / "both" / "models_pgd_linf.svg").read_text()
+
+
+def test_a_damaged_verdict_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(tmp_path / "net")
+    (folder / "evaluation" / "verdict.json").write_text('{"status": "PASS"}')
+    assert run("figures", str(folder)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "verdict.json is no verdict of this version: it lacks 'checks'; judge the checkpoint again" in line
+    assert written(folder / "evaluation") == set()
+
+
+def test_a_table_alone_is_drawn_with_a_warning_and_a_newer_one_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "net")
+    (folder / "evaluation" / "evaluation.json").write_text('{"table": 9}')
+    assert run("figures", str(folder)) == 1
+    assert "version 9, and this robustlit reads up to 1: update robustlit" in capsys.readouterr().err
+    (folder / "evaluation" / "evaluation.json").unlink()
+    assert run("figures", str(folder), "--distance", "l2") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: there is no evaluation.json")
+    assert "not known whether complete" in (folder / "evaluation" / "curves_l2.svg").read_text()
+
+
+def test_figures_are_drawn_without_torch(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "net", knowledge=("adaptive", "greybox"))
+    judge(folder)
+    code = (
+        "import sys; from robustlit.cli_figures import figures; "
+        f"code = figures([{str(folder)!r}, '--distance', 'linf']); "
+        "print(code, [m for m in ('torch', 'pytorch_lightning', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert written(folder / "evaluation") == both("verdict", "curves_linf", "knowledge_pgd_linf", "knowledge_fgsm_linf")
 
 
 def test_a_defense_has_a_figure_for_each_attack_beside_the_undefended(run: Run, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from robustlit.comparison.excerpt import Excerpt
-from robustlit.comparison.measures import broken_by_less
+from robustlit.comparison.measures import broken_by_less, searched_l2
 from robustlit.comparison.runs import Run, text
+from robustlit.evaluation.table import TOLERANCE
+from robustlit.evaluation.verdict.check import FAIL
 
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+_EACH = 3  # failed verdicts, up to which each has a sentence
 # Settings of the data that do not change the test images.
 _TRAINING_DATA = ("batch_size", "eval_batch_size", "train_size", "val_size", "test_size", "seed", "shuffle_seed",
                   "augment", "num_workers", "_target_")  # fmt: skip
@@ -25,11 +28,14 @@ def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
             f"run holds, of {excerpt.of} in all; each run's own results.json may differ."
         )
     for run in attacked:
-        if run.evaluation is not None and not run.evaluation.complete:
+        if run.evaluation is not None and run.evaluation.complete is False:
             said.append(
                 f"The evaluation of {_name(run)} was cut short: its figures are of {run.evaluation.n} of "
                 f"{len(excerpt.index)} examples."
             )
+    if unsure := [run for run in attacked if run.evaluation is not None and run.evaluation.complete is None]:
+        said.append(f"{_names(unsure)}: evaluation.json is missing; it is not known whether the evaluation is whole.")
+    said += _judged(attacked)
     if untouched := [run for run in runs if run.evaluation is None]:
         said.append(
             f"{_names(untouched)}: trained but not attacked. Clean accuracy is as results.json has it, on test images "
@@ -54,12 +60,19 @@ def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
                 f"{_name(run)}: no adaptive attack was run. Its worst case is {run.knowledge}: it flatters a defense."
             )
         for known, count in broken_by_less(run).items():
+            what = (
+                "they count in its worst case, but the adaptive attacks are too weak: look for masked gradients"
+                if run.knowledge == "adaptive"
+                else f"its {run.knowledge} figure is too high by at least that"
+            )
             said.append(
                 f"{_name(run)}: {known} attacks broke {count} {'example' if count == 1 else 'examples'} that the "
-                f"{run.knowledge} ones missed, so its {run.knowledge} figure is too high by at least that."
+                f"{run.knowledge} ones missed; {what}."
             )
-    if short := [run for run in attacked if not _searched_l2(run)]:
-        said.append(f"{_names(short)}: no attack looked for the nearest adversarial in L2; the worst case overstates.")
+    if short := [run for run in attacked if not searched_l2(run)]:
+        said.append(
+            f"{_names(short)}: no attack looked for the nearest adversarial in L2; the worst case there overstates."
+        )
     for key in _data_keys(runs):
         said += _groups(
             [run for run in runs if key in _data(run)],
@@ -82,6 +95,25 @@ def _groups(
         yield f"{what}: {'; '.join(f'{shown(value)} ({_names(mine)})' for value, mine in groups.items())}."
 
 
+def _judged(runs: Sequence[Run]) -> Iterable[str]:
+    """Verdicts that fail, or that judge another budget than the one quoted."""
+    failing = [run for run in runs if run.verdict is not None and run.verdict.status == FAIL]
+    if len(failing) > _EACH:
+        yield f"{_names(failing, 12)}: the verdicts are FAIL. Their worst cases are not to be believed."
+    for run in runs:
+        if run.verdict is None:
+            continue
+        if run.verdict.status == FAIL and len(failing) <= _EACH:
+            failures = ", ".join(text(check.failure) for check in run.verdict.failed)
+            yield f"{_name(run)}: the verdict is FAIL ({failures}). Its worst case is not to be believed."
+        judged = (run.verdict.norm, run.verdict.eps)
+        if run.budget is not None and (judged[0] != run.budget[0] or abs(judged[1] - run.budget[1]) > TOLERANCE):
+            yield (
+                f"{_name(run)}: the verdict is on {_budget_text(judged)}, the worst case is quoted at "
+                f"{_budget_text(run.budget)}."
+            )
+
+
 def _settings(runs: Sequence[Run]) -> list[str]:
     """Attacks of one name that were not set alike."""
     written: dict[str, dict[str, list[Run]]] = {}
@@ -96,14 +128,6 @@ def _settings(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _searched_l2(run: Run) -> bool:
-    evaluation = run.evaluation
-    return evaluation is not None and any(
-        known == run.knowledge and not evaluation.budgets(attack, known) and evaluation.norm_of(attack) == "l2"
-        for attack, known in evaluation.runs
-    )
-
-
 def _data(run: Run) -> dict[str, Any]:
     section = run.config.get("data")
     return {str(k): v for k, v in section.items()} if isinstance(section, dict) else {}
@@ -114,7 +138,7 @@ def _data_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def _budget_text(budget: tuple[str, float]) -> str:
-    return f"{_NORMS[budget[0]]} {budget[1]:.4g}"
+    return f"{_NORMS.get(budget[0], text(budget[0]))} {budget[1]:.4g}"
 
 
 def _name(run: Run) -> str:

@@ -1,16 +1,91 @@
-"""Curves small enough for a page: steps on a fixed ruler, never higher than the curve itself."""
+"""Curves as far as attacks looked, small enough for a page: steps on a fixed ruler, never higher than the truth."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from robustlit.threat import TOLERANCE
+from robustlit.comparison.runs import INFORMED, Run, text
+from robustlit.evaluation.figures.extent import attacked_to
+from robustlit.evaluation.results import Evaluation
+from robustlit.evaluation.table import TOLERANCE
+
+AXES = ("l2", "linf")
 
 _STEPS = (300, 2000)  # of an axis: a pixel or two for many curves, exact to the eye for few
 _TOGETHER = 600_000  # steps of all curves of a page
+
+
+@dataclass(frozen=True)
+class View:
+    """One thing that runs are looked at under: an attack with its knowledge, or the worst case over all (None)."""
+
+    attack: str | None
+    knowledge: str
+
+    @property
+    def name(self) -> str:
+        """As a figure names it."""
+        return text(Evaluation.label(self.attack or "worst case", self.knowledge))
+
+
+def views(runs: Sequence[Run]) -> list[View]:
+    """All that any of the runs was looked at under, worst cases first."""
+    pairs = list(dict.fromkeys(pair for run in runs if run.evaluation for pair in run.evaluation.runs))
+    known = [k for k in INFORMED if any(k == knowledge for _, knowledge in pairs)]
+    return [*(View(None, k) for k in known), *(View(attack, knowledge) for attack, knowledge in pairs)]
+
+
+def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Accuracy against distance of every run under every view.
+
+    Returns:
+        For each axis its `unit` and `end`; for each run {axis: {number of the view: {"steps", as `thinned` writes them,
+        and "to", how far the attack looked, null without a bound}}}. As in the figures, nothing is said beyond.
+    """
+    axes: dict[str, Any] = {}
+    of_runs: list[dict[str, Any]] = [{axis: {} for axis in AXES} for _ in runs]
+    for axis in AXES:
+        lines = {
+            (r, k): _line(run, view, axis)
+            for r, run in enumerate(runs)
+            if run.evaluation is not None
+            for k, view in enumerate(shown)
+            if any(view.knowledge == known and view.attack in (None, a) for a, known in run.evaluation.runs)
+        }
+        ends: dict[int, float] = {}  # of the views: each is drawn to where the farthest of its own lines ends
+        for (_, k), line in lines.items():
+            ends[k] = max(ends.get(k, 0.0), _farthest(*line))
+        end = max(ends.values(), default=0.0)
+        budgets = sorted({run.budget[1] for run in runs if run.budget is not None and run.budget[0] == axis})
+        axes[axis] = {"unit": ruler(end), "end": end}
+        steps = resolution(2 * len(lines))
+        for (r, k), (reach, to) in lines.items():
+            drawn = thinned(reach, ruler(end), ends[k], budgets, steps)
+            of_runs[r][axis][str(k)] = {"steps": drawn, "to": round(to, 6) if math.isfinite(to) else None}
+    return axes, of_runs
+
+
+def _line(run: Run, view: View, axis: str) -> tuple[np.ndarray, float]:
+    """Least distances of witnesses (n,), inf beyond where it was looked; and how far that was."""
+    evaluation = run.evaluation
+    assert evaluation is not None
+    of_all = view.attack is None and view.knowledge == run.knowledge
+    known = run.counted if of_all else [view.knowledge]
+    reach = np.min([evaluation.least_distances(view.attack, distance=axis, knowledge=k) for k in known], axis=0)
+    to = attacked_to(evaluation, view.attack, distance=axis, knowledge=view.knowledge)
+    return np.where(reach <= to + TOLERANCE, reach, np.inf), to
+
+
+def _farthest(reach: np.ndarray, to: float) -> float:
+    """Where a line ends: at its last witness, or farther where it was looked and something stood."""
+    finite = reach[np.isfinite(reach)]
+    last = float(finite.max()) if len(finite) else 0.0
+    return to if math.isfinite(to) and len(finite) < len(reach) else last
 
 
 def resolution(curves: int) -> int:

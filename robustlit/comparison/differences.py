@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from robustlit.comparison.origin import of_the_net
 from robustlit.comparison.runs import Run, text
 
 # What differs between any two runs and says nothing about them.
@@ -34,7 +35,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _flattened(run: Run) -> Iterator[tuple[str, str]]:
-    yield from _leaves(run.config, "")
+    yield from _leaves(of_the_net(run.config), "")
     if run.config:
         for name, version in _mapping(run.results.get("versions")).items():
             yield f"version of {text(str(name))}", text(version)

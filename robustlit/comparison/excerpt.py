@@ -55,7 +55,7 @@ def common_excerpt(runs: Sequence[Run], intersect: bool = False) -> tuple[list[R
     differing = [
         (run, mine)
         for (run, mine), (_, evaluation) in zip(labels, attacked, strict=True)
-        if not (mine.index.equals(whole.index) or (not evaluation.complete and mine.index.isin(whole.index).all()))
+        if not (mine.index.equals(whole.index) or (evaluation.complete is False and mine.index.isin(whole.index).all()))
     ]
     if not intersect:
         if differing:

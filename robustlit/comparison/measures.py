@@ -1,59 +1,41 @@
-"""What a page says of one run, as plain values: accuracies, costs, curves, who was got wrong as what."""
+"""What a page says of one run, as plain values: accuracies, costs, verdict, who was got wrong as what."""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from robustlit.comparison.curves import resolution, ruler, thinned
+from robustlit.comparison.curves import View
 from robustlit.comparison.excerpt import Excerpt
-from robustlit.comparison.runs import STATUSES, Run, text
+from robustlit.comparison.origin import again, origin
+from robustlit.comparison.runs import Run, text
 from robustlit.evaluation.results import Evaluation
-from robustlit.threat import TOLERANCE
-
-AXES = ("l2", "linf")
-
-
-@dataclass(frozen=True)
-class View:
-    """One thing that runs are looked at under: an attack with its knowledge, or the worst case over all (None)."""
-
-    attack: str | None
-    knowledge: str
-
-    @property
-    def name(self) -> str:
-        """As a figure names it."""
-        return text(Evaluation.label(self.attack or "worst case", self.knowledge))
-
-
-def views(runs: Sequence[Run]) -> list[View]:
-    """All that any of the runs was looked at under, worst cases first."""
-    pairs = list(dict.fromkeys(pair for run in runs if run.evaluation for pair in run.evaluation.runs))
-    known = [k for k in ("adaptive", "greybox", "blackbox") if any(k == knowledge for _, knowledge in pairs)]
-    return [*(View(None, k) for k in known), *(View(attack, knowledge) for attack, knowledge in pairs)]
+from robustlit.evaluation.table import TOLERANCE
+from robustlit.evaluation.verdict.check import FAIL, INCONCLUSIVE, PASS, Verdict
 
 
 def facts(run: Run) -> dict[str, Any]:
     """What the folder says of a run apart from its accuracies."""
     seconds = run.results.get("seconds")
+    mine = {k: _number(seconds.get(k)) if isinstance(seconds, Mapping) else None for k in ("train", "evaluate")}
+    behind = origin(run)
     return {
         "name": run.name,
         "folder": text(str(run.folder)),
-        "recipe": text(run.results["recipe"]) if "recipe" in run.results else None,
-        "method": _method(run.config),
-        "net": _net(run.config),
+        "recipe": behind.recipe,
+        "method": behind.method,
+        "net": behind.net,
         "parameters": _number(run.results.get("parameters")),
         "seed": _number(run.results.get("seed")),
-        "seconds": {
-            k: _number(seconds.get(k)) if isinstance(seconds, Mapping) else None for k in ("train", "evaluate")
-        },
-        "verdict": None if run.checks is None else _verdict(run.checks),
+        "seconds": {**mine, "train": _number(behind.seconds) if mine["train"] is None else mine["train"]},
+        "trained": behind.trained,
+        "base": behind.base,
+        "verdict": None if run.verdict is None else _verdict(run.verdict),
+        "again": again(run),
         "budget": None if run.budget is None else {"norm": run.budget[0], "eps": run.budget[1]},
     }
 
@@ -67,7 +49,8 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         n = _number(run.results.get("n"))
         known = share is not None and n is not None and 0 <= share <= 1 and n >= 1
         counts = [round(share * n), int(n)] if known and share is not None and n is not None else None
-        return {"attacked": False, "complete": True, "clean": counts, "worst": None, "attacks": {}, "passes": None}
+        return {"attacked": False, "complete": None, "clean": counts, "worst": None, "searched_l2": False,
+                "attacks": {}, "passes": None}  # fmt: skip
     worst = None
     if attacks := run.rests_on:
         norm, eps = _budget(run)
@@ -80,6 +63,7 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         "complete": evaluation.complete,
         "clean": [evaluation.clean_accuracy.correct, evaluation.n],
         "worst": worst,
+        "searched_l2": searched_l2(run),
         "attacks": {
             str(k): _of_attack(run, evaluation, view.attack, view.knowledge)
             for k, view in enumerate(shown)
@@ -104,31 +88,6 @@ def _of_attack(run: Run, evaluation: Evaluation, attack: str, knowledge: str) ->
     return {"norm": norm, "eps": eps, "correct": reached.correct, "n": reached.n, "passes": passes}
 
 
-def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Accuracy against distance of every run under every view.
-
-    Returns:
-        For each axis its `unit` and `end`; for each run {axis: {number of the view: steps as `thinned` writes them}}.
-    """
-    axes: dict[str, Any] = {}
-    of_runs: list[dict[str, Any]] = [{axis: {} for axis in AXES} for _ in runs]
-    for axis in AXES:
-        reaches = {
-            (r, k): run.evaluation.least_distances(view.attack, distance=axis, knowledge=view.knowledge)
-            for r, run in enumerate(runs)
-            if run.evaluation is not None
-            for k, view in enumerate(shown)
-            if any(view.knowledge == known and view.attack in (None, a) for a, known in run.evaluation.runs)
-        }
-        end = max((float(d) for reach in reaches.values() for d in [_farthest(reach)]), default=0.0)
-        budgets = sorted({run.budget[1] for run in runs if run.budget is not None and run.budget[0] == axis})
-        axes[axis] = {"unit": ruler(end), "end": end}
-        steps = resolution(2 * len(reaches))
-        for (r, k), reach in reaches.items():
-            of_runs[r][axis][str(k)] = thinned(reach, ruler(end), end, budgets, steps)
-    return axes, of_runs
-
-
 def mistakes(run: Run, excerpt: Excerpt) -> dict[str, Any] | None:
     """Who was misclassified, without an attack and by the worst case at the quoted budget, and as what.
 
@@ -149,14 +108,23 @@ def mistakes(run: Run, excerpt: Excerpt) -> dict[str, Any] | None:
     }
     if run.rests_on:
         norm, eps = _budget(run)
-        broken = table[(table["knowledge"] == run.knowledge) & table["success"] & (table[norm] <= eps + TOLERANCE)]
+        broken = table[table["knowledge"].isin(run.counted) & table["success"] & (table[norm] <= eps + TOLERANCE)]
         nearest = broken.sort_values(norm, kind="stable").drop_duplicates("index")
         found["worst"] = _who(excerpt, nearest["index"].to_numpy(), nearest["prediction"].to_numpy())
     return found
 
 
+def searched_l2(run: Run) -> bool:
+    """Whether an attack looked for the nearest adversarial in L2; where none did, a worst case in L2 overstates."""
+    evaluation = run.evaluation
+    return evaluation is not None and any(
+        known in run.counted and not evaluation.budgets(attack, known) and evaluation.norm_of(attack) == "l2"
+        for attack, known in evaluation.runs
+    )
+
+
 def broken_by_less(run: Run) -> dict[str, int]:
-    """How many examples an attacker who knows less broke at the quoted budget, and the quoted worst case did not."""
+    """How many examples an attacker who knows less broke at the quoted budget, and the best informed one did not."""
     evaluation, found = run.evaluation, {}
     if evaluation is not None and run.budget is not None and run.rests_on:
         norm, eps = run.budget
@@ -171,11 +139,6 @@ def broken_by_less(run: Run) -> dict[str, int]:
 def _budget(run: Run) -> tuple[str, float]:
     assert run.budget is not None
     return run.budget
-
-
-def _farthest(reach: np.ndarray) -> float:
-    finite = reach[np.isfinite(reach)]
-    return float(finite.max()) if len(finite) else 0.0
 
 
 def _who(excerpt: Excerpt, index: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
@@ -193,24 +156,23 @@ def _number(value: object) -> float | int | None:
     return value if usable and isinstance(value, (int, float)) else None  # NaN is not below anything
 
 
-def _verdict(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counts = {status: sum(check["status"] == status for check in checks) for status in STATUSES}
-    failed = [text(f"{c.get('number', '?')} {c.get('name', '')}") for c in checks if c["status"] == "FAIL"]
-    return {"counts": counts, "failed": failed}
-
-
-def _target(section: object) -> str | None:
-    target = section.get("_target_") if isinstance(section, Mapping) else None
-    return None if target is None else text(str(target).rsplit(".", 1)[-1])
-
-
-def _method(config: Mapping[str, Any]) -> str | None:
-    parts = [_target(config.get(key)) for key in ("objective", "defense")]
-    return " + ".join(part for part in parts if part) or None
-
-
-def _net(config: Mapping[str, Any]) -> str | None:
-    model = config.get("model")
-    name = model.get("name") if isinstance(model, Mapping) else None
-    target = _target(model)
-    return f"{target} {text(name)}" if target and isinstance(name, str) else target
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    """Status and counts, and the checks: sentences of those that did not pass, names of those that did."""
+    told = [
+        {
+            "status": check.status, "number": check.number, "name": text(check.name), "failure": text(check.failure),
+            "finding": text(check.finding, 600), "source": text(check.source),
+        }
+        for status in (FAIL, INCONCLUSIVE)
+        for check in verdict.checks
+        if check.status == status
+    ]  # fmt: skip
+    return {
+        "status": verdict.status,
+        "profile": text(verdict.profile),
+        "counts": verdict.counts,
+        "budget": {"norm": text(verdict.norm), "eps": _number(verdict.eps)},
+        "n": _number(verdict.n),
+        "checks": told,
+        "passed": [text(f"{check.number} {check.name}") for check in verdict.checks if check.status == PASS],
+    }

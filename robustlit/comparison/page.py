@@ -17,14 +17,15 @@ import numpy as np
 
 from robustlit import __version__
 from robustlit.comparison.caveats import caveats
+from robustlit.comparison.curves import curves, views
 from robustlit.comparison.differences import differences
 from robustlit.comparison.excerpt import ComparisonError, Excerpt, common_excerpt
-from robustlit.comparison.measures import accuracies, curves, facts, mistakes, views
+from robustlit.comparison.measures import accuracies, facts, mistakes
 from robustlit.comparison.pictures import mnist_pictures
 from robustlit.comparison.runs import Run, read_run
 
 MARK = "<!doctype html><!-- written by robustlit compare -->"
-SCRIPTS = ("page.js", "table.js", "curves.js", "mistakes.js", "settings.js")
+SCRIPTS = ("page.js", "table.js", "verdicts.js", "curves.js", "mistakes.js", "settings.js")
 PICTURES = 400  # about 300 bytes each
 
 

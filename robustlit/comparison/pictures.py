@@ -7,6 +7,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -29,6 +30,7 @@ def mnist_pictures(excerpt: Excerpt, wanted: Sequence[int]) -> dict[str, str]:
     return {str(k): _data_uri(images[k]) for k in wanted}
 
 
+@cache
 def _test_digits() -> tuple[np.ndarray, np.ndarray]:
     """The embedded test images (10000, 28, 28) and labels (10000,), uint8.
 
@@ -41,7 +43,7 @@ def _test_digits() -> tuple[np.ndarray, np.ndarray]:
         shape = np.frombuffer(raw, ">i4", raw[start + 3], start + 4)
         arrays.append(np.frombuffer(raw, np.uint8, int(shape.prod()), start + header).reshape(shape))
         start += header + arrays[-1].size
-    return arrays[2], arrays[3]
+    return arrays[2].copy(), arrays[3].copy()  # the training images may go
 
 
 def _data_uri(pixels: np.ndarray) -> str:

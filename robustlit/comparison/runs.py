@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,14 +13,14 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from robustlit.evaluation.results import COLUMNS, DISTANCES, META, TABLE, Evaluation, EvaluationError
-from robustlit.evaluation.sweep import KNOWLEDGE
+from robustlit.evaluation.results import Evaluation
+from robustlit.evaluation.table import DISTANCES, KNOWLEDGE, TABLE, EvaluationError
+from robustlit.evaluation.verdict.check import Verdict
 
 # Control characters, halves of pairs, and what turns the direction of the text around it.
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+INFORMED = ("adaptive", "greybox", "blackbox")  # attackers, by how much they know
 _LONGEST = 300  # letters of a name or value that a page shows
-_KINDS = {"int64": "iu", "bool": "b", "float64": "fiu"}
-STATUSES = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
 class ComparisonError(EvaluationError):
@@ -42,7 +43,7 @@ class Run:
         results: results.json, or {}.
         config: config.yaml as stored, interpolations unresolved, or {}.
         evaluation: the table of examples; None for a run that was trained but not attacked.
-        checks: the list of checks in verdict.json; None without one.
+        verdict: verdict.json; None without one.
     """
 
     folder: Path
@@ -50,7 +51,7 @@ class Run:
     results: Mapping[str, Any]
     config: Mapping[str, Any]
     evaluation: Evaluation | None
-    checks: list[dict[str, Any]] | None
+    verdict: Verdict | None
 
     def with_evaluation(self, evaluation: Evaluation) -> Run:
         """The same run with another table."""
@@ -85,15 +86,30 @@ class Run:
     def knowledge(self) -> str | None:
         """The best informed attacker that the run faced, which its worst case is quoted for."""
         known = {k for _, k in self.evaluation.runs} if self.evaluation else set()
-        return next((k for k in ("adaptive", "greybox", "blackbox") if k in known), None)
+        return next((k for k in INFORMED if k in known), None)
 
     @cached_property
     def rests_on(self) -> list[str]:
-        """Names of the attacks on which the quoted worst case rests; empty where there is none."""
+        """The attacks on which the quoted worst case rests, named as by figures; empty where there is none."""
         if self.evaluation is None or self.budget is None or self.knowledge is None:
             return []
         norm, eps = self.budget
-        return self.evaluation.rests_on(norm=norm, eps=eps, knowledge=self.knowledge)
+        best = self.evaluation.rests_on(norm=norm, eps=eps, knowledge=self.knowledge)
+        return best and [
+            self.evaluation.label(attack, known)
+            for known in self.counted
+            for attack in self.evaluation.rests_on(norm=norm, eps=eps, knowledge=known)
+        ]
+
+    @property
+    def counted(self) -> list[str]:
+        """The kinds of knowledge whose witnesses the worst case counts, best informed first.
+
+        Whoever knows the defense can also do what those can who do not (see `Evaluation.worst_case`).
+        """
+        known = {k for _, k in self.evaluation.runs} if self.evaluation else set()
+        every = [k for k in INFORMED if k in known]
+        return every if self.knowledge == "adaptive" else every[:1]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -127,7 +143,7 @@ def read_run(folder: str | Path) -> Run:
         results=results,
         config=_config(folder / "config.yaml"),
         evaluation=_evaluation(folder) if held != ["results.json"] else None,
-        checks=_checks(folder),
+        verdict=_verdict(folder),
     )
 
 
@@ -160,17 +176,12 @@ def _config(path: Path) -> dict[str, Any]:
 def _evaluation(folder: Path) -> Evaluation:
     again = f"attack it again (robustlit evaluate {folder}), or leave it out"
     try:
-        evaluation = Evaluation.load(folder)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="there is no evaluation.json")  # the page says it of the run
+            evaluation = Evaluation.load(folder)
     except EvaluationError as error:
-        if "lacks the columns" in str(error):
-            raise ComparisonError(f"{folder}: {error}; it is of another version of robustlit: {again}") from None
-        raise ComparisonError(f"{folder}: {error}; {again}") from None
+        raise ComparisonError(f"{error}; or leave {folder} out") from None
     table = evaluation.table
-    if not len(table):
-        raise ComparisonError(f"{folder}: its table of examples is empty; {again}")
-    for column, kind in COLUMNS.items():
-        if kind != "str" and table[column].dtype.kind not in _KINDS[kind]:
-            raise ComparisonError(f"{folder}: column {column!r} must be {kind}, got {table[column].dtype}; {again}")
     for column, allowed in (("knowledge", KNOWLEDGE), ("norm", DISTANCES)):
         for value in table[column].unique():
             if value not in allowed:
@@ -178,20 +189,11 @@ def _evaluation(folder: Path) -> Evaluation:
     each = table.groupby("index")[["label", "clean"]].nunique().max()
     if (each > 1).any():
         raise ComparisonError(f"{folder}: one example has two labels or is both right and wrong unattacked; {again}")
-    if not isinstance(evaluation.meta, dict):
-        raise ComparisonError(f"{folder}: {META} is not of robustlit: it holds no JSON object; {again}")
     return evaluation
 
 
-def _checks(folder: Path) -> list[dict[str, Any]] | None:
-    places = (folder / "evaluation" / "verdict.json", folder / "verdict.json")
-    path = next((p for p in places if p.is_file()), None)
-    if path is None:
-        return None
-    checks = _json(path).get("checks")
-    if not isinstance(checks, list) or not all(isinstance(c, dict) and c.get("status") in STATUSES for c in checks):
-        raise ComparisonError(
-            f"{path} is no verdict: it must hold a list of checks, each {', '.join(STATUSES)}; remove it, or write it "
-            f"again (robustlit evaluate {folder} --verdict)"
-        )
-    return checks
+def _verdict(folder: Path) -> Verdict | None:
+    try:
+        return Verdict.stored_in(folder)
+    except ValueError as error:
+        raise ComparisonError(str(error)) from None

@@ -59,7 +59,7 @@ def evaluate(
     sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches, count = batches_of(data, batch_size)
+    batches, count, meant = batches_of(data, batch_size)
     parts: list[Columns] = []
     complete, seen = True, 0
     try:
@@ -80,7 +80,8 @@ def evaluate(
         print(f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows", file=sys.stderr)
     if not parts:
         raise ValueError("the data holds no examples to attack")
-    return as_evaluation(parts, {**sweep.meta(), "complete": complete})
+    extent = {"complete": True} if complete else {"complete": False, "meant": meant}
+    return as_evaluation(parts, {**sweep.meta(), **extent})
 
 
 def _what_a_claim_rests_on(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
@@ -110,8 +111,8 @@ def _shown(progress: Progress | None) -> Iterator[Progress]:
 Triple = tuple[Tensor, Tensor, Tensor | None]
 
 
-def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None]:
-    """Batches (x, y, index or None) and their number where it is known."""
+def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None, int | None]:
+    """Batches (x, y, index or None), how many they are and how many examples, where it is known."""
     if hasattr(data, "test_dataloader"):
         if hasattr(data, "prepare_data"):
             data.prepare_data()
@@ -122,11 +123,21 @@ def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
         pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-        return ((a, b, None) for a, b in pieces), len(pieces)
+        return ((a, b, None) for a, b in pieces), len(pieces), len(y)
     if not isinstance(data, Iterable):
         raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")
+    triples = ((batch[0], batch[1], batch[2] if len(batch) > 2 else None) for batch in data)
+    return triples, _length(data), examples_of(data)
+
+
+def examples_of(loader: Any) -> int | None:
+    """How many examples a loader hands out in all its processes, where that is known."""
+    sampler = getattr(loader, "sampler", None)
+    return _length(getattr(sampler, "indices", sampler))
+
+
+def _length(sized: Any) -> int | None:
     try:
-        count: int | None = len(data)  # type: ignore[arg-type]
+        return len(sized)
     except TypeError:
-        count = None
-    return ((batch[0], batch[1], batch[2] if len(batch) > 2 else None) for batch in data), count
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,35 +13,24 @@ import numpy as np
 import pandas as pd
 
 from robustlit.evaluation.intervals import Accuracy
-from robustlit.threat import TOLERANCE
+from robustlit.evaluation.table import (
+    COLUMNS,
+    DISTANCES,
+    META,
+    TABLE,
+    TOLERANCE,
+    EvaluationError,
+    check_columns,
+    read_table,
+    write_table,
+)
 
-COLUMNS: dict[str, str] = {
-    "index": "int64",
-    "label": "int64",
-    "clean": "bool",
-    "attack": "str",
-    "knowledge": "str",
-    "norm": "str",
-    "eps": "float64",
-    "success": "bool",
-    "prediction": "int64",
-    "l0": "float64",
-    "l1": "float64",
-    "l2": "float64",
-    "linf": "float64",
-    "forwards": "int64",
-    "backwards": "int64",
-}
-DISTANCES = ("l0", "l1", "l2", "linf")
+__all__ = ["COLUMNS", "DISTANCES", "META", "TABLE", "TOLERANCE", "Evaluation", "EvaluationError"]
+
 _OVERSTATES = (
     "no attack here looked for the nearest adversarial in L2, so the worst case over L2 distance overstates; "
     "run NearestL2() beside the others"
 )
-TABLE, META = "examples.parquet", "evaluation.json"
-
-
-class EvaluationError(RuntimeError):
-    """An evaluation that cannot be read, or that was asked for what it does not hold."""
 
 
 @dataclass
@@ -58,16 +46,15 @@ class Evaluation:
 
     Args:
         table: the rows; not to be changed, as what is read off them is kept.
-        meta: what was attacked and how: `attacks` (name -> text), `seed`, `data`, `complete`.
+        meta: what was attacked and how: `attacks` (name -> text), `seed`, `complete`; where it was cut short, of how
+            many examples (`meant`).
     """
 
     table: pd.DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        missing = [c for c in COLUMNS if c not in self.table.columns]
-        if missing:
-            raise EvaluationError(f"the table of examples lacks the columns {', '.join(missing)}")
+        check_columns(self.table)
 
     # What there is
 
@@ -92,19 +79,42 @@ class Evaluation:
         return attack if knowledge == "adaptive" else f"{attack}-{knowledge}"
 
     @property
-    def complete(self) -> bool:
-        """False when the sweep was cut short: then `n` counts the examples that it finished."""
-        return bool(self.meta.get("complete", True))
+    def complete(self) -> bool | None:
+        """False when the sweep was cut short: then `n` counts the examples that it finished. None: not known."""
+        found = self.meta.get("complete")
+        return None if found is None else bool(found)
+
+    @property
+    def meant(self) -> int | None:
+        """On how many examples a sweep that was cut short was meant to run; None where that is not known."""
+        found = self.meta.get("meant")
+        return None if found is None else int(found)
+
+    @property
+    def caveat(self) -> str:
+        """What a figure must say beside `n`: "cut short, of 1000", that completeness is not known, or nothing."""
+        if self.complete is None:
+            return "not known whether complete"
+        of = "" if self.meant is None else f", of {self.meant}"
+        return "" if self.complete else f"cut short{of}"
 
     def budgets(self, attack: str, knowledge: str = "adaptive") -> list[float]:
         """The budgets that an attack was run at, ascending; empty for a minimal attack."""
-        rows = self._rows(attack, knowledge)
-        return sorted(float(e) for e in rows["eps"].dropna().unique())
+        self._named(attack, knowledge)
+        return list(self._budgets[attack, knowledge])
 
     def norm_of(self, attack: str) -> str:
         """The norm that an attack measures its budget in."""
         self._check_attack(attack)
-        return next(str(rows["norm"].iloc[0]) for (name, _), rows in self._rows_of.items() if name == attack)
+        return self._norms[attack]
+
+    @cached_property
+    def _budgets(self) -> dict[tuple[str, str], list[float]]:
+        return {run: sorted(float(e) for e in rows["eps"].dropna().unique()) for run, rows in self._rows_of.items()}
+
+    @cached_property
+    def _norms(self) -> dict[str, str]:
+        return {attack: str(rows["norm"].iloc[0]) for (attack, _), rows in self._rows_of.items()}
 
     @cached_property
     def _rows_of(self) -> dict[tuple[str, str], pd.DataFrame]:
@@ -145,7 +155,7 @@ class Evaluation:
         Args:
             norm: "linf" or "l2".
             eps: budget in pixel units, one at which attacks were run.
-            attack: one attack; None takes the per-example worst case over all of them.
+            attack: one attack; None takes the per-example worst case, as `worst_case` does.
             knowledge: greybox, adaptive or blackbox.
 
         Raises:
@@ -158,7 +168,7 @@ class Evaluation:
                 for n in names
             )
             raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
-        unbroken = self.least_distances(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
+        unbroken = self.reach(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
         return Accuracy(int(unbroken.sum()), len(unbroken))
 
     def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
@@ -166,12 +176,7 @@ class Evaluation:
 
         Whoever knows the defense can also do what those can who do not: "adaptive" counts the witnesses of all.
         """
-        adaptive = self.accuracy(norm=norm, eps=eps, knowledge=knowledge)  # or raises
-        if knowledge != "adaptive":
-            return adaptive
-        known = dict.fromkeys(k for _, k in self.runs)
-        reach = np.min([self.least_distances(distance=norm, knowledge=k) for k in known], axis=0)
-        return Accuracy(int((reach > eps + TOLERANCE).sum()), len(reach))
+        return self.accuracy(norm=norm, eps=eps, knowledge=knowledge)
 
     def rests_on(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> list[str]:
         """The attacks that ran within this budget, on which `worst_case` there rests."""
@@ -189,7 +194,7 @@ class Evaluation:
         """Least distance of a witness per example, ascending by example number: (n,), inf where none is known.
 
         Args:
-            attack: one attack, or None for all.
+            attack: one attack, or None for all that ran with this knowledge.
             distance: l0, l1, l2 or linf, in pixel units; need not be the norm of the attack's budget.
             knowledge: greybox, adaptive or blackbox.
         """
@@ -198,6 +203,19 @@ class Evaluation:
         each = [self._reach(name, knowledge, distance) for name in self._named(attack, knowledge)]
         reach = each[0] if len(each) == 1 else pd.concat(each).groupby(level=0).min()
         return reach.to_numpy(copy=True)
+
+    def farthest(self, attack: str, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
+        """The largest distance of what an attack handed back, witness or failed attempt; NaN where none was needed."""
+        rows = self._rows(attack, knowledge)
+        return float(rows.loc[rows["clean"], distance].max())
+
+    def reach(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> np.ndarray:
+        """As `least_distances`, but for all attacks "adaptive" counts the witnesses of those who know less, too."""
+        reach = self.least_distances(attack, distance=distance, knowledge=knowledge)
+        if attack is None and knowledge == "adaptive":
+            others = dict.fromkeys(k for _, k in self.runs if k != knowledge)
+            reach = np.min([reach, *(self.least_distances(distance=distance, knowledge=k) for k in others)], axis=0)
+        return reach
 
     def _warn_of_overstatement(self, attack: str | None, distance: str, knowledge: str) -> None:
         if attack is None and distance == "l2":
@@ -237,7 +255,7 @@ class Evaluation:
             broken within that distance, rounding (1e-6) included as in `accuracy`.
         """
         self._warn_of_overstatement(attack, distance, knowledge)
-        reach = np.sort(self.least_distances(attack, distance=distance, knowledge=knowledge))
+        reach = np.sort(self.reach(attack, distance=distance, knowledge=knowledge))
         grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
         broken = np.searchsorted(reach, grid + TOLERANCE, side="right")
         accuracies = [Accuracy(len(reach) - int(b), len(reach)) for b in broken]
@@ -254,7 +272,7 @@ class Evaluation:
     def median_distance(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
         """Median over the examples classified right of the least distance of a witness; inf when most have none."""
         self._warn_of_overstatement(attack, distance, knowledge)
-        reach = self.least_distances(attack, distance=distance, knowledge=knowledge)
+        reach = self.reach(attack, distance=distance, knowledge=knowledge)
         rows = pd.concat([self._rows_of[name, knowledge] for name in self._named(attack, knowledge)])
         reach = reach[rows.groupby("index")["clean"].first().to_numpy()]
         # method="lower" of an infinite list: interpolating between a number and inf would give NaN.
@@ -275,30 +293,17 @@ class Evaluation:
 
     def save(self, folder: str | Path) -> Path:
         """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(folder / TABLE, index=False)
-        (folder / META).write_text(json.dumps(self.meta, indent=2) + "\n")
-        return folder
+        write_table(Path(folder), self.table, self.meta)
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
         """Reads what `save` wrote; takes the evaluation folder or the run folder above it.
 
         Raises:
-            EvaluationError: nothing there, or a file that is damaged.
+            EvaluationError: nothing there; a file that is damaged, of a newer version, or that lacks columns.
         """
-        folder = Path(folder)
-        if not (folder / TABLE).is_file() and (folder / "evaluation" / TABLE).is_file():
-            folder = folder / "evaluation"
-        if not (folder / TABLE).is_file():
-            raise EvaluationError(f"there is no {TABLE} in {folder}; give a run folder (runs/NAME) that was evaluated")
-        try:
-            table = pd.read_parquet(folder / TABLE)
-            meta = json.loads((folder / META).read_text()) if (folder / META).is_file() else {}
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"cannot read the evaluation in {folder}: {error}") from error
-        return cls(table, meta)
+        return cls(*read_table(Path(folder)))
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Evaluation:

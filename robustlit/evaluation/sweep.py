@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from robustlit.attacks import Attack, AttackResult, BudgetAttack, Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import can_reject, check_labels, undefended
-from robustlit.evaluation.results import COLUMNS, DISTANCES, Evaluation
+from robustlit.evaluation.results import Evaluation
+from robustlit.evaluation.table import COLUMNS, DISTANCES, KNOWLEDGE
 from robustlit.threat import TOLERANCE, check_eps, check_images, check_norm, distance
 
-KNOWLEDGE = ("greybox", "adaptive", "blackbox")
 Columns = dict[str, np.ndarray]
 Report = Callable[[str, float], None]  # attack name, share of this batch's work done
 

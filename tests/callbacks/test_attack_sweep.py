@@ -112,7 +112,11 @@ def test_an_interrupt_keeps_and_writes_the_finished_part(
     assert sweep.evaluation is not None
     assert not sweep.evaluation.complete
     assert sweep.evaluation.n == 80
-    assert json.loads((tmp_path / "evaluation.json").read_text())["complete"] is False
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored["complete"] is False
+    assert stored["meant"] == 90
+    assert Evaluation.load(tmp_path).caveat == "cut short, of 90"
+    assert "short, of 90)" in (tmp_path / "curves_l2.svg").read_text()
     x, y, index = (part[:80] for part in data.tensors("test"))
     whole = evaluate(module.net, [(x, y, index)], {"fgsm": FGSM(eps=0.1)})
     kept = sweep.evaluation.to_frame().query("attack == 'fgsm'").reset_index(drop=True)
@@ -127,6 +131,17 @@ def test_an_error_in_a_later_batch_is_raised_and_the_finished_part_kept(
         trainer(sweep).test(module, datamodule=data, verbose=False)
     assert sweep.evaluation is not None
     assert not sweep.evaluation.complete
+
+
+def test_several_kinds_of_knowledge_have_their_figures(
+    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my-run" / "evaluation"
+    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)}, knowledge=("greybox", "adaptive"), folder=folder)
+    trainer(sweep).test(module, datamodule=data, verbose=False)
+    drawn = {file.stem for file in folder.glob("*.png")}
+    assert drawn == {"curves_l2", "curves_linf", "knowledge_fgsm_l2", "knowledge_fgsm_linf"}
+    assert "my-run" in (folder / "knowledge_fgsm_l2.svg").read_text()
 
 
 def test_what_only_a_greybox_attacker_found_is_written_too(

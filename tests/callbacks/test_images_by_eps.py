@@ -32,8 +32,9 @@ def test_each_column_is_the_attack_at_that_budget(
     attack = FGSM(eps=0.3)
     callback = ImagesByEps(attack, [0.2, 0.05], count=3, folder=tmp_path / "new")
     trainer(callback).test(module, datamodule=data, verbose=False)
-    ((images, budgets, labels, predictions, _),) = drawn  # of the first batch alone
+    ((images, budgets, labels, predictions, title),) = drawn  # of the first batch alone
     x, y, index = (part[:3] for part in data.tensors("test"))
+    assert title == "fgsm (random_start=False, start_in_box=True) at growing eps, the first 3 test images"
     assert budgets == [0, 0.05, 0.2]
     assert labels == y.tolist()
     np.testing.assert_array_equal(images[0], x)

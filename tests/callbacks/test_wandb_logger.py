@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import wandb
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+from wandb_server import WandbServer
 
 from robustlit.callbacks import wandb_logger
-from robustlit.callbacks.wandb_logger import _logged_in
+from robustlit.callbacks.wandb_logger import _logged_in, finish_wandb
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +24,19 @@ def _nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
+    wandb.teardown()  # which reads the variables once
     yield
     wandb.finish()
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that the user is logged in to."""
+    with WandbServer() as server:
+        for name, value in server.environment(tmp_path / "own").items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture
@@ -47,9 +60,8 @@ def test_it_starts_offline_without_a_key_and_says_how_to_upload(
     assert isinstance(logger, WandbLogger)
     assert logger.experiment.offline
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("W&B:"))
-    folder = Path(line.rsplit("wandb sync ", 1)[1])
-    assert folder.parent == tmp_path / "run" / "wandb"
-    assert list(folder.glob("run-*.wandb"))
+    assert line == f"W&B: offline; to upload this run later: robustlit sync {tmp_path / 'run'}"
+    assert list((tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb"))
 
 
 @pytest.mark.parametrize(("mode", "key", "expected"), [
@@ -87,7 +99,7 @@ def test_where_it_cannot_start_metrics_go_to_csv_files(
     with pytest.warns(UserWarning, match=r"W&B did not start \(CommError: no route to the server\); metrics go to CSV"):
         logger = wandb_logger(folder=tmp_path / "run")
     assert isinstance(logger, CSVLogger)
-    assert len(asked) == 1
+    assert [settings["mode"] for settings in asked] == ["online", "offline"]
     logger.log_metrics({"val/accuracy": 0.5}, step=0)
     logger.save()
     assert "val/accuracy" in (tmp_path / "run" / "csv" / "metrics.csv").read_text()
@@ -107,6 +119,93 @@ def test_a_disabled_run_is_quiet(
     assert isinstance(logger, WandbLogger)
     logger.log_metrics({"loss": 1.0})
     assert "W&B: disabled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "reason"), [
+    (401, "refused the key (`wandb login --relogin` takes a new one)"),
+    (403, "refused the key (`wandb login --relogin` takes a new one)"),
+    (None, "cannot be reached"),
+])  # fmt: skip
+def test_a_server_that_does_not_take_the_run_leaves_it_offline(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    server: WandbServer,
+    status: int | None,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    if status is None:
+        server.stop()
+    server.status = status
+    logger = wandb_logger(folder=tmp_path / "run", run_id="abc")
+    assert isinstance(logger, WandbLogger)
+    assert logger.experiment.offline
+    assert logger.experiment.id == "abc"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
+    assert line == f"W&B: {server.url} {reason}; offline; to upload this run later: robustlit sync {tmp_path / 'run'}"
+    logger.log_metrics({"loss": 1.0})
+    assert finish_wandb(0) is None
+    (folder,) = [f for f in (tmp_path / "run" / "wandb").glob("*run-*") if not f.is_symlink()]
+    assert folder.name.startswith("offline-run-")  # nothing is left of the start that failed
+
+
+def test_a_run_that_arrived_is_marked_so(tmp_path: Path, server: WandbServer) -> None:
+    logger = wandb_logger(folder=tmp_path / "run", run_id="abc", name="n", group="g", job_type="eval", tags=["t"])
+    logger.log_metrics({"loss": 1.0})
+    assert finish_wandb(3) is None
+    run = server.run()
+    assert (run.id, run.name, run.group, run.job_type, run.tags) == ("abc", "n", "g", "eval", ["t"])
+    assert [value for _, value in run.rows("loss")] == [1.0]
+    assert run.exit_code == 3
+    assert len(list((tmp_path / "run").glob("wandb/run-*-abc/run-abc.wandb.synced"))) == 1
+
+
+def test_a_key_that_expires_in_mid_run_is_said(tmp_path: Path, server: WandbServer) -> None:
+    logger = wandb_logger(folder=tmp_path / "run", run_id="abc")
+    server.status = 401  # wandb.finish() returns as if all were well
+    logger.log_metrics({"loss": 1.0})
+    said = finish_wandb(0)
+    assert said == (
+        f"W&B: the run was not uploaded completely ({server.url} refused the key (`wandb login --relogin` takes a new "
+        f"one)); to upload it later: robustlit sync {tmp_path / 'run'}"
+    )
+    assert not list((tmp_path / "run").glob("wandb/run-*-abc/*.synced"))
+
+
+def test_a_process_of_another_rank_never_speaks_to_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: WandbServer
+) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = wandb_logger(folder=tmp_path / "run")
+    logger.log_metrics({"loss": 1.0})
+    logger.log_hyperparams({"eps": 0.3})
+    assert isinstance(logger, WandbLogger)
+    logger.experiment.log({"loss": 1.0})
+    assert wandb.run is None
+    assert (server.asked, server.unknown) == ([], [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_in_a_sweep_the_agent_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    with pytest.warns(UserWarning, match="W&B did not start"):
+        wandb_logger(folder=tmp_path, project="ours", run_id="ours")
+    assert (asked[0]["project"], asked[0]["id"]) == ("theirs", None)
+
+
+def test_the_server_that_a_login_stored_is_the_one_whose_key_counts(tmp_path: Path) -> None:
+    (tmp_path / "home" / ".netrc").write_text(f"machine wandb.example.org\n  login user\n  password {'0' * 40}\n")
+    assert not _logged_in()
+    settings = tmp_path / "wandb-own" / "settings"
+    settings.parent.mkdir()
+    settings.write_text("[default]\nbase_url = https://wandb.example.org\n")
+    assert _logged_in()
+    settings.write_bytes(b"\xff[[")
+    assert not _logged_in()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
-"""What is inside a page."""
+"""What is inside a page, and what a browser makes of it."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -19,3 +26,27 @@ def data_of(page: str) -> dict[str, Any]:
 
 def bits(mask: str, n: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), bitorder="little")[:n].astype(bool)
+
+
+def read_off(steps: list[int], unit: float, n: int, at: float) -> int:
+    """How many stand at a distance, as the page's script reads it."""
+    marks = np.cumsum(steps[::2])
+    return n - int(np.sum(np.array(steps[1::2])[marks * unit <= at + 1e-9]))
+
+
+def shown(page: Path) -> tuple[str, str]:
+    """What Chromium makes of a page: all of its elements as text, and what its console said."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+        f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "<body" in done.stdout, done.stderr
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return done.stdout, console
+
+
+def body_of(elements: str) -> str:
+    """The visible part of what `shown` returns."""
+    return elements.split("</style>")[1].split('id="data"')[0]

@@ -159,17 +159,18 @@ def test_a_table_of_another_version(make: Make) -> None:
 
     for changed, said in (
         (table.drop(columns=["knowledge", "l1"]), "lacks the columns knowledge, l1; it is of another version"),
-        (table.assign(label="seven"), "column 'label' must be int64, got"),
-        (table.assign(success=table["success"].astype(float)), "column 'success' must be bool, got float64"),
+        (table.assign(label="seven"), "the column 'label' must hold int64, it holds"),
+        (table.assign(success=table["success"].astype(float)), "the column 'success' must hold bool, it holds float64"),
         (table.assign(knowledge="whitebox"), "knowledge must be among greybox, adaptive, blackbox, got 'whitebox'"),
         (table.assign(norm="l7"), "norm must be among .*, got 'l7'"),
-        (table.iloc[:0], "its table of examples is empty"),
+        (table.iloc[:0], "the table of examples is empty"),
         (table.assign(label=np.arange(len(table))), "one example has two labels"),
     ):
         with pytest.raises(ComparisonError, match=said) as refused:
             compare(written(changed))
         assert str(run) in str(refused.value)
-        assert f"attack it again (robustlit evaluate {run}), or leave it out" in str(refused.value)
+        assert "again (robustlit evaluate " in str(refused.value)
+        assert "or leave " in str(refused.value)
     path.write_bytes(b"PAR1 no")
     with pytest.raises(ComparisonError, match="cannot read the evaluation"):
         compare([run])
@@ -207,7 +208,7 @@ def test_unlike_budgets_attacks_and_settings_are_said(make: Make) -> None:
     assert "quoted at different budgets: L∞ 0.3 (a); L∞ 0.1 (b)." in said
     assert "rest on different attacks, and fewer attacks flatter: fgsm, pgd (a); pgd (b)." in said
     assert "pgd was not set alike: pgd() (a); PGD(steps=100) (b)." in said
-    assert "b: no attack looked for the nearest adversarial in L2; the worst case overstates." in said
+    assert "b: no attack looked for the nearest adversarial in L2; the worst case there overstates." in said
     assert caveats_of([a, make("c", seed=3)]) == ""
 
 
@@ -219,10 +220,25 @@ def test_what_a_less_informed_attacker_broke_is_said(make: Make) -> None:
     }
     more = int((broken["blackbox"] & ~broken["adaptive"]).sum())
     assert more > 1
-    assert f"both: blackbox attacks broke {more} examples that the adaptive ones missed" in caveats_of([both])
+    said = f"both: blackbox attacks broke {more} examples that the adaptive ones missed; they count in its worst case"
+    assert said in caveats_of([both])
     grey = make("grey", knowledge=("greybox",))
     assert "grey: no adaptive attack was run. Its worst case is greybox: it flatters a defense." in caveats_of([grey])
     assert data_of(compare([grey]))["runs"][0]["worst"]["knowledge"] == "greybox"
+    less = make("less", knowledge=("greybox", "blackbox"), seed=5)
+    assert "the greybox ones missed; its greybox figure is too high by at least that" in caveats_of([less])
+
+
+def test_a_table_without_its_description_is_compared_and_marked(make: Make) -> None:
+    run = make("a")
+    (run / "evaluation" / "evaluation.json").unlink()
+    values = data_of(compare([run, make("b")]))
+    assert (values["runs"][0]["complete"], values["runs"][1]["complete"]) == (None, True)
+    assert "a: evaluation.json is missing; it is not known whether the evaluation is whole." in values["caveats"]
+    fewer = make("fewer", range(20))
+    (fewer / "evaluation" / "evaluation.json").unlink()
+    with pytest.raises(ComparisonError, match="fewer on 20, 20 of them the same"):  # not known to be cut short
+        compare([run, fewer])
 
 
 def test_a_budget_that_was_not_attacked_is_not_quoted(make: Make) -> None:

@@ -5,29 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from pages import bits, data_of
+from pages import bits, data_of, read_off
 
-from robustlit.comparison import ComparisonError, compare, write_page
+from robustlit.comparison import compare, write_page
 from robustlit.comparison.curves import ruler, thinned
 from robustlit.evaluation import Evaluation
 
 Make = Callable[..., Path]
-HOSTILE = "</script><img src=x onerror=alert(1)> & \"quotes' \u2028 \u202e名\x00<!--"
-
-
-def read_off(steps: list[int], unit: float, n: int, at: float) -> int:
-    """How many stand at a distance, as the page's script reads it."""
-    marks = np.cumsum(steps[::2])
-    return n - int(np.sum(np.array(steps[1::2])[marks * unit <= at + 1e-9]))
 
 
 def test_the_figures_are_those_of_the_tables(make: Make) -> None:
@@ -41,7 +31,7 @@ def test_the_figures_are_those_of_the_tables(make: Make) -> None:
         clean, worst = evaluation.clean_accuracy, evaluation.worst_case(eps=0.3)
         assert run["clean"] == [clean.correct, clean.n]
         assert (run["worst"]["correct"], run["worst"]["n"]) == (worst.correct, worst.n)
-        assert run["worst"]["rests_on"] == ["fgsm", "pgd"]
+        assert run["worst"]["rests_on"][:2] == ["fgsm", "pgd"]
         assert len(run["attacks"]) == len(evaluation.runs)
         for number, found in run["attacks"].items():
             view = values["views"][int(number)]
@@ -61,26 +51,6 @@ def test_the_figures_are_those_of_the_tables(make: Make) -> None:
         assert run["seconds"] == {"train": 10.0, "evaluate": 2.5}
         spent = evaluation.table[["forwards", "backwards"]].to_numpy().sum() / evaluation.n
         assert run["passes"] == pytest.approx(spent)
-
-
-def test_curves_are_read_off_as_the_table_has_them(make: Make) -> None:
-    folder = make("a", range(300), seed=3)
-    values = data_of(compare([folder]))
-    evaluation = Evaluation.load(folder)
-    for axis, budget in (("linf", 0.3), ("l2", None)):
-        unit, end = values["axes"][axis]["unit"], values["axes"][axis]["end"]
-        for k, view in enumerate(values["views"]):
-            steps = values["runs"][0]["curves"][axis][str(k)]
-            attack = None if view["worst"] else view["name"]
-            reach = evaluation.least_distances(attack, distance=axis)
-            assert end >= reach[np.isfinite(reach)].max()
-            for at in np.linspace(0, end, 50):
-                shown = read_off(steps, unit, 300, at)
-                assert shown <= np.sum(reach > at + 1e-6)  # never flatters
-                assert shown >= np.sum(reach > at + end / 200 + unit)
-            if budget:
-                assert read_off(steps, unit, 300, budget) == np.sum(reach > budget + 1e-6)
-            assert read_off(steps, unit, 300, 0) == evaluation.clean_accuracy.correct
 
 
 def test_a_curve_stays_small_and_exact_where_it_is_quoted() -> None:
@@ -139,79 +109,6 @@ def test_only_what_was_set_differently_is_listed(make: Make) -> None:
         {"key": "optimizer.lr", "values": ["0.1", "0.2"], "of": [0, 1]},
         {"key": "warmup", "values": ["–", "0.5"], "of": [0, 1]},
     ]
-
-
-def test_a_verdict_is_counted(make: Make) -> None:
-    folder = make("a")
-    checks = [
-        {"number": 1, "name": "valid", "status": "PASS"},
-        {"number": 9, "name": "gradients exist", "status": "FAIL"},
-        {"number": 13, "name": "gradient-free", "status": "INCONCLUSIVE"},
-        {"number": 4, "name": "monotone", "status": "PASS"},
-    ]
-    (folder / "evaluation" / "verdict.json").write_text(json.dumps({"checks": checks}))
-    verdict = data_of(compare([folder]))["runs"][0]["verdict"]
-    assert verdict == {"counts": {"FAIL": 1, "INCONCLUSIVE": 1, "PASS": 2}, "failed": ["9 gradients exist"]}
-    checks[0]["status"] = "fine"
-    (folder / "evaluation" / "verdict.json").write_text(json.dumps({"checks": checks}))
-    with pytest.raises(ComparisonError, match=r"verdict\.json is no verdict.*--verdict"):
-        compare([folder])
-
-
-def hostile_runs(make: Make, made: Callable[..., Evaluation], labels: np.ndarray) -> list[Path]:
-    attacks = {"</script><b>pgd": ("linf", (0.3,)), "__proto__": ("linf", (0.3,))}
-    evaluation = made(np.arange(40), labels[:40], attacks=attacks)
-    return [
-        make("a", results={"name": HOSTILE, "recipe": HOSTILE}, config={"note": HOSTILE}, evaluation=evaluation),
-        make("b", results={"name": "long " * 400, "seed": float("nan"), "parameters": "many", "seconds": HOSTILE},
-             config={HOSTILE: 1, "model": {"_target_": HOSTILE, "name": "x" * 999}}),
-    ]  # fmt: skip
-
-
-def test_names_and_values_are_data_and_never_markup(
-    make: Make, made: Callable[..., Evaluation], labels: np.ndarray
-) -> None:
-    page = compare(hostile_runs(make, made, labels))
-    assert page.count("</script>") == 2  # of the data and of the scripts
-    assert "<img" not in page
-    values = data_of(page)
-    first, second = values["runs"]
-    assert first["name"] == first["recipe"] == HOSTILE.replace("\x00", "�").replace("\u202e", "�")
-    assert len(second["name"]) == 300
-    assert second["name"].endswith("…")
-    assert (second["seed"], second["parameters"], second["seconds"]["train"]) == (None, None, None)
-    assert any(setting["key"].startswith("</script>") for setting in values["settings"])
-
-
-def test_the_page_loads_nothing(make: Make) -> None:
-    page = compare([make("a")])
-    assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
-    assert not re.search(r"<link|<script[^>]* src|@import|fetch\(|XMLHttpRequest", page)
-    assert "default-src 'none'" in page
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_shows_hostile_runs_as_text(
-    make: Make, made: Callable[..., Evaluation], labels: np.ndarray, tmp_path: Path
-) -> None:
-    page = write_page(compare(hostile_runs(make, made, labels)), tmp_path / "page.html")
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    body = shown.stdout.split("</style>")[1].split('id="data"')[0]
-    assert "CONSOLE" not in shown.stderr, shown.stderr
-    assert body.count('aria-sort="descending"') == 1
-    assert '<h1 id="title">Robustness of 2 runs</h1>' in body
-    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in body
-    assert '<img src="x"' not in body
-    assert body.count('class="plot"') == 2
-    assert "None between the runs shown" not in body
 
 
 def test_a_page_is_written_over_a_page_only(make: Make, tmp_path: Path) -> None:

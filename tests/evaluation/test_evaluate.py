@@ -100,8 +100,8 @@ def test_an_interrupt_keeps_the_finished_batches(
     x, y = digits[0][:60], digits[1][:60]
     attacks = {"fgsm": FGSM(eps=0.1), "pressed": PressedAt(number=25)}
     result = evaluate(net, (x, y), attacks, batch_size=20)
-    assert not result.complete
-    assert result.n == 20
+    assert result.complete is False
+    assert (result.n, result.meant) == (20, 60)
     assert sorted(result.to_frame()["index"].unique()) == list(range(20))
     assert "kept the 40 finished rows" in capsys.readouterr().err
     whole = evaluate(net, (x[:20], y[:20]), {"fgsm": FGSM(eps=0.1)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,9 +153,46 @@ def test_saving_and_loading_is_exact(net: nn.Module, digits: tuple[Tensor, Tenso
         pd.testing.assert_frame_equal(loaded.to_frame(), result.to_frame(), check_exact=True)
         assert loaded.meta == result.meta
     assert {path.name for path in folder.iterdir()} == {"examples.parquet", "evaluation.json"}
-    assert json.loads((folder / "evaluation.json").read_text())["complete"] is True
-    cut = Evaluation(result.to_frame(), {**result.meta, "complete": False})
-    assert not Evaluation.load(cut.save(tmp_path / "cut")).complete
+    stored = json.loads((folder / "evaluation.json").read_text())
+    assert stored["complete"] is True
+    assert stored["table"] == 1
+    assert result.complete is True
+    assert result.caveat == ""
+    cut = Evaluation.load(
+        Evaluation(result.to_frame(), {**result.meta, "complete": False, "meant": 50}).save(tmp_path / "cut")
+    )
+    assert cut.complete is False
+    assert (cut.meant, cut.caveat) == (50, "cut short, of 50")
+
+
+def test_a_table_alone_is_read_with_a_warning(result: Evaluation, tmp_path: Path) -> None:
+    folder = result.save(tmp_path)
+    (folder / "evaluation.json").unlink()
+    with pytest.warns(UserWarning, match="not known whether the evaluation is complete") as caught:
+        found = Evaluation.load(folder)
+    assert caught[0].filename == __file__
+    assert found.complete is None
+    assert found.caveat == "not known whether complete"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"table": 2}, "table is of version 2, and this robustlit reads up to 1: update robustlit"),
+        ({"table": "one"}, "version 1 or more, got 'one'"),
+        ({"complete": "yes"}, "complete cannot be 'yes'"),
+        ([], "no JSON object"),
+    ],
+)
+def test_a_description_of_another_version_is_refused(
+    result: Evaluation, tmp_path: Path, stored: Any, message: str
+) -> None:
+    folder = result.save(tmp_path)
+    (folder / "evaluation.json").write_text(json.dumps(stored))
+    with pytest.raises(EvaluationError, match=message):
+        Evaluation.load(folder)
+    (folder / "evaluation.json").write_text('{"complete": true}')  # as the first version wrote it
+    assert Evaluation.load(folder).complete
 
 
 def test_the_frame_handed_out_is_a_copy(result: Evaluation) -> None:
@@ -184,5 +222,11 @@ def test_a_table_without_its_columns_is_refused(result: Evaluation, tmp_path: Pa
         Evaluation(frame)
     folder = result.save(tmp_path)
     frame.to_parquet(folder / "examples.parquet")
-    with pytest.raises(EvaluationError, match="clean, linf"):
+    with pytest.raises(EvaluationError, match=r"clean, linf; .* evaluate the checkpoint again \(robustlit evaluate"):
+        Evaluation.load(folder)
+    result.to_frame().head(0).to_parquet(folder / "examples.parquet")
+    with pytest.raises(EvaluationError, match="table of examples is empty"):
+        Evaluation.load(folder)
+    result.to_frame().astype({"success": str}).to_parquet(folder / "examples.parquet")
+    with pytest.raises(EvaluationError, match="'success' must hold bool, it holds"):
         Evaluation.load(folder)

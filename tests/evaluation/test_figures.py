@@ -23,7 +23,7 @@ from robustlit.evaluation.figures import (
     images_figure,
     knob_settings,
     known_at,
-    save_curves,
+    save_figure,
 )
 from robustlit.evaluation.figures.panel import Look, spread
 
@@ -202,17 +202,21 @@ def test_an_unknown_style_is_refused(table: Make) -> None:
 
 
 def test_the_title_says_of_how_many_and_whether_cut_short(table: Make) -> None:
-    whole = curves_figure(many(table, 1, n=30)).get_suptitle()
+    whole = curves_figure(many(table, 1, n=30, meta={"complete": True})).get_suptitle()
     assert "n = 30" in whole
     assert "clean 100.0 %" in whole
     assert "L2" in whole
-    assert "cut short" not in whole
+    assert "(" not in whole
     cut = curves_figure(many(table, 1, n=12, meta={"complete": False}), "linf", name="my net")
     assert "n = 12" in cut.get_suptitle()
     assert "my net" in cut.get_suptitle()
     assert "(cut short)" in cut.get_suptitle()
+    of = curves_figure(many(table, 1, n=12, meta={"complete": False, "meant": 99}))
+    assert "n = 12 (cut short, of 99)" in of.get_suptitle().replace("\n", " ")
+    unknown = curves_figure(many(table, 1, n=12))
+    assert "n = 12 (not known whether complete)" in unknown.get_suptitle().replace("\n", " ")
     assert "L∞" in cut.axes[0].get_xlabel()
-    assert any("Attacked in L∞ up to 0.5: attack0." in text.get_text() for text in cut.findobj(Text))
+    assert any("Budgets attacked: L∞ 0.5: attack0." in text.get_text() for text in cut.findobj(Text))
 
 
 def test_a_name_with_dollars_is_drawn_as_it_is(table: Make) -> None:
@@ -258,7 +262,7 @@ def test_the_table_of_curves_is_that_of_the_evaluation(table: Make) -> None:
 
 
 def test_png_and_svg_are_written(table: Make, tmp_path: Path) -> None:
-    save_curves(many(table, 2), "l2", tmp_path / "curves_l2")
+    save_figure(curves_figure(many(table, 2), "l2"), tmp_path / "curves_l2")
     assert (tmp_path / "curves_l2.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "curves_l2.svg").read_text()
 

@@ -66,7 +66,8 @@ def test_each_model_has_its_line_and_its_name(table: Make, attack: str | None) -
     assert "strong" in text
     assert "n = 20" in text
     assert ("worst case over fgsm, pgd" in text.lower()) == (attack is None)
-    assert "Attacked in L∞ up to 0.3" in text
+    assert "Budgets attacked: L∞ 0.3: " in text
+    assert text.count("Between budgets a line is an upper bound") == 1
 
 
 def test_the_worst_case_of_a_model_is_over_all_its_attacks(table: Make) -> None:
@@ -97,8 +98,12 @@ def test_that_a_worst_case_overstates_is_said_in_the_figure(table: Make, recwarn
 
 
 def test_a_model_whose_evaluation_was_cut_short_is_named(table: Make) -> None:
-    figure = models_figure({"a": model(table, 1), "b": model(table, 1, meta={"complete": False})}, "linf")
+    models = {name: model(table, 1, meta=meta) for name, meta in (
+        ("a", {"complete": True}), ("b", {"complete": False}), ("c", {}),
+    )}  # fmt: skip
+    figure = models_figure(models, "linf")
     assert "(cut short: b)" in figure.get_suptitle().replace("\n", " ")
+    assert "Not known whether complete: c." in all_text(figure).replace("\n", " ")
 
 
 def test_names_of_thirty_models_stay_apart(table: Make) -> None:

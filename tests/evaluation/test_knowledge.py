@@ -73,9 +73,13 @@ def test_the_worst_case_of_who_knows_the_defense_counts_all_witnesses(
     x, y = digits[0][:60], digits[1][:60]
     with pytest.warns(UserWarning, match="zero at every pixel"):
         found = evaluate(Masked(net, 3), (x, y), [PGD(eps=0.3)], knowledge=["adaptive", "greybox"])
-    alone = found.accuracy(eps=0.3)
+    alone = found.accuracy(eps=0.3, attack="pgd")
     assert found.worst_case(eps=0.3) <= found.worst_case(eps=0.3, knowledge="greybox") < alone - 0.2
     assert found.worst_case(eps=0.3, knowledge="greybox") == found.accuracy(eps=0.3, knowledge="greybox")
+    # All that is read off the worst case counts the same witnesses.
+    assert found.accuracy(eps=0.3) == found.worst_case(eps=0.3)
+    assert found.curve(distance="linf", at=[0.3])["accuracy"].item() == pytest.approx(found.worst_case(eps=0.3))
+    assert found.median_distance(distance="linf") < found.median_distance("pgd", distance="linf")
 
 
 def test_a_black_box_without_a_substitute_says_where_to_get_one(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:

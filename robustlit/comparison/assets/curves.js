@@ -13,7 +13,7 @@
 
   // Where half of the examples are broken, to two digits; in the middle where that never comes.
   function halfway(run, axis) {
-    const { unit, end } = DATA.axes[axis], list = run.curves[axis][0] || [];
+    const { unit, end } = DATA.axes[axis], list = (run.curves[axis][0] || { steps: [] }).steps;
     for (let k = 0, mark = 0, sum = 0; k < list.length; k += 2) {
       mark += list[k];
       sum += list[k + 1];
@@ -22,13 +22,26 @@
     return end / 2;
   }
 
+  // Where a run's line ends: at its last witness, or farther where it was looked and something stood.
+  function endOf(run, axis) {
+    const drawn = line(run, axis);
+    if (!drawn) return 0;
+    let mark = 0, lost = 0;
+    for (let k = 0; k < drawn.steps.length; k += 2) { mark += drawn.steps[k]; lost += drawn.steps[k + 1]; }
+    const last = mark * DATA.axes[axis].unit;
+    return drawn.to !== null && lost < run.clean[1] ? Math.max(drawn.to, last) : last;
+  }
+
+  // The worst case over L2 of a run that nobody attacked in L2 bounds its accuracy from above and says no more.
+  const bound = (run, axis) => axis === "l2" && DATA.views[view.value].worst && !run.searched_l2;
+
   function ticks(end, about) {
     const raw = end / about, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 2.5, 5, 10].find((m) => m * power >= raw) * power;
     return Array.from({ length: Math.floor(end / step + 1e-9) + 1 }, (_, k) => k * step);
   }
 
-  const steps = (run, axis) => run.curves[axis][view.value];
+  const line = (run, axis) => run.curves[axis][view.value];
   function broken(list, unit, x) {
     let mark = 0, sum = 0;
     for (let k = 0; k < list.length; k += 2) {
@@ -52,7 +65,7 @@
       const cells = Object.fromEntries(AXES.map((axis) => [axis, el("td", { class: "n" })]));
       readouts.set(k, cells);
       swatches.set(k, el("span", {}));
-      return el("tr", {}, el("th", { scope: "row" }, el("label", {}, boxes[k], swatches.get(k), el("span", {}, `${k + 1} `), nameOf(run))),
+      return el("tr", {}, el("th", { scope: "row" }, el("label", {}, boxes[k], swatches.get(k), el("span", {}, `${k + 1} `), el("span", {}, nameOf(run), doubt(run)))),
         ...AXES.map((axis) => cells[axis]));
     })));
   at("legend").append(legend);
@@ -64,10 +77,17 @@
     el("button", { type: "button", onclick: choose(() => []) }, "Hide all"));
 
   const charts = Object.fromEntries(AXES.map((axis) => [axis, chart(axis)]));
+  at("charts-note").textContent =
+    "A line ends, with a dot, where its attack stopped looking or had broken everything: beyond, nothing is known. That of an " +
+    "attack without a bound goes on as a thin one, as it found nothing farther away." +
+    (RUNS.some((run) => run.attacked && !run.searched_l2) ?
+      " ≤ and a thin line: no attack looked for the nearest adversarial in L2, so the worst case there only bounds from above." : "") +
+    (RUNS.some(doubted) ? " ✕: the verdict is FAIL." : "");
   at("charts").append(...AXES.map((axis) => charts[axis].node));
 
   function chart(axis) {
-    const { unit, end } = DATA.axes[axis];
+    const { unit } = DATA.axes[axis];
+    let end = DATA.axes[axis].end;
     const name = `${NORMS[axis]} distance`;
     const caption = el("figcaption", {});
     const plot = draw("svg", { class: "plot", role: "img" });
@@ -75,7 +95,7 @@
       oninput: () => { ruler[axis] = (slider.value / 1000) * end; read(); } });
     const output = el("output", {});
     const node = el("figure", {}, caption, plot, el("p", { class: "ruler-control" }, el("span", {}, "read at"), slider, output));
-    let scale = null, line = null;
+    let scale = null, needle = null;
     plot.addEventListener("pointermove", (event) => {
       const x = event.clientX - plot.getBoundingClientRect().left;
       if (!scale || event.pointerType === "touch") return;
@@ -89,28 +109,37 @@
     });
 
     function read() {
-      const x = ruler[axis];
+      const x = Math.min(ruler[axis], end);
       slider.value = (x / end) * 1000;
       output.textContent = `${NORMS[axis]} ${short(x)}`;
       slider.setAttribute("aria-valuetext", `${name} ${short(x)}`);
       legendHeads[axis].replaceChildren("% at ", `${NORMS[axis]} ${short(x)}`);
       RUNS.forEach((run, k) => {
-        const cell = readouts.get(k)[axis], list = steps(run, axis);
-        if (!list) return cell.replaceChildren(run.attacked ? "not run" : "–");
-        const n = run.clean[1], right = n - broken(list, unit, x);
+        const cell = readouts.get(k)[axis], drawn = line(run, axis);
+        if (!drawn) return cell.replaceChildren(run.attacked ? "not run" : "–");
+        const n = run.clean[1], right = n - broken(drawn.steps, unit, x);
+        // Beyond where an attack looked nobody knows; what it left there bounds from above.
+        if (right && drawn.to !== null && x > drawn.to + 1e-6) {
+          return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, `attacked to ${short(drawn.to)}`));
+        }
+        if (right && bound(run, axis)) {
+          return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, "no attack in L2"));
+        }
         return cell.replaceChildren(percent(right / n), el("small", {}, `[${wilson(right, n).map((bound) => percent(bound)).join(", ")}]`));
       });
-      if (line) {
+      if (needle) {
         const at = scale.left + (x / end) * scale.width;
-        line.setAttribute("x1", at);
-        line.setAttribute("x2", at);
+        needle.setAttribute("x1", at);
+        needle.setAttribute("x2", at);
       }
     }
 
     function paint() {
       const width = Math.max(240, node.clientWidth), narrow = width < 460, height = narrow ? 260 : 320;
-      const runs = shownRuns().filter((k) => steps(RUNS[k], axis));
-      const left = 38, right = narrow ? 40 : 165, top = 10, bottom = height - 40;
+      const runs = shownRuns().filter((k) => line(RUNS[k], axis));
+      end = Math.max(...runs.map((k) => endOf(RUNS[k], axis))) || DATA.axes[axis].end;
+      if (!runs.length) end = DATA.axes[axis].end;
+      const left = 38, right = narrow ? 46 : 173, top = 10, bottom = height - 40;
       scale = { left, width: width - left - right };
       const px = (x) => left + (x / end) * scale.width;
       const py = (share) => bottom - share * (bottom - top);
@@ -132,7 +161,7 @@
       plot.append(draw("text", { x: left + scale.width / 2, y: height - 5, "text-anchor": "middle" }, `${name} (pixel units)`),
         draw("text", { class: "tick", x: 0, y: 0, transform: `translate(10 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "accuracy (%)"));
       const ends = runs.map((k) => {
-        const run = RUNS[k], list = steps(run, axis), slot = shown.get(k), total = run.clean[1];
+        const run = RUNS[k], { steps: list, to } = line(run, axis), slot = shown.get(k), total = run.clean[1];
         let mark = 0, lost = 0, path = "", upper = "", lower = [];
         const point = (x) => {
           const [low, high] = wilson(total - lost, total);
@@ -147,24 +176,31 @@
           lost += list[i + 1];
           point(px(mark * unit).toFixed(1));
         }
+        if (to !== null && lost < total && to > mark * unit) { // it looked on, and found no more
+          mark = to / unit;
+          point(px(to).toFixed(1));
+        }
         const back = lower.reverse().map(([x, y], i) => (i ? `V${y}H${x}` : `V${y}H${x}`)).join("");
         const [x, y] = [px(mark * unit), py((total - lost) / total)];
         plot.append(draw("path", { d: `${upper}${back}Z`, fill: ink(slot), opacity: runs.length < 5 ? 0.15 : 0.07 }),
-          draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": 2, "stroke-dasharray": dash(slot) }),
+          draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": bound(run, axis) ? 1 : 2, "stroke-dasharray": dash(slot) }),
           draw("circle", { cx: x, cy: y, r: 3, fill: ink(slot) }));
-        return { k, x, y, slot };
+        return { k, x, y, slot, on: to === null && lost < total };
       });
       const room = Math.max(6, Math.min(15, (bottom - top) / Math.max(1, ends.length - 1)));
       const places = spread(ends.map((e) => e.y), room, top, bottom);
       const edge = left + scale.width;
-      ends.forEach(({ k, x, y, slot }, i) => {
-        const label = narrow ? `${k + 1}` : clipped(`${k + 1} ${RUNS[k].name}`, 21);
-        plot.append(draw("path", { d: `M${x} ${y}H${edge}L${edge + 10} ${places[i]}`, fill: "none", stroke: ink(slot), opacity: 0.5 }),
-          draw("line", { x1: edge + 10, x2: edge + 20, y1: places[i], y2: places[i], stroke: ink(slot), "stroke-width": 2.5 }),
-          draw("text", { x: edge + 23, y: places[i] + 4 }, label));
+      ends.forEach(({ k, x, y, slot, on }, i) => {
+        const number = `${k + 1}${doubted(RUNS[k]) ? "✕" : ""}${bound(RUNS[k], axis) ? "≤" : ""}`;
+        const label = narrow ? number : clipped(`${number} ${RUNS[k].name}`, 21);
+        // Thin: it looked on without a bound and found none. Dotted: this only leads to the name.
+        if (on) plot.append(draw("path", { d: `M${x} ${y}H${edge}`, fill: "none", stroke: ink(slot) }));
+        plot.append(draw("path", { d: `M${on ? edge : x + 4} ${y}L${edge + 10} ${places[i]}`, fill: "none", stroke: ink(slot), opacity: 0.7, "stroke-dasharray": "1 4" }),
+          draw("line", { x1: edge + 10, x2: edge + (narrow ? 20 : 28), y1: places[i], y2: places[i], stroke: ink(slot), "stroke-width": 2.5, "stroke-dasharray": dash(slot) }),
+          draw("text", { x: edge + (narrow ? 22 : 31), y: places[i] + 4 }, label));
       });
-      line = draw("line", { class: "ruler", y1: top, y2: bottom });
-      plot.append(line);
+      needle = draw("line", { class: "ruler", y1: top, y2: bottom });
+      plot.append(needle);
       read();
     }
     return { node, paint };

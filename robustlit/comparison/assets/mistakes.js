@@ -40,7 +40,7 @@
     at("classes").replaceChildren(runs.length ? el("table", {},
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "run"),
         ...columns.map((k) => el("th", { scope: "col", class: "n" }, String(classes[k]), el("small", {}, `n = ${grouped(size(k))}`))))),
-      el("tbody", {}, ...runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r])),
+      el("tbody", {}, ...runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r]), kind.value === "worst" ? doubt(RUNS[r]) : null),
         ...columns.map((k) => {
           const { n, right } = counts[i];
           if (!n[k]) return el("td", { class: "n" }, "–");

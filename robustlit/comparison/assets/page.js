@@ -56,9 +56,15 @@ function show(run, on) {
 const ink = (slot) => `var(--c${slot % COLOURS})`;
 const dash = (slot) => DASHES[Math.floor(slot / COLOURS) % DASHES.length];
 const shownRuns = () => RUNS.map((_, k) => k).filter((k) => shown.has(k));
+// A verdict is told by shape and word, and only then by colour. What it fails does not lead a ranking.
+const MARKS = { FAIL: "✕", PASS: "✓", INCONCLUSIVE: "?" };
+const doubted = (run) => run.verdict !== null && run.verdict.status === "FAIL";
+const badge = (status) => el("span", { class: `badge ${status.toLowerCase()}` }, `${MARKS[status]} ${status}`);
+const doubt = (run) => (doubted(run) ? el("small", { class: "flag" }, "✕ verdict FAIL") : null);
 const ranked = () => {
   const share = (k) => (RUNS[k].worst ? RUNS[k].worst.correct / RUNS[k].worst.n : -1);
-  return RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked).sort((a, b) => share(b) - share(a));
+  return RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked)
+    .sort((a, b) => doubted(RUNS[a]) - doubted(RUNS[b]) || share(b) - share(a));
 };
 
 const redraws = [];

@@ -10,30 +10,34 @@
   const columns = [
     { title: "run", under: `${RUNS.length}`, value: (r) => r.name, cell: (r) => [
       nameOf(r),
-      r.complete ? null : el("small", { class: "flag" }, `cut short: ${grouped(r.clean[1])} of ${grouped(DATA.index.length)}`),
+      r.complete === false ? el("small", { class: "flag" }, `cut short: ${grouped(r.clean[1])} of ${grouped(DATA.index.length)}`) : null,
       r.attacked ? null : el("small", { class: "flag" }, "not attacked")] },
     { title: "clean", under: "%", numeric: true, value: (r) => count(r.clean), cell: (r) => accuracy(r.clean) },
     { title: "worst case", under: oneBudget ? `% at ${oneBudget}` : "% at its own budget", numeric: true,
-      value: (r) => (r.worst ? r.worst.correct / r.worst.n : null),
+      value: (r) => (r.worst ? r.worst.correct / r.worst.n : null), last: doubted,
       cell: (r) => (r.worst ? [
-        el("strong", { title: `rests on ${r.worst.rests_on.join(", ")}` }, percent(r.worst.correct / r.worst.n, r.worst.n)),
+        el(doubted(r) ? "s" : "strong", { title: `rests on ${r.worst.rests_on.join(", ")}` }, percent(r.worst.correct / r.worst.n, r.worst.n)),
+        doubted(r) ? el("small", { class: "flag" }, "✕ overstated") : null,
         el("small", {}, interval(r.worst.correct, r.worst.n)),
         oneBudget ? null : el("small", {}, `${NORMS[r.budget.norm]} ${short(r.budget.eps)}`),
         r.worst.knowledge === "adaptive" ? null : el("small", { class: "flag" }, `${r.worst.knowledge} only`)] : ["–"]) },
-    { title: "verdict", value: (r) => (r.verdict ? -1e3 * r.verdict.counts.FAIL - r.verdict.counts.INCONCLUSIVE : null), numeric: false,
-      cell: (r) => {
-        if (!r.verdict) return ["–"];
-        const c = r.verdict.counts;
-        return [c.FAIL ? el("strong", { class: "flag" }, `${c.FAIL} FAIL`) : `${c.PASS} PASS`, el("div", { class: "verdict" }),
-          el("small", {}, c.FAIL ? `${c.PASS} pass, ${c.INCONCLUSIVE} open` : `${c.INCONCLUSIVE} open`),
-          ...r.verdict.failed.slice(0, 3).map((name) => el("small", {}, name)),
-          r.verdict.failed.length > 3 ? el("small", {}, `and ${r.verdict.failed.length - 3} more`) : null];
+    { title: "verdict", numeric: false, value: (r) => (r.verdict ? RANK[r.verdict.status] - r.verdict.counts.INCONCLUSIVE : null),
+      cell: (r, k) => {
+        if (!r.verdict) return r.attacked ? [el("a", { href: "#verdicts-none", class: "verdict" }, "none")] : ["–"];
+        const { counts, status, profile, checks } = r.verdict, failed = checks.filter((c) => c.status === "FAIL");
+        return [el("a", { href: `#verdict-${k}`, class: "verdict" }, badge(status)),
+          el("small", {}, `${profile}: ${counts.PASS} of ${counts.PASS + counts.FAIL + counts.INCONCLUSIVE} pass`),
+          ...failed.slice(0, 3).map((c) => el("small", { class: "flag" }, c.failure)),
+          failed.length > 3 ? el("small", {}, `and ${failed.length - 3} more`) : null];
       } },
-    { title: "recipe", value: (r) => r.recipe, cell: (r) => [el("span", { class: "value" }, plain(r.recipe)), r.method ? el("small", {}, r.method) : null] },
+    { title: "method", value: (r) => r.method || r.recipe, cell: (r) => [el("span", { class: "value" }, plain(r.method || r.recipe)),
+      r.recipe && r.method ? el("small", {}, `recipe ${r.recipe}`) : null] },
     { title: "net", value: (r) => r.net, cell: (r) => [el("span", { class: "value" }, plain(r.net))] },
     ...DATA.views.map((view, k) => attackColumn(view, k)).filter(Boolean),
     { title: "passes", under: "an example", numeric: true, value: (r) => r.passes, cell: (r) => [plain(r.passes, 0)] },
-    { title: "training", under: "s", numeric: true, value: (r) => r.seconds.train, cell: (r) => [plain(r.seconds.train, 0)] },
+    { title: "training", under: "s", numeric: true, value: (r) => r.seconds.train, cell: (r) => [plain(r.seconds.train, 0),
+      r.trained && r.seconds.train !== null ? el("small", { class: "value" }, `of ${r.trained}`) : null,
+      r.base && r.seconds.train !== null ? el("small", { class: "value" }, `after ${r.base}`) : null] },
     { title: "attacks", under: "s", numeric: true, value: (r) => r.seconds.evaluate, cell: (r) => [plain(r.seconds.evaluate, 0)] },
     { title: "parameters", numeric: true, value: (r) => r.parameters, cell: (r) => [plain(r.parameters, 0)] },
     { title: "seed", numeric: true, value: (r) => r.seed, cell: (r) => [plain(r.seed, 0)] },
@@ -67,10 +71,11 @@
     };
   }
 
+  const RANK = { PASS: 2e3, INCONCLUSIVE: 1e3, FAIL: 0 };
   let sorted = columns.findIndex((c) => c.title === "worst case"), rising = false;
   const body = el("tbody", {});
-  const rows = RUNS.map((run) => el("tr", {}, ...columns.map((c, k) =>
-    el(k === 0 ? "th" : "td", k === 0 ? { scope: "row" } : { class: c.numeric ? "n" : null }, ...c.cell(run)))));
+  const rows = RUNS.map((run, number) => el("tr", { class: doubted(run) ? "doubted" : null }, ...columns.map((c, k) =>
+    el(k === 0 ? "th" : "td", k === 0 ? { scope: "row" } : { class: c.numeric ? "n" : null }, ...c.cell(run, number)))));
   const heads = columns.map((c, k) => el("th", { scope: "col", class: c.numeric ? "n" : null },
     el("button", { type: "button", onclick: () => {
       rising = k === sorted ? !rising : !(c.numeric || c.title === "verdict");
@@ -78,10 +83,11 @@
       sort();
     } }, c.title), c.under && k ? el("small", {}, c.under) : null));
   function sort() {
-    const value = columns[sorted].value;
+    const { value, last } = columns[sorted];
     const order = RUNS.map((_, k) => k).sort((a, b) => {
       const [x, y] = [value(RUNS[a]), value(RUNS[b])];
       if (x === null || y === null) return (x === null) - (y === null) || a - b; // what is not known comes last
+      if (last && last(RUNS[a]) !== last(RUNS[b])) return last(RUNS[a]) - last(RUNS[b]);
       const less = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x === y ? 0 : x - y;
       return (rising ? less : -less) || a - b;
     });
@@ -94,6 +100,7 @@
   sort();
   at("runs-note").textContent =
     "The worst case counts an example as wrong if any attack broke it at the budget. An attack that looks for the " +
-    "nearest adversarial is told by the median distance that it had to go; more is better. A heading sorts.";
+    "nearest adversarial is told by the median distance that it had to go; more is better. A heading sorts" +
+    (RUNS.some(doubted) ? "; by worst case, runs whose verdict is FAIL come after the others." : ".");
   at("runs").append(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body));
 }

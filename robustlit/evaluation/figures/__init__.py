@@ -1,10 +1,11 @@
 """Figures and curve tables, drawn from the per-example tables alone: no model is loaded and nothing attacked again."""
 
-from robustlit.evaluation.figures.curves import curves_csv, curves_figure, distance_grid, save_curves, save_figure
+from robustlit.evaluation.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
 from robustlit.evaluation.figures.extent import attacked_to, known_at
 from robustlit.evaluation.figures.images import budgets_figure, images_figure
 from robustlit.evaluation.figures.knob import knob_settings
 from robustlit.evaluation.figures.panel import COLOURS, KNOWLEDGE_STYLES, STYLES, UNITS
+from robustlit.evaluation.figures.run import draw_run, file_name, run_figures, run_name
 from robustlit.evaluation.figures.several import (
     check_same_examples,
     knowledge_figure,
@@ -12,6 +13,7 @@ from robustlit.evaluation.figures.several import (
     on_common_examples,
 )
 from robustlit.evaluation.figures.training_time import TrainedRun, training_time_figure
+from robustlit.evaluation.figures.verdict import verdict_figure
 
 __all__ = [
     "COLOURS",
@@ -25,13 +27,17 @@ __all__ = [
     "curves_csv",
     "curves_figure",
     "distance_grid",
+    "draw_run",
+    "file_name",
     "images_figure",
     "knob_settings",
     "knowledge_figure",
     "known_at",
     "models_figure",
     "on_common_examples",
-    "save_curves",
+    "run_figures",
+    "run_name",
     "save_figure",
     "training_time_figure",
+    "verdict_figure",
 ]

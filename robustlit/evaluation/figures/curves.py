@@ -13,11 +13,13 @@ from robustlit.evaluation.figures.extent import attacked_to, known_at
 from robustlit.evaluation.figures.knob import check_style, knob_line
 from robustlit.evaluation.figures.panel import KNOWLEDGE_STYLES, NORMS, UNITS, Line, Look, Panel
 from robustlit.evaluation.results import Evaluation
-from robustlit.threat import TOLERANCE
+from robustlit.evaluation.table import TOLERANCE
+from robustlit.evaluation.verdict.check import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_FEW = 4  # budgets that a note names one by one
 _VISIBLE = 0.002  # the least change of accuracy that a figure shows
 
 
@@ -42,7 +44,14 @@ def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.n
     return pd.concat(parts, ignore_index=True)
 
 
-def curves_figure(evaluation: Evaluation, distance: str = "l2", *, style: str = "curve", name: str = "") -> Figure:
+def curves_figure(
+    evaluation: Evaluation,
+    distance: str = "l2",
+    *,
+    style: str = "curve",
+    name: str = "",
+    verdict: Verdict | None = None,
+) -> Figure:
     """One model under many attacks: accuracy against distance, a line an attack, with Wilson 95 % bands.
 
     A line ends, with a dot, where its attack stopped looking (see `attacked_to`) or had broken everything; that of a
@@ -53,6 +62,7 @@ def curves_figure(evaluation: Evaluation, distance: str = "l2", *, style: str = 
         distance: l0, l1, l2 or linf.
         style: "curve", or "report" for the 2019 report's axes (see `knob_settings`).
         name: of the model, for the title.
+        verdict: on the evaluation, for a line below the title.
 
     Raises:
         EvaluationError: an unknown style or distance.
@@ -80,12 +90,13 @@ def curves_figure(evaluation: Evaluation, distance: str = "l2", *, style: str = 
         lines,
         notes,
         xlabel=f"mean {UNITS[distance].replace(' (', ' of the witnesses (')}" if report else None,
+        verdict=verdict,
     ).figure()
 
 
 def counted(evaluation: Evaluation) -> str:
     """On how many examples, and whether on fewer than meant."""
-    return f"n = {evaluation.n}" + ("" if evaluation.complete else " (cut short)")
+    return f"n = {evaluation.n}" + (f" ({evaluation.caveat})" if evaluation.caveat else "")
 
 
 def extent_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report: bool = False) -> list[str]:
@@ -93,12 +104,14 @@ def extent_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report
     ends: dict[str, list[str]] = {}
     for attack, knowledge in runs:
         if budgets := evaluation.budgets(attack, knowledge):
-            shown = ", ".join(f"{b:g}" for b in budgets) if report else f"up to {budgets[-1]:g}"
+            all_of_them = report or len(budgets) <= _FEW
+            shown = ", ".join(f"{b:g}" for b in budgets) if all_of_them else f"{len(budgets)} up to {budgets[-1]:g}"
             of_budget = ends.setdefault(f"{NORMS[evaluation.norm_of(attack)]} {shown}", [])
             if attack not in of_budget:
                 of_budget.append(attack)
-    start = "A marker each at " if report else "Attacked in "
-    return [f"{start}{budget}: {', '.join(names)}." for budget, names in ends.items()]
+    start = "A marker each at " if report else "Budgets attacked: "
+    notes = [f"{start}{budget}: {', '.join(names)}." for budget, names in ends.items()]
+    return notes + (["Between budgets a line is an upper bound."] if notes and not report else [])
 
 
 def curve_line(
@@ -117,11 +130,6 @@ def curve_line(
     if np.isfinite(end) and end > last[0] and last[1] > 0:  # attacked farther than anything broke
         values = np.vstack([values, [end, *last[1:]]])
     return Line.of(name, values, look, goes_on=not np.isfinite(end))
-
-
-def save_curves(evaluation: Evaluation, distance: str, path: Path) -> None:
-    """Writes `curves_figure` as `path`.png and `path`.svg."""
-    save_figure(curves_figure(evaluation, distance), path)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from robustlit.evaluation.results import Evaluation
-from robustlit.threat import TOLERANCE
+from robustlit.evaluation.table import TOLERANCE
 
 
 def attacked_to(
@@ -44,9 +44,7 @@ def attacked_to(
         return float("inf")
     if evaluation.norm_of(attack) == distance:
         return budgets[-1]
-    table = evaluation.table
-    rows = table[(table["attack"] == attack) & (table["knowledge"] == knowledge) & table["clean"]]
-    farthest = float(rows[distance].max())
+    farthest = evaluation.farthest(attack, distance=distance, knowledge=knowledge)
     return farthest if np.isfinite(farthest) else 0.0  # nothing was classified right, so nothing was attacked
 
 
@@ -68,6 +66,6 @@ def known_at(
         (len(at),) bool.
     """
     grid = np.asarray(list(at), dtype=float)
-    last = evaluation.least_distances(attack, distance=distance, knowledge=knowledge).max()
+    last = evaluation.reach(attack, distance=distance, knowledge=knowledge).max()
     end = attacked_to(evaluation, attack, distance=distance, knowledge=knowledge)
     return np.asarray((grid <= end + TOLERANCE) | (grid >= last))

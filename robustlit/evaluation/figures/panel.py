@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robustlit.evaluation.verdict.check import FAIL, INCONCLUSIVE, PASS, Verdict
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,6 +27,7 @@ UNITS = {
     "l1": "L1 distance (pixel units)",
     "l0": "L0 distance (values changed)",
 }
+VERDICTS = {PASS: "#009E73", FAIL: "#D55E00", INCONCLUSIVE: "#7A7A7A"}  # of a verdict, always beside its word
 _INK, _FAINT = "#222222", "#666666"
 
 
@@ -81,6 +84,7 @@ class Panel:
         lines: what is drawn.
         notes: sentences in small print below.
         xlabel: None takes the distance and its unit.
+        verdict: whether the accuracies are to be believed, for a line below the title.
     """
 
     distance: str
@@ -88,6 +92,7 @@ class Panel:
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
     xlabel: str | None = None
+    verdict: Verdict | None = None
 
     def figure(self) -> Figure:
         """Draws it, without pyplot and its settings."""
@@ -110,17 +115,28 @@ class Panel:
             axes,
             self.title,
             [*self.notes, f"{'Bars' if any(line.points for line in self.lines) else 'Bands'}: Wilson 95 %."],
+            self.verdict,
         )
         return figure
 
 
-def finish(figure: Figure, axes: Axes, title: str, notes: Sequence[str]) -> None:
-    """Title above, notes below, a faint grid."""
+def finish(figure: Figure, axes: Axes, title: str, notes: Sequence[str], verdict: Verdict | None = None) -> None:
+    """Title above, with the verdict, notes below, a faint grid."""
     figure.suptitle(textwrap.fill(title, 72), fontsize=11, x=0.01, ha="left", parse_math=False)
+    if verdict is not None:
+        axes.set_title(
+            textwrap.fill(named_norms(verdict.headline), 84), fontsize=9, loc="left", parse_math=False,
+            color=VERDICTS[verdict.status], weight="bold" if verdict.status == FAIL else "normal",
+        )  # fmt: skip
     small = textwrap.fill(" ".join(notes), 125)
     figure.supxlabel(small, fontsize=7, color=_FAINT, x=0.01, ha="left", parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def named_norms(text: str) -> str:
+    """The headline of a verdict as figures write norms."""
+    return text.replace(" linf ", " L∞ ").replace(" l2 ", " L2 ")
 
 
 def by_attacks(attacks: Mapping[str, str]) -> str:

@@ -11,8 +11,17 @@ import pandas as pd
 
 from robustlit.evaluation.figures.curves import counted, curve_line, extent_notes
 from robustlit.evaluation.figures.knob import check_style, knob_line
-from robustlit.evaluation.figures.panel import KNOWLEDGE_STYLES, NORMS, UNITS, Line, Look, Panel, by_attacks
+from robustlit.evaluation.figures.panel import (
+    KNOWLEDGE_STYLES,
+    NORMS,
+    UNITS,
+    Line,
+    Look,
+    Panel,
+    by_attacks,
+)
 from robustlit.evaluation.results import Evaluation, EvaluationError
+from robustlit.evaluation.verdict.check import FAIL, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +37,7 @@ def models_figure(
     attack: str | None = None,
     knowledge: str = "adaptive",
     style: str = "curve",
+    verdicts: Mapping[str, Verdict] | None = None,
 ) -> Figure:
     """Many models under one attack, or under the worst case: a line a model, with Wilson 95 % bands.
 
@@ -37,6 +47,7 @@ def models_figure(
         attack: one attack; None takes each model's worst case over its attacks.
         knowledge: greybox, adaptive or blackbox.
         style: "curve", or "report" for the 2019 report's axes (see `knob_settings`), which needs an attack.
+        verdicts: name of the model -> the verdict on its evaluation, for those that have one; a failed one is marked.
 
     Raises:
         EvaluationError: other examples in one evaluation than in another; an attack or knowledge that one model was
@@ -49,13 +60,14 @@ def models_figure(
     lines: list[Line] = []
     notes: list[str] = []
     for number, (name, evaluation) in enumerate(evaluations.items()):
-        look = Look.number(number)
+        look, judged = Look.number(number), (verdicts or {}).get(name)
+        label = f"{name} (verdict FAIL)" if judged is not None and judged.status == FAIL else name
         with _named(name, notes):
             if report:
                 assert attack is not None
-                line = knob_line(evaluation, attack, name, distance, knowledge, look)
+                line = knob_line(evaluation, attack, label, distance, knowledge, look)
             else:
-                line = curve_line(evaluation, attack, name, distance, knowledge, look)
+                line = curve_line(evaluation, attack, label, distance, knowledge, look)
         if line is None:
             notes.append(f"{attack} found no witness on {name}.")
         else:
@@ -65,8 +77,12 @@ def models_figure(
     for evaluation in evaluations.values():
         ran = [(name, known) for name, known in evaluation.runs if known == knowledge and attack in (None, name)]
         notes += extent_notes(evaluation, ran, report)
+    if verdicts:
+        notes.append(f"Verdicts: {by_attacks({name: _short(found) for name, found in verdicts.items()})}.")
     examples = next(iter(evaluations.values()))
-    cut = ", ".join(name for name, e in evaluations.items() if not e.complete)
+    cut = ", ".join(name for name, e in evaluations.items() if e.complete is False)
+    if unknown := ", ".join(name for name, e in evaluations.items() if e.complete is None):
+        notes.append(f"Not known whether complete: {unknown}.")
     known = "" if knowledge == "adaptive" else f", {KNOWN_AS[knowledge]}"
     return Panel(
         distance,
@@ -86,6 +102,7 @@ def knowledge_figure(
     undefended: Evaluation | None = None,
     style: str = "curve",
     name: str = "",
+    verdict: Verdict | None = None,
 ) -> Figure:
     """One defense under what the attacker may know, beside the net without it: adaptive drawn through, grey-box dashed.
 
@@ -96,6 +113,7 @@ def knowledge_figure(
         undefended: the same attack on the net without the defense, on the same examples.
         style: "curve", or "report" for the 2019 report's axes (see `knob_settings`), which needs an attack.
         name: of the defense, for the title.
+        verdict: on its evaluation, for a line below the title.
 
     Raises:
         EvaluationError: an attack that was not run, on either; other examples in one than in the other; an unknown
@@ -140,7 +158,14 @@ def knowledge_figure(
         lines,
         list(dict.fromkeys(notes)),
         xlabel=f"mean {UNITS[distance].replace(' (', ' of the witnesses (')}" if report else None,
+        verdict=verdict,
     ).figure()
+
+
+def _short(verdict: Verdict) -> str:
+    """A verdict in a few words."""
+    failed = "".join(f", {check.failure}" for check in verdict.failed)
+    return f"{verdict.status} ({verdict.profile}{failed})"
 
 
 @contextmanager

@@ -13,7 +13,17 @@ from robustlit.evaluation.intervals import wilson_interval
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 FILE = "verdict.json"
+STATUSES = (PASS, FAIL, INCONCLUSIVE)
 CAUTION = "PASS says that no sign of an overestimate was found; it does not prove robustness"
+# What has happened where a check fails, in as few words as a figure's title has room for.
+_FAILURES = {
+    1: "witnesses beyond their budget", 2: "FGSM wins", 3: "an unbounded attack fails", 4: "accuracy rises with eps",
+    5: "standing beyond other classes", 6: "more steps break more", 7: "more restarts break more",
+    8: "stopped on its way up", 9: "no gradient", 10: "gradients jump", 11: "witnesses thrown away",
+    12: "witnesses of the twin only", 13: "Square wins", 14: "black-box wins", 15: "random, not averaged",
+    16: "outputs are no logits", 17: "the undefended net stands", 18: "random noise wins",
+    19: "planted adversarials missed", 20: "a joint attack breaks more",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Check:
     figure: float | None = None
     threshold: float | None = None
     source: str = ""
+
+    @property
+    def failure(self) -> str:
+        """In two to four words what is wrong where it fails, such as "Square wins"."""
+        return _FAILURES.get(self.number, self.name)
 
 
 @dataclass
@@ -74,12 +89,21 @@ class Verdict:
     @property
     def counts(self) -> dict[str, int]:
         """How many passed, failed, and could not be decided."""
-        return {status: sum(c.status == status for c in self.checks) for status in (PASS, FAIL, INCONCLUSIVE)}
+        return {status: sum(c.status == status for c in self.checks) for status in STATUSES}
 
     @property
     def failed(self) -> list[Check]:
         """The checks that failed."""
         return [check for check in self.checks if check.status == FAIL]
+
+    @property
+    def headline(self) -> str:
+        """One line for a figure: "verdict FAIL (full, linf 0.3): 1 of 19 checks (Square wins)"."""
+        counts, total = self.counts, len(self.checks)
+        start = f"verdict {self.status} ({self.profile}, {self.norm} {self.eps:.4g})"
+        if self.status == FAIL:
+            return f"{start}: {counts[FAIL]} of {total} checks ({', '.join(c.failure for c in self.failed)})"
+        return f"{start}: {counts[PASS]} of {total} checks passed, {counts[INCONCLUSIVE]} undecided"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to verdict.json."""
@@ -97,20 +121,51 @@ class Verdict:
         """Reads what `save` wrote: the file, its folder, or the run folder above.
 
         Raises:
-            ValueError: there is none, or it is damaged.
+            ValueError: there is none, or it is damaged or of another version.
         """
-        path = Path(path)
-        places = [path, path / FILE, path / "evaluation" / FILE]
-        found = next((p for p in places if p.is_file()), None)
+        found = _place(Path(path))
         if found is None:
             raise ValueError(f"there is no {FILE} in {path}; make one: robustlit evaluate {path} --verdict")
         try:
             stored = json.loads(found.read_text())
             checks = [Check(**check) for check in stored["checks"]]
             names = ("profile", "n", "norm", "eps", "seed", "passes", "share")
-            return cls(checks, **{name: stored[name] for name in names})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{found} is no verdict of this version: {error}") from error
+            verdict = cls(checks, **{name: stored[name] for name in names})
+            _sensible(verdict)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{found} is no verdict of this version: {what}; judge the checkpoint again (robustlit evaluate "
+                "CHECKPOINT --verdict), or remove the file"
+            ) from error
+        return verdict
+
+    @classmethod
+    def stored_in(cls, folder: str | Path) -> Verdict | None:
+        """As `load`; None where there is no verdict."""
+        return None if _place(Path(folder)) is None else cls.load(folder)
+
+
+def _place(path: Path) -> Path | None:
+    return next((p for p in (path, path / FILE, path / "evaluation" / FILE) if p.is_file()), None)
+
+
+def _sensible(verdict: Verdict) -> None:
+    """Raises where a stored value is not of the kind that its field has."""
+    if not verdict.checks:
+        raise ValueError("it holds no checks")
+    for check in verdict.checks:
+        if check.status not in STATUSES:
+            raise ValueError(f"the status of check {check.number} must be {', '.join(STATUSES)}, got {check.status!r}")
+        if not (isinstance(check.number, int) and isinstance(check.name, str) and isinstance(check.finding, str)):
+            raise TypeError(f"check {check.number!r} must have a number, a name and a finding")
+        if not all(isinstance(value, int | float | None) for value in (check.figure, check.threshold)):
+            raise TypeError(f"figure and threshold of check {check.number} must be numbers")
+    numbers = (verdict.n, verdict.eps, verdict.seed, verdict.passes, verdict.share)
+    if not all(isinstance(value, int | float) for value in numbers):
+        raise TypeError("n, eps, seed, passes and share must be numbers")
+    if not (isinstance(verdict.profile, str) and isinstance(verdict.norm, str)):
+        raise TypeError("profile and norm must be text")
 
 
 def judged_share(
@@ -139,13 +194,34 @@ def judged_share(
     return Check(number, name, INCONCLUSIVE, few, share, limit, source)
 
 
-def judged_value(number: int, name: str, value: float, limit: float, source: str, *, found: str, advice: str) -> Check:
-    """A check that a number stays within `limit`."""
+def judged_value(
+    number: int,
+    name: str,
+    value: float,
+    limit: float,
+    source: str,
+    *,
+    found: str,
+    advice: str,
+    low: float | None = None,
+) -> Check:
+    """A check that a number stays within `limit`.
+
+    Args:
+        value: the number.
+        limit: the largest that passes.
+        found: what the number is.
+        advice: what to try next.
+        low: lower end of its 95 % interval, where it has one: it fails only where that lies above the limit, too.
+    """
     text = f"{found} {value:.3g} (at most {limit:.3g})"
     if not math.isfinite(value):
         return Check(number, name, INCONCLUSIVE, f"{found} is no number: {advice}", None, limit, source)
     if value <= limit:
         return Check(number, name, PASS, text, value, limit, source)
+    if low is not None and low <= limit:
+        few = f"{text}, too near the limit to tell: {advice}"
+        return Check(number, name, INCONCLUSIVE, few, value, limit, source)
     return Check(number, name, FAIL, f"{text}: {advice}", value, limit, source)
 
 

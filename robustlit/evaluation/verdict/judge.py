@@ -14,7 +14,7 @@ from robustlit.attacks.victim import VOTES
 from robustlit.classifier import Detecting, attack_view, draws_of, is_stochastic
 from robustlit.evaluation.evaluate import batches_of
 from robustlit.evaluation.results import Evaluation
-from robustlit.evaluation.verdict import from_probes, from_table
+from robustlit.evaluation.verdict import from_attacks, from_probes, from_table, growth
 from robustlit.evaluation.verdict.binarisation import binarisation
 from robustlit.evaluation.verdict.check import FAIL, Check, Verdict, undecided
 from robustlit.evaluation.verdict.detector import detector
@@ -24,6 +24,9 @@ PROFILES = ("quick", "full")
 QUICK_SHARE = 0.1  # of the evaluation's passes, which a quick verdict may cost
 _QUICK_QUERIES = 50  # of Square
 _PLANTED = 64  # examples of the binarisation test
+_NEAREST = 50  # whose nearest adversarial in L2 is looked for, in the full profile; in the quick one a share of the few
+_SHARE_NEAREST = 3
+_LONG = 300  # passes of that
 
 
 def verdict(
@@ -72,12 +75,16 @@ def verdict(
     sizes = _FULL if full else _affordable(0.8 * QUICK_SHARE * spent, model, attack, evaluation, eps)
     x, y, index = _examples(data, model, evaluation)
     probe = _probe(model, (x, y, index), standing, attack, norm, eps, seed, sizes.wide)
-    checks = [from_table.valid(evaluation), from_table.monotone(evaluation), from_table.plausible(evaluation, x, y)]
+    half = growth.half_way(x, y)
+    read = [growth.monotone(evaluation)] if growth.several_budgets(evaluation) else []
+    read += [check] if (check := growth.plausible(evaluation, half)) is not None else []
+    checks = [from_table.valid(evaluation), *read]
+    told = {check.number for check in read}
     if not len(standing) or (len(probe) < _LEAST and not full):
         why = _TOO_SMALL if len(standing) else "no example is classified right"
-        checks += [undecided(number, name, why, "") for number, name in _PROBED.items()]
+        checks += [undecided(number, name, why, "") for number, name in _PROBED.items() if number not in told]
     else:
-        checks += _probed(probe, evaluation, sizes, full, substitute)
+        checks += _probed(probe, evaluation, sizes, full, substitute, half, told)
     few = probe.first(sizes.few)
     if len(few) and (found := detector(few, evaluation, x[: sizes.wide], full)) is not None:
         checks.append(found)
@@ -111,12 +118,17 @@ def _affordable(passes: float, model: nn.Module, attack: BudgetAttack, evaluatio
     wide = 40.0 * judged
     runs = 0.3 + (_steps(attack) > 0) + (attack_view(model) is not model)  # of the attack, for each of the few
     few = 2.0 * steps * draws_of(model) + once * runs
+    if not growth.several_budgets(evaluation):
+        few += 80.0 * draws_of(model)
+    if not growth.minimal_in_l2(evaluation):
+        few += _LONG / _SHARE_NEAREST * draws_of(model)
     hard = (3 * once if _steps(attack) else 200.0 * draws_of(model)) + (2 * _QUICK_QUERIES + 90.0) * judged
     return _Sizes(int(0.35 * passes / wide), int(0.25 * passes / few), int(0.4 * passes / hard))
 
 
 _PROBED = {
-    2: "iterative beats one-step", 3: "an unbounded attack breaks everything", 6: "steps converged",
+    2: "iterative beats one-step", 3: "an unbounded attack breaks everything", 4: "accuracy falls with eps",
+    5: "no robustness beyond the distance of classes", 6: "steps converged",
     7: "restarts converged", 8: "the optimisation finished", 9: "gradients exist", 10: "gradients are stable",
     11: "no silent success", 12: "witnesses of the twin are witnesses", 13: "gradient-free does not win",
     14: "black-box does not win", 15: "randomness is accounted for", 16: "outputs are logits",
@@ -125,7 +137,13 @@ _PROBED = {
 
 
 def _probed(
-    wide: Probe, evaluation: Evaluation, sizes: _Sizes, full: bool, substitute: nn.Module | None
+    wide: Probe,
+    evaluation: Evaluation,
+    sizes: _Sizes,
+    full: bool,
+    substitute: nn.Module | None,
+    half: float,
+    told: set[int],
 ) -> list[Check]:
     norm, eps = wide.norm, wide.eps
     gradients = from_probes.gradients_exist(wide)
@@ -139,21 +157,21 @@ def _probed(
     queries = 1000 if full else _QUICK_QUERIES
 
     def first_step() -> Check:
-        return from_probes.iterative_beats_one_step(*one_step) if one_step else from_probes.one_step(hard)
+        return from_attacks.iterative_beats_one_step(*one_step) if one_step else from_attacks.one_step(hard)
 
     def black_box() -> Check:
         if ignorant:
-            return from_probes.black_box_does_not_win(*max(ignorant))
-        return from_probes.black_box(hard, substitute)
+            return from_attacks.black_box_does_not_win(*max(ignorant))
+        return from_attacks.black_box(hard, substitute)
 
     def gradient_free() -> Check:
         if square:
-            return from_probes.gradient_free_does_not_win(*square, None)
-        return from_probes.gradient_free(hard, queries)
+            return from_attacks.gradient_free_does_not_win(*square, None)
+        return from_attacks.gradient_free(hard, queries)
 
     def restarts() -> Check:
         if full or _steps(wide.attack):
-            return from_probes.more_restarts(hard)
+            return from_attacks.more_restarts(hard)
         return undecided(7, _PROBED[7], "another whole ensemble is for profile='full'", "")
 
     def planted() -> Check:
@@ -164,25 +182,30 @@ def _probed(
         16: lambda: from_probes.outputs(wide), 18: lambda: from_probes.random_noise(wide),
     }  # fmt: skip
 
+    def near() -> Check:
+        return growth.nearest(few.first(_NEAREST if full else max(_LEAST, len(few) // _SHARE_NEAREST)), half)
+
     def silent() -> Check:
         if full or _steps(wide.attack):
-            return from_probes.silent_success(few)
+            return from_attacks.silent_success(few)
         return undecided(11, _PROBED[11], "to watch a whole ensemble is for profile='full'", "")
 
     attacked: dict[int, Callable[[], Check]] = {
-        3: lambda: from_probes.unbounded(few), 8: lambda: from_probes.finished(few),
-        11: silent, 12: lambda: from_probes.twin_holds(few),
-        17: lambda: from_probes.ablation(few), 19: planted,
+        3: lambda: from_attacks.unbounded(few), 4: lambda: growth.smaller_budget(few), 5: near,
+        8: lambda: from_attacks.finished(few), 11: silent, 12: lambda: from_attacks.twin_holds(few),
+        17: lambda: from_attacks.ablation(few), 19: planted,
     }  # fmt: skip
     hardest: dict[int, Callable[[], Check]] = {
-        2: first_step, 6: lambda: from_probes.more_steps(hard), 7: restarts, 13: gradient_free, 14: black_box,
+        2: first_step, 6: lambda: from_attacks.more_steps(hard), 7: restarts, 13: gradient_free, 14: black_box,
     }  # fmt: skip
-    known = ({2} if one_step else set()) | ({13} if square else set()) | ({14} if ignorant else set())
+    known = told | ({2} if one_step else set()) | ({13} if square else set()) | ({14} if ignorant else set())
     small = {number for looks, n in ((attacked, len(few)), (hardest, sizes.hard)) if n < _LEAST for number in looks}
     small = set() if full else small - known
     differentiate = {*attacked, 2, 6, 7, 14} - known
     checks = [gradients]
     for number, look in {**cheap, **attacked, **hardest}.items():
+        if number in told:
+            continue
         if blind and number in differentiate:
             checks.append(undecided(number, _PROBED[number], "the model gives no gradient (check 9)", ""))
         elif number in small:

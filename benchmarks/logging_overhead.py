@@ -1,0 +1,113 @@
+"""What logging costs a training step: W&B offline, as the recipes log, against no logger at all.
+
+    python benchmarks/logging_overhead.py
+
+Both train the same net by `Trainer.fit` with the callbacks that every recipe has, in turn within one process, round
+after round; the ratio is taken within a round. W&B's own process runs beside and is part of the wall time where the
+cores are all in use. Starting and ending the W&B run are counted apart: they are paid once. Prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, WandbLogger
+from rich.console import Console
+from training_step import EPS, PGD_STEPS, STEP_SIZE, Stopwatch
+
+from robustlit.attacks import PGD
+from robustlit.callbacks import Progress, SaveOnInterrupt, wandb_logger
+from robustlit.data import MNIST
+from robustlit.models import SmallCNN
+from robustlit.objectives import AdversarialTraining, Objective, Standard
+from robustlit.training import RobustClassifier
+
+
+def seconds_per_step(objective: Objective, data: MNIST, steps: int, skip: int, logger: Logger | None) -> float:
+    """Seconds per step of a SmallCNN's training, start and end of the run excluded."""
+    stopwatch = Stopwatch(skip)
+    module = RobustClassifier(
+        SmallCNN(),
+        objective,
+        partial(torch.optim.Adam, lr=1e-3),
+        num_classes=10,
+        schedule=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3),
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=skip + steps,
+        limit_val_batches=0,
+        logger=logger or False,
+        log_every_n_steps=50,  # as recipes/trainer/default.yaml
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[Progress(console=Console(file=io.StringIO())), SaveOnInterrupt("unused.ckpt"), stopwatch],
+        inference_mode=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return stopwatch.per_step
+
+
+def logged(run: Callable[[Logger], float], folder: str) -> tuple[float, float]:
+    """Seconds per step of `run` under a W&B logger, and the seconds that starting and ending it took."""
+    import wandb
+
+    started = time.perf_counter()
+    logger = wandb_logger(folder=folder)
+    if not isinstance(logger, WandbLogger):
+        raise RuntimeError("W&B did not start, so there is nothing to time")
+    start = time.perf_counter() - started
+    per_step = run(logger)
+    started = time.perf_counter()
+    wandb.finish()
+    return per_step, start + time.perf_counter() - started
+
+
+def main() -> None:
+    """Runs the rounds and prints a line a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=1000, help="timed steps a round (PGD: a quarter of it)")
+    parser.add_argument("--skip", type=int, default=20, help="steps before the clock starts")
+    parser.add_argument("--batch-size", type=int, default=128)
+    arguments = parser.parse_args()
+    os.environ["WANDB_MODE"] = "offline"
+    data = MNIST(batch_size=arguments.batch_size)
+    data.setup("fit")
+    pgd = AdversarialTraining(PGD(eps=EPS, steps=PGD_STEPS, step_size=STEP_SIZE))
+    print(f"SmallCNN, batch {arguments.batch_size}, {torch.get_num_threads()} threads, {arguments.rounds} rounds")
+    print(f"{'objective':<12}{'no logger ms':>13}{'W&B ms':>9}{'ratio median (min - max)':>28}{'start + end s':>15}")
+    for name, objective in (("standard", Standard()), ("PGD-7", pgd)):
+        steps = arguments.steps if name == "standard" else max(100, arguments.steps // 4)
+        run = partial(seconds_per_step, objective, data, steps, arguments.skip)
+        pairs, once = [], []
+        for number in range(arguments.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                # Which goes first alternates: a machine that warms up or is lent away would favour one side.
+                bare = run(None) if number % 2 == 0 else 0.0
+                with_wandb, around = logged(run, folder)
+                pairs.append((bare or run(None), with_wandb))
+                once.append(around)
+        ratios = [with_wandb / bare for bare, with_wandb in pairs]
+        bare_ms, wandb_ms = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} - {max(ratios):.3f})"
+        print(f"{name:<12}{bare_ms:>13.2f}{wandb_ms:>9.2f}{spread:>28}{statistics.median(once):>15.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    import logging
+    import warnings
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    main()

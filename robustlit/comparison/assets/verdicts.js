@@ -1,0 +1,45 @@
+// Whether a run's figures are to be believed: the checks that did not pass, in their own words, and what to try next.
+{
+  const command = (run) => el("code", {}, run.again);
+  const check = (c) => el("li", {}, el("span", { class: c.status === "FAIL" ? "flag" : null }, `${MARKS[c.status]} ${c.number} ${c.name}`),
+    el("div", {}, c.finding), c.source ? el("small", {}, c.source) : null);
+  const list = (checks) => (checks.length ? el("ul", { class: "checks" }, ...checks.map(check)) : null);
+  const failing = RUNS.filter(doubted).length;
+
+  function verdict(run, k) {
+    const { status, profile, counts, checks, passed, budget, n } = run.verdict;
+    const failed = checks.filter((c) => c.status === "FAIL"), undecided = checks.filter((c) => c.status === "INCONCLUSIVE");
+    const said = failed.length ? failed.map((c) => c.failure).join(", ") : `${counts.PASS} of ${checks.length + passed.length} checks pass`;
+    return el("details", { id: `verdict-${k}`, open: failed.length > 0 && failing <= 3 },
+      el("summary", {}, badge(status), " ", el("bdi", {}, clipped(run.name, 80)), el("span", { class: "quiet" }, ` ${said}`)),
+      el("p", { class: "quiet" }, `Profile ${profile}, ${NORMS[budget.norm] || budget.norm} ${short(budget.eps || 0)}, probes on ${plural(n || 0, "example")}. ` +
+        (profile === "quick" ? "The full profile decides more: " : ""),
+        profile === "quick" && run.again ? el("code", {}, run.again.replace(/--verdict$/, "--verdict=full")) : null),
+      list(failed),
+      undecided.length ? el("h4", {}, "Undecided") : null, list(undecided),
+      passed.length ? el("p", { class: "quiet" }, `Passed: ${passed.join(", ")}.`) : null);
+  }
+
+  const judged = RUNS.map((_, k) => k).filter((k) => RUNS[k].verdict);
+  const rank = (k) => ["FAIL", "INCONCLUSIVE", "PASS"].indexOf(RUNS[k].verdict.status);
+  const without = RUNS.filter((run) => run.attacked && !run.verdict);
+  at("verdicts-note").textContent =
+    "Whether a figure is to be believed. FAIL: a check found that it overstates. PASS: no sign of that was found, which proves nothing.";
+  at("verdicts").append(...judged.sort((a, b) => rank(a) - rank(b) || a - b).map((k) => verdict(RUNS[k], k)));
+  if (without.length) {
+    const some = without.slice(0, 12), known = without.find((run) => run.again);
+    at("verdicts").append(el("div", { id: "verdicts-none", tabindex: "-1" }, el("p", {}, "No verdict: ",
+      ...some.flatMap((run, i) => [i ? ", " : "", el("bdi", {}, clipped(run.name, 80))]),
+      without.length > some.length ? ` and ${without.length - some.length} more. ` : ". ",
+      ...(known ? ["To get one: ", command(known)] : ["From Python: ", el("code", {}, "robustlit.evaluation.verdict")]))));
+  }
+  // The links of the table open what they lead to.
+  at("runs").addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#verdict']"), there = link && document.querySelector(link.getAttribute("href"));
+    if (!there) return;
+    event.preventDefault();
+    if (there.tagName === "DETAILS") there.open = true;
+    there.scrollIntoView({ block: "start" });
+    (there.querySelector("summary") || there).focus({ preventScroll: true });
+  });
+}
