@@ -214,18 +214,18 @@ def auto_precision(accelerator: str) -> str:
 
 def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.Trainer, Any]:
     """The Trainer with all callbacks and the logger, and the sweep among them (None for sweep=none)."""
-    logger: Any = False
-    if config.logger.get("_target_"):
-        logger = instantiate(config.logger, _convert_="all")
-    if isinstance(logger, WandbLogger):
-        resolved = OmegaConf.to_container(config, resolve=True)
-        logger.log_hyperparams({str(k): v for k, v in resolved.items()} if isinstance(resolved, dict) else {})
     sweep = instantiate(config.sweep, _convert_="all") if config.sweep.get("_target_") else None
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
     callbacks += [sweep] if sweep is not None else []
     if sweep is not None and config.get("verdict"):
         node = {"_target_": "robustlit.callbacks.Verdict", "profile": config.verdict, "seed": config.seed}
         callbacks.append(instantiate({**node, "folder": f"{config.run_dir}/evaluation"}))
+    logger: Any = False  # last: it speaks to a server, which need not hear of a run that cannot start
+    if config.logger.get("_target_"):
+        logger = instantiate(config.logger, _convert_="all")
+    if isinstance(logger, WandbLogger):
+        resolved = OmegaConf.to_container(config, resolve=True)
+        logger.log_hyperparams({str(k): v for k, v in resolved.items()} if isinstance(resolved, dict) else {})
     trainer = instantiate(
         trainer_settings(config),
         logger=logger,

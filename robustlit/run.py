@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
 import uuid
 import warnings
@@ -180,6 +181,8 @@ def _removed_on_failure(run: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.finish(exit_code=1)  # or the next job of a multirun would log into it
         if run is not None and is_main_process() and not any(run.glob("checkpoints/*.ckpt")):
             shutil.rmtree(run, ignore_errors=True)
         raise

@@ -270,11 +270,13 @@ def test_ctrl_c_saves_and_the_run_resumes_in_its_folder(tmp_path: Path) -> None:
     assert len(runs) == 1
     identity = checkpoint["robustlit"]["config"]["logger"]["run_id"]
     assert runs[0].name.endswith(identity)
-    end = ["trainer.max_epochs=-1", f"trainer.max_steps={step + 5}", f"ckpt_path={last}"]
+    epoch = 1500 // 50  # steps; a step between two epochs leaves no checkpoint
+    stop = step + 5 + (-(step + 5)) % epoch
+    end = ["trainer.max_epochs=-1", f"trainer.max_steps={stop}", f"ckpt_path={last}"]
     again = process(*overrides, *end, folder=tmp_path)
     assert again.returncode == 0, again.stderr
     assert [f.name for f in (tmp_path / "runs").iterdir()] == ["standard"]
-    assert torch.load(last, weights_only=True)["global_step"] == step + 5
+    assert torch.load(last, weights_only=True)["global_step"] == stop
     assert all(f.name.endswith(identity) for f in (tmp_path / "runs" / "standard" / "wandb").glob("offline-run-*"))
 
 
@@ -373,4 +375,4 @@ def test_a_full_disk_does_not_cost_the_results(
 
 def test_an_unknown_command_is_answered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("trian") == 2
-    assert "there are train, evaluate, compare, figures, recipes" in capsys.readouterr().err
+    assert "there are train, evaluate, compare, figures, dashboard, sync, recipes" in capsys.readouterr().err

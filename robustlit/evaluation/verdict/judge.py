@@ -18,15 +18,17 @@ from robustlit.evaluation.verdict import from_attacks, from_probes, from_table, 
 from robustlit.evaluation.verdict.binarisation import binarisation
 from robustlit.evaluation.verdict.check import FAIL, Check, Verdict, undecided
 from robustlit.evaluation.verdict.detector import detector
-from robustlit.evaluation.verdict.probe import Probe, standing_of
+from robustlit.evaluation.verdict.probe import Probe, nearest_of, standing_of
 
 PROFILES = ("quick", "full")
 QUICK_SHARE = 0.1  # of the evaluation's passes, which a quick verdict may cost
-_QUICK_QUERIES = 50  # of Square
+_QUICK_QUERIES, _QUERIES = 50, 1000  # of Square, at least and at most
+_LEFT = 0.95  # of the quick share, which Square may use up
 _PLANTED = 64  # examples of the binarisation test
 _NEAREST = 50  # whose nearest adversarial in L2 is looked for, in the full profile; in the quick one a share of the few
 _SHARE_NEAREST = 3
 _LONG = 300  # passes of that
+_POOL = 2  # times as many, at least, are near the boundary by the table, as are then looked at hardest
 
 
 def verdict(
@@ -75,6 +77,12 @@ def verdict(
     sizes = _FULL if full else _affordable(0.8 * QUICK_SHARE * spent, model, attack, evaluation, eps)
     x, y, index = _examples(data, model, evaluation)
     probe = _probe(model, (x, y, index), standing, attack, norm, eps, seed, sizes.wide)
+    chosen, stands_for = nearest_of(evaluation, norm, eps, sizes.wide, _POOL * sizes.hard, seed)
+    there = torch.isin(index, torch.tensor(chosen, dtype=index.dtype))
+    near = replace(
+        probe, x=x[there], y=y[there], index=index[there], standing=torch.ones_like(y[there], dtype=torch.bool),
+        stands_for=stands_for,
+    )  # fmt: skip
     half = growth.half_way(x, y)
     read = [growth.monotone(evaluation)] if growth.several_budgets(evaluation) else []
     read += [check] if (check := growth.plausible(evaluation, half)) is not None else []
@@ -84,7 +92,8 @@ def verdict(
         why = _TOO_SMALL if len(standing) else "no example is classified right"
         checks += [undecided(number, name, why, "") for number, name in _PROBED.items() if number not in told]
     else:
-        checks += _probed(probe, evaluation, sizes, full, substitute, half, told)
+        allowed = None if full else int(_LEFT * QUICK_SHARE * spent)
+        checks += _probed(probe, near, evaluation, sizes, allowed, substitute, half, told)
     few = probe.first(sizes.few)
     if len(few) and (found := detector(few, evaluation, x[: sizes.wide], full)) is not None:
         checks.append(found)
@@ -96,7 +105,7 @@ def verdict(
 
 @dataclass(frozen=True)
 class _Sizes:
-    """How many examples are looked at: `wide` cheaply, `few` by an attack, the `hard`est of the wide by much more."""
+    """How many examples are looked at: `wide` cheaply, `few` by an attack, the `hard`est of as many by much more."""
 
     wide: int
     few: int
@@ -138,23 +147,23 @@ _PROBED = {
 
 def _probed(
     wide: Probe,
+    near: Probe,
     evaluation: Evaluation,
     sizes: _Sizes,
-    full: bool,
+    allowed: int | None,
     substitute: nn.Module | None,
     half: float,
     told: set[int],
 ) -> list[Check]:
-    norm, eps = wide.norm, wide.eps
+    full, norm, eps = allowed is None, wide.norm, wide.eps
     gradients = from_probes.gradients_exist(wide)
     blind = gradients.status == FAIL and gradients.figure is None  # then nothing that differentiates can run
     few = wide.first(sizes.few)
-    hard = wide.first(sizes.hard) if blind or sizes.hard < _LEAST else wide.hardest(sizes.hard)
+    hard = near.first(sizes.hard) if blind or sizes.hard < _LEAST else near.hardest(sizes.hard)
     one_step = from_table.one_step_in_table(evaluation, norm, eps)
     square = from_table.gradient_free_in_table(evaluation, norm, eps)
     found = [from_table.broken_only_by(evaluation, known, norm, eps) for known in ("greybox", "blackbox")]
     ignorant = [counts for counts in found if counts is not None]
-    queries = 1000 if full else _QUICK_QUERIES
 
     def first_step() -> Check:
         return from_attacks.iterative_beats_one_step(*one_step) if one_step else from_attacks.one_step(hard)
@@ -167,7 +176,11 @@ def _probed(
     def gradient_free() -> Check:
         if square:
             return from_attacks.gradient_free_does_not_win(*square, None)
-        return from_attacks.gradient_free(hard, queries)
+        if allowed is None:
+            return from_attacks.gradient_free(hard, _QUERIES)
+        each = (VOTES if is_stochastic(wide.model) else 1) * max(1, len(hard))  # comes last, for what is left
+        left = (allowed - wide.meter.passes) // each
+        return from_attacks.gradient_free(hard, min(max(left, _QUICK_QUERIES), _QUERIES))
 
     def restarts() -> Check:
         if full or _steps(wide.attack):
@@ -182,7 +195,7 @@ def _probed(
         16: lambda: from_probes.outputs(wide), 18: lambda: from_probes.random_noise(wide),
     }  # fmt: skip
 
-    def near() -> Check:
+    def beyond() -> Check:
         return growth.nearest(few.first(_NEAREST if full else max(_LEAST, len(few) // _SHARE_NEAREST)), half)
 
     def silent() -> Check:
@@ -191,12 +204,12 @@ def _probed(
         return undecided(11, _PROBED[11], "to watch a whole ensemble is for profile='full'", "")
 
     attacked: dict[int, Callable[[], Check]] = {
-        3: lambda: from_attacks.unbounded(few), 4: lambda: growth.smaller_budget(few), 5: near,
+        3: lambda: from_attacks.unbounded(few), 4: lambda: growth.smaller_budget(few), 5: beyond,
         8: lambda: from_attacks.finished(few), 11: silent, 12: lambda: from_attacks.twin_holds(few),
         17: lambda: from_attacks.ablation(few), 19: planted,
     }  # fmt: skip
     hardest: dict[int, Callable[[], Check]] = {
-        2: first_step, 6: lambda: from_attacks.more_steps(hard), 7: restarts, 13: gradient_free, 14: black_box,
+        2: first_step, 6: lambda: from_attacks.more_steps(hard), 7: restarts, 14: black_box, 13: gradient_free,
     }  # fmt: skip
     known = told | ({2} if one_step else set()) | ({13} if square else set()) | ({14} if ignorant else set())
     small = {number for looks, n in ((attacked, len(few)), (hardest, sizes.hard)) if n < _LEAST for number in looks}

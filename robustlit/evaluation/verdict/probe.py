@@ -20,6 +20,7 @@ from robustlit.evaluation.results import Evaluation
 from robustlit.threat import TOLERANCE, Ball
 
 _SCREEN = 5  # steps of the look that tells who is nearest to the boundary
+_GROUPS = 20  # distances that differ by less than a twentieth of eps are about one
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Probe:
         attack: the strongest attack of the evaluation that differentiates, at the budget that is judged.
         norm, eps: that budget.
         seed: of random draws.
-        stands_for: how many examples these are the hardest of; 0 where they stand for themselves.
+        stands_for: how many examples these are the nearest to the boundary of; 0 where they stand for themselves.
         meter: what was spent; shared by all parts of a probe.
     """
 
@@ -83,7 +84,7 @@ class Probe:
             near = self.part(left)
             loss = ascend(near, _SCREEN, 2.5 / _SCREEN)[-1]
             left = left[loss.topk(count).indices.sort().values]
-        return replace(self.part(left), stands_for=len(self))
+        return replace(self.part(left), stands_for=self.n)
 
     def run(self, attack: Attack, model: nn.Module | None = None) -> AttackResult:
         """Runs an attack on the examples, on the model itself or on another; counts its passes."""
@@ -156,3 +157,38 @@ def standing_of(evaluation: Evaluation, norm: str, eps: float) -> dict[int, bool
         for number, least in zip(numbers, reach, strict=True)
         if bool(clean[number])
     }
+
+
+def nearest_of(
+    evaluation: Evaluation, norm: str, eps: float, count: int, enough: int, seed: int
+) -> tuple[list[int], int]:
+    """Examples that stood at `eps`, from those that the evaluation broke the least beyond it.
+
+    Larger budgets of the sweep have told who is near the boundary, at no pass. Examples broken at about one distance
+    are of one group; groups are taken, nearest first, until they hold `enough`. Who falls to more effort is among them.
+
+    Args:
+        evaluation: at several budgets, or all that stood are one group.
+        norm, eps: the budget that is judged.
+        count: how many to choose, drawn by `seed` where the groups hold more.
+        enough: how many the groups must hold at least.
+        seed: of the draw.
+
+    Returns:
+        Their numbers in the data set, ascending, and how many rightly classified examples they stand for: all, or as
+        large a share of them as was drawn from the groups.
+    """
+    names = [a for a, known in evaluation.runs if known == "adaptive" and evaluation.norm_of(a) == norm]
+    reach = np.min([evaluation.least_distances(name, distance=norm) for name in names], axis=0)
+    numbers = np.sort(evaluation.table["index"].unique())
+    standing = standing_of(evaluation, norm, eps)
+    stood = np.array([standing.get(int(number), False) for number in numbers])
+    group = np.where(np.isfinite(reach), np.round(_GROUPS * reach / eps), np.inf)
+    held = numbers[:0]
+    for level in np.unique(group[stood]):
+        held = np.append(held, numbers[stood & (group == level)])
+        if len(held) >= enough:
+            break
+    count = min(max(count, 0), len(held))
+    drawn = np.random.default_rng(seed).permutation(held)[:count]
+    return sorted(int(number) for number in drawn), round(len(standing) * count / max(1, len(held)))
