@@ -66,7 +66,12 @@ def _worded(action: Callable[[], int]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads it, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
+        return 0
     except InstantiationException as error:
         reason = error.__cause__ or error
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

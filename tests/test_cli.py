@@ -376,3 +376,10 @@ def test_a_full_disk_does_not_cost_the_results(
 def test_an_unknown_command_is_answered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("trian") == 2
     assert "there are train, evaluate, compare, figures, dashboard, sync, recipes" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m robustlit recipes; echo code ${{?}} >&2"
+    script = f"({command}) | (exec <&-; sleep 3)"  # reads nothing, and is gone before anything is written
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "code 0\n"

@@ -104,9 +104,10 @@ def extent_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report
     ends: dict[str, list[str]] = {}
     for attack, knowledge in runs:
         if budgets := evaluation.budgets(attack, knowledge):
-            all_of_them = report or len(budgets) <= _FEW
-            shown = ", ".join(f"{b:g}" for b in budgets) if all_of_them else f"{len(budgets)} up to {budgets[-1]:g}"
-            of_budget = ends.setdefault(f"{NORMS[evaluation.norm_of(attack)]} {shown}", [])
+            norm, each = NORMS[evaluation.norm_of(attack)], ", ".join(f"{b:g}" for b in budgets)
+            few = report or len(budgets) <= _FEW
+            shown = f"{norm} {each}" if few else f"{len(budgets)} of {norm} up to {budgets[-1]:g}"
+            of_budget = ends.setdefault(shown, [])
             if attack not in of_budget:
                 of_budget.append(attack)
     start = "A marker each at " if report else "Budgets attacked: "
