@@ -8,16 +8,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from configparser import ConfigParser
-from configparser import Error as ConfigParserError
 from contextlib import contextmanager, suppress
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
+
+from robustlit.console import is_main_process
+from robustlit.wandb_account import logged_in, server
 
 # Of `wandb.Settings`: quiet, and bounded, for by default a run waits minutes for a server at its start and hours at its
 # end. `finish_timeout` does not stop the upload of a table, hence the bounds of each GraphQL request; the history keeps
@@ -60,8 +59,11 @@ def wandb_logger(
         config: the composed recipe.
         tags: shown with the run.
     """
-    mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
     folder = Path(folder)
+    before = ""
+    if "WANDB_MODE" not in os.environ and mode == "online" and run_id and _waiting(folder, run_id):
+        mode, before = "offline", "an earlier part of this run is not uploaded yet; "
     in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
     asked: dict[str, Any] = {
         "project": None if in_sweep else project,
@@ -73,11 +75,10 @@ def wandb_logger(
         "config": config,
         "tags": tags,
     }
-    if getattr(rank_zero_only, "rank", 0) != 0:  # whose `experiment` is a dummy: one process of a run speaks to W&B
+    if not is_main_process():  # whose `experiment` is a dummy: one process of a run speaks to W&B
         return WandbLogger(**asked, mode=mode, resume="allow", log_model=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        before = ""
         try:
             logger = _start(asked, mode)
         except Exception as error:
@@ -128,7 +129,7 @@ def finish_wandb(exit_code: int) -> str | None:
         for file in kept.glob("*.wandb"):
             try:
                 file.with_suffix(".wandb.synced").touch()
-            except OSError:  # then `robustlit sync` uploads it once more, which changes nothing
+            except OSError:  # then `robustlit sync` uploads it once more
                 continue
         return None
     return f"W&B: the run was not uploaded completely ({trouble}); to upload it later: {sync_command(kept.parents[1])}"
@@ -141,6 +142,12 @@ def sync_command(folder: Path) -> str:
     except ValueError:
         shown = folder.absolute()
     return f"robustlit sync {shlex.quote(str(shown))}"
+
+
+def _waiting(folder: Path, run_id: str) -> bool:
+    """Whether a part of a run was kept offline, which a later part must not overtake: its summary would win."""
+    parts = folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb")
+    return any(not part.with_suffix(".wandb.synced").exists() for part in parts)
 
 
 class BoundedWandbLogger(WandbLogger):
@@ -204,9 +211,9 @@ def _in_words(trouble: str) -> str:
     """What W&B says of a server, in a few words."""
     text = " ".join(trouble.split())
     if "401" in text or "403" in text:
-        return f"{_server()} refused the key (`wandb login --relogin` takes a new one)"
+        return f"{server()} refused the key (`wandb login --relogin` takes a new one)"
     if any(sign in text.lower() for sign in _UNREACHABLE):
-        return f"{_server()} cannot be reached"
+        return f"{server()} cannot be reached"
     return text[:200]
 
 
@@ -225,30 +232,3 @@ def _not_uploaded(kept: Path) -> str | None:
         if level.startswith("ERROR") and message.startswith(("filestream", "runfiles", "fileTransfer", "runupserter")):
             return _in_words(f"{message}: {entry.get('error', '')}".rstrip(": "))
     return None
-
-
-def _server() -> str:
-    """The address of the server that W&B would speak to: WANDB_BASE_URL, or what `wandb login --host` stored."""
-    if address := os.environ.get("WANDB_BASE_URL"):
-        return address
-    stored = ConfigParser(interpolation=None)
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
-    with suppress(ConfigParserError, OSError, ValueError):  # missing, damaged, not text
-        stored.read(folder / "settings")
-    return stored.get("default", "base_url", fallback="https://api.wandb.ai")
-
-
-def _logged_in() -> bool:
-    """Whether there is an API key (environment or netrc), without asking a server."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(_server()).hostname or ""
-    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for file in (Path(f).expanduser() for f in files if f):
-        try:
-            found = netrc(file).authenticators(host)
-            if found and found[2]:  # the password is the key
-                return True
-        except (OSError, NetrcParseError, ValueError):  # missing, damaged, not text
-            continue
-    return False

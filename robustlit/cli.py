@@ -19,7 +19,7 @@ HELP = """robustlit: train image classifiers that withstand adversarial examples
   robustlit compare RUN RUN ... [--out FILE.html] [--intersect]     lay runs side by side on one page
   robustlit figures RUN [RUN ...] [--out FOLDER] [--style report] [--attack NAME] [--undefended RUN] [--intersect]
                                                      draw a run's figures again, or several runs in one
-  robustlit dashboard [--project P] [--entity E] [--url VIEW] [--attacks A,B] [--runs RUN ...] [--dry-run]
+  robustlit dashboard [--project P] [--entity E] [--name N] [--url VIEW] [--attacks A,B] [--runs RUN ...] [--dry-run]
                                                      a W&B view in which runs rank and overlay
   robustlit sync [RUN ...] [--dry-run]               upload runs that W&B kept offline, or say how
   robustlit recipes                                  list the recipes
@@ -57,11 +57,14 @@ def main(command: str | None = None) -> None:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)} (robustlit --help)")
     commands = {"train": _train, "evaluate": _evaluate, "compare": _compare, "figures": _figures}
     run = {**commands, "dashboard": _dashboard, "sync": _sync, "recipes": _recipes}[command]
-    sys.exit(_worded(lambda: run(arguments, script)))
+    sys.exit(_worded(lambda: run(arguments, script), reads=command not in ("train", "evaluate")))
 
 
-def _worded(action: Callable[[], int]) -> int:
-    """Runs `action`; what the user can mend becomes one line instead of a traceback."""
+def _worded(action: Callable[[], int], *, reads: bool = False) -> int:
+    """Runs `action`; what the user can mend becomes one line instead of a traceback.
+
+    Of a command that only `reads`, a reader that goes before the end, such as `head`, is no error.
+    """
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -69,7 +72,10 @@ def _worded(action: Callable[[], int]) -> int:
         code = action()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # who reads it, such as `head`, has had enough
+    except BrokenPipeError as error:
+        if not reads:
+            _say_error(str(error))
+            return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
         return 0
     except InstantiationException as error:

@@ -217,14 +217,16 @@ def _logged(given: argparse.Namespace, project: _Project | None) -> Logged:
     most = max(dict.fromkeys(quoted), key=quoted.count, default=None)
     try:
         logged = Logged.of_names(dict.fromkeys(name for names, _ in found for name in names), most)
-        return logged.only(given.attacks.split(",")) if given.attacks else logged
+        return logged.only([name.strip() for name in given.attacks.split(",")]) if given.attacks else logged
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
 def _of_folders(folders: Sequence[Path]) -> list[tuple[list[str], tuple[str, float] | None]]:
+    import yaml  # type: ignore[import-untyped]
     from omegaconf import OmegaConf
 
+    from robustlit.config import ConfigError
     from robustlit.evaluation import Evaluation
 
     found = []
@@ -232,7 +234,10 @@ def _of_folders(folders: Sequence[Path]) -> list[tuple[list[str], tuple[str, flo
         if folder.name == "multirun.yaml":  # lies in runs/ after -m, so runs/* has it
             continue
         config = folder / "config.yaml"
-        read: Any = OmegaConf.load(config) if config.is_file() else {}
+        try:
+            read: Any = OmegaConf.load(config) if config.is_file() else {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{config} cannot be read ({' '.join(str(error).split())}); leave the run out") from None
         found.append((_names_of(Evaluation.load(folder)), _budget(read)))
     return found
 

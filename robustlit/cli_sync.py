@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustlit.config import ConfigError
+from robustlit.wandb_account import logged_in, server
 
 USAGE = "robustlit sync [RUN ...] [--dry-run]"
 _LAST_LINES = ("stream: all finished", "stream: closed")  # of W&B's log of a run; the second of older versions
@@ -40,7 +41,11 @@ class Kept:
     @property
     def uploaded(self) -> bool:
         """Whether all of it is known to be on the server."""
-        return self.file.with_suffix(".wandb.synced").exists()
+        try:
+            marked = self.file.with_suffix(".wandb.synced").stat().st_mtime
+            return marked > self.file.stat().st_mtime - 1  # clocks are coarse; what is written later than that is new
+        except OSError:
+            return False
 
     @property
     def ended(self) -> bool:
@@ -98,12 +103,10 @@ def sync(arguments: list[str]) -> int:
         return 0
     if not ready:
         return 0
-    from robustlit.callbacks.wandb_logger import _logged_in, _server
-
-    if not _logged_in():
+    if not logged_in():
         again = shlex.join(["robustlit", "sync", *map(str, folders)])
-        host = "" if "WANDB_BASE_URL" not in os.environ else f" --host {_server()}"
-        print(f"not logged in to {_server()}; run `wandb login{host}`, then again `{again}`", file=sys.stderr)
+        host = "" if "WANDB_BASE_URL" not in os.environ else f" --host {server()}"
+        print(f"not logged in to {server()}; run `wandb login{host}`, then again `{again}`", file=sys.stderr)
         return 1
     return _upload(ready)
 
@@ -140,7 +143,7 @@ def _command(kept: Sequence[Kept]) -> list[str]:
 def _upload(ready: Sequence[Kept]) -> int:
     """One `wandb sync` for all, since it puts the parts of a resumed run in order. Its exit code says nothing."""
     environment = {**_PATIENCE, **os.environ}
-    for name in ("WANDB_MODE", "WANDB_SILENT"):
+    for name in ("WANDB_MODE", "WANDB_SILENT", "WANDB_RESUME"):
         environment.pop(name, None)
     with tempfile.TemporaryDirectory() as own:  # where it logs; else in a folder wandb/ here
         environment["WANDB_DIR"] = own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -9,7 +10,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks (known from the environment before any Trainer is)."""
-    return getattr(rank_zero_only, "rank", None) in (0, None)
+    # Without torchrun or SLURM, which give every process its rank, Lightning knows a node by NODE_RANK alone.
+    another_node = "RANK" not in os.environ and os.environ.get("NODE_RANK", "0") not in ("", "0")
+    return not another_node and getattr(rank_zero_only, "rank", None) in (0, None)
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,13 @@ def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] 
 def evaluate_net(net: nn.Module, config: DictConfig, origin: str, *, strict: bool = False) -> int:
     """Attacks a net by a composed recipe into a run folder of its own; `origin` says where it is from."""
     group = config.name
+    in_wandb = config.logger.get("group") or group  # read while it may still refer to the training's name
     config.name = f"{group}-eval"
     run = make_run_dir(config, None)
     config.run_dir, config.name = str(run), run.name
     with _removed_on_failure(run):
         if "job_type" in config.logger:
-            config.logger.job_type, config.logger.group, config.logger.run_id = "eval", group, uuid.uuid4().hex[:8]
+            config.logger.job_type, config.logger.group, config.logger.run_id = "eval", in_wandb, uuid.uuid4().hex[:8]
         _write_config(run, {**stored(config), "ckpt_path": origin})
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data)
@@ -182,7 +183,8 @@ def _removed_on_failure(run: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-            wandb.finish(exit_code=1)  # or the next job of a multirun would log into it
+            with suppress(Exception):  # the failure itself is what is to be told
+                wandb.finish(exit_code=1)  # or the next job of a multirun would log into it
         if run is not None and is_main_process() and not any(run.glob("checkpoints/*.ckpt")):
             shutil.rmtree(run, ignore_errors=True)
         raise
@@ -281,33 +283,52 @@ def _attack(
             return code
     seconds["evaluate"] = time.monotonic() - started
     if trainer.is_global_zero:
-        evaluation = None if sweep is None else sweep.evaluation
-        clean = evaluation.clean_accuracy if evaluation is not None else _clean_of(trainer, data)
-        results = summarise(config, module.net, evaluation, clean, seconds)
-        own = module.results() if hasattr(module, "results") else {}
-        results |= own
-        verdict = next((c.verdict for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
-        if verdict is not None:
-            results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
-        _summarise_in_wandb(trainer, results)
+        with _failure_ends_wandb(trainer):
+            reported = _report(config, trainer, module, data, sweep, seconds, strict=strict)
+        code = code or reported
+    _close(trainer, code)
+    return code
+
+
+def _report(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    module: Any,
+    data: Any,
+    sweep: Any,
+    seconds: dict[str, float],
+    *,
+    strict: bool,
+) -> int:
+    """Writes results.json, then says what came out; returns the exit code."""
+    evaluation = None if sweep is None else sweep.evaluation
+    clean = evaluation.clean_accuracy if evaluation is not None else _clean_of(trainer, data)
+    results = summarise(config, module.net, evaluation, clean, seconds)
+    own = module.results() if hasattr(module, "results") else {}
+    results |= own
+    verdict = next((c.verdict for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
+    if verdict is not None:
+        results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
+    _summarise_in_wandb(trainer, results)
+    failed = getattr(sweep, "write_error", None)
+    try:
+        (Path(config.run_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+        failed = error
+    try:
         print_report(results)
         if verdict is not None:
             print_verdict(verdict)
-            code = code or (FAILED if strict and verdict.status == FAIL else 0)
         for name, found in own.items():
             print(f"{name}: {', '.join(f'{k} {_shown(v)}' for k, v in found.items() if v is not None)}")
-        failed = getattr(sweep, "write_error", None)
-        try:
-            (Path(config.run_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        except OSError as error:
-            failed = error
-        if failed is not None:
-            say(f"error: the results above could not be written to {config.run_dir}: {failed}")
-            code = code or 1
-        else:
-            say(f"written to {config.run_dir}")
-    _close(trainer, code)
-    return code
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # how rich leaves where the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if failed is not None:
+        say(f"error: the results above could not be written to {config.run_dir}: {failed}")
+        return 1
+    say(f"written to {config.run_dir}")
+    return FAILED if strict and verdict is not None and verdict.status == FAIL else 0
 
 
 def _summarise_in_wandb(trainer: pl.Trainer, results: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from robustlit.cli_sync import find_kept, sync
+from robustlit.cli_sync import Kept, find_kept, sync
 from robustlit.config import ConfigError
 
 
@@ -145,3 +145,14 @@ def test_a_folder_that_is_not_a_run_is_refused(make: Callable[[], None], argumen
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert sync(["--force"]) == 2
     assert "there is no --force" in capsys.readouterr().err
+
+
+def test_a_run_that_grew_after_its_upload_is_not_up_there_whole(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "wandb" / "offline-run-1-a" / "run-a.wandb"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"1")
+    file.with_suffix(".wandb.synced").touch()
+    assert Kept(tmp_path / "run", file).uploaded
+    later = file.stat().st_mtime + 10
+    os.utime(file, (later, later))
+    assert not Kept(tmp_path / "run", file).uploaded

@@ -66,7 +66,7 @@ def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], 
         steps = resolution(2 * len(lines))
         for (r, k), (reach, to) in lines.items():
             drawn = thinned(reach, ruler(end), ends[k], budgets, steps)
-            of_runs[r][axis][str(k)] = {"steps": drawn, "to": round(to, 6) if math.isfinite(to) else None}
+            of_runs[r][axis][str(k)] = {"steps": drawn, "to": round(to, 9) if math.isfinite(to) else None}
     return axes, of_runs
 
 
@@ -119,11 +119,14 @@ def thinned(
     broken = np.sort(reach[np.isfinite(reach)])
     if not len(broken):
         return []
-    marks = np.floor((broken + TOLERANCE) / unit).astype(np.int64)
-    stops = np.sort(np.asarray(budgets, dtype=float)) + TOLERANCE
+    marks = np.floor(broken / unit).astype(np.int64)
+    stops = np.sort(np.asarray(budgets, dtype=float)) + TOLERANCE  # which the page grants, too
+    passed = np.searchsorted(stops, broken, side="left")
+    # Who breaks just beyond a quoted budget is not written down to it.
+    marks = np.maximum(marks, np.append(0, np.floor(stops / unit).astype(np.int64) + 1)[passed])
     cell = np.floor(broken / (farthest / steps)).astype(np.int64) if farthest > 0 else np.zeros(len(broken), np.int64)
     cell[broken == 0] = -1  # what is misclassified without an attack is no one else's step
-    key = cell * (len(stops) + 1) + np.searchsorted(stops, broken, side="left")
+    key = cell * (len(stops) + 1) + passed
     starts = np.flatnonzero(np.append(True, np.diff(key) > 0))
     counts = np.diff(np.append(starts, len(broken)))
     distances = np.diff(marks[starts], prepend=0)

@@ -64,7 +64,7 @@ def of_the_net(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def again(run: Run) -> str | None:
     """The command that gives the run's net a verdict; None where it is not known from what."""
     if is_own_net(run.config):
-        return text(f"robustlit evaluate --model {shlex.quote(run.config['ckpt_path'])} --verdict")
+        return None  # its weights are not stored
     given = run.config.get("ckpt_path")
     place = run.folder if (run.folder / "checkpoints").is_dir() else given
     return text(f"robustlit evaluate {shlex.quote(str(place))} --verdict") if place else None

@@ -14,7 +14,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from wandb_server import WandbServer
 
 from robustlit.callbacks import wandb_logger
-from robustlit.callbacks.wandb_logger import _logged_in, finish_wandb
+from robustlit.callbacks.wandb_logger import finish_wandb
+from robustlit.wandb_account import logged_in
 
 
 @pytest.fixture(autouse=True)
@@ -199,13 +200,13 @@ def test_in_a_sweep_the_agent_decides(
 
 def test_the_server_that_a_login_stored_is_the_one_whose_key_counts(tmp_path: Path) -> None:
     (tmp_path / "home" / ".netrc").write_text(f"machine wandb.example.org\n  login user\n  password {'0' * 40}\n")
-    assert not _logged_in()
+    assert not logged_in()
     settings = tmp_path / "wandb-own" / "settings"
     settings.parent.mkdir()
     settings.write_text("[default]\nbase_url = https://wandb.example.org\n")
-    assert _logged_in()
+    assert logged_in()
     settings.write_bytes(b"\xff[[")
-    assert not _logged_in()
+    assert not logged_in()
 
 
 @pytest.mark.parametrize(
@@ -222,26 +223,26 @@ def test_the_server_that_a_login_stored_is_the_one_whose_key_counts(tmp_path: Pa
 def test_a_key_in_netrc_is_found_for_its_server_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, host: str, url: str | None, expected: bool
 ) -> None:
-    assert not _logged_in()
+    assert not logged_in()
     path = tmp_path / "home" / file
     path.write_text(f"machine {host}\n  login user\n  password {'0' * 40}\n")
     path.chmod(0o600)
     if file == "elsewhere":
-        assert not _logged_in()
+        assert not logged_in()
         monkeypatch.setenv("NETRC", str(path))
     if url is not None:
         monkeypatch.setenv("WANDB_BASE_URL", url)
-    assert _logged_in() == expected
+    assert logged_in() == expected
 
 
 @pytest.mark.parametrize("content", [b"machine api.wandb.ai login\n{{{", b"}{ machine", b"machine \xff\xfe", b""])
 def test_a_netrc_that_is_damaged_is_no_key(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "home" / ".netrc").write_bytes(content)
-    assert not _logged_in()
+    assert not logged_in()
 
 
 def test_no_server_is_asked_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", lambda *a, **k: pytest.fail("a connection was opened"))
-    assert not _logged_in()
+    assert not logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert _logged_in()
+    assert logged_in()

@@ -31,7 +31,7 @@ def bits(mask: str, n: int) -> np.ndarray:
 def read_off(steps: list[int], unit: float, n: int, at: float) -> int:
     """How many stand at a distance, as the page's script reads it."""
     marks = np.cumsum(steps[::2])
-    return n - int(np.sum(np.array(steps[1::2])[marks * unit <= at + 1e-9]))
+    return n - int(np.sum(np.array(steps[1::2])[marks * unit <= at + 1.001e-6]))
 
 
 def shown(page: Path) -> tuple[str, str]:

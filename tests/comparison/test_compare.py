@@ -65,6 +65,17 @@ def test_a_curve_stays_small_and_exact_where_it_is_quoted() -> None:
     assert thinned(np.zeros(3), 1e-4, 0.0) == [0, 3]
 
 
+@pytest.mark.parametrize("end", [8 / 255, 0.06, 0.4, 1.0, 10.0])
+def test_a_curve_is_exact_at_any_budget_on_any_axis(end: float) -> None:
+    draws = np.random.default_rng(1)
+    for budget in (1 / 255, 2 / 255, 6 / 255, 8 / 255, 19 / 255, 0.03, 0.05, 0.3):
+        # As float32 attacks leave them: on the budget but for rounding, just beyond it, and elsewhere.
+        at = np.float32(budget) + draws.uniform(-8e-7, 8e-7, 200)
+        reach = np.concatenate([at, budget + draws.uniform(1.1e-6, 1e-4, 200), draws.uniform(0, end, 200)])
+        steps = thinned(reach, ruler(end), end, budgets=[budget])
+        assert read_off(steps, ruler(end), 600, budget) == np.sum(reach > budget + 1e-6)
+
+
 def test_who_was_got_wrong_and_as_what(make: Make, labels: np.ndarray) -> None:
     folder = make("a", range(100, 180), seed=4)
     values = data_of(compare([folder]))

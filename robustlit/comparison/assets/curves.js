@@ -46,7 +46,7 @@
     let mark = 0, sum = 0;
     for (let k = 0; k < list.length; k += 2) {
       mark += list[k];
-      if (mark * unit > x + 1e-9) break;
+      if (mark * unit > x + 1.001e-6) break; // rounding, as the table grants it
       sum += list[k + 1];
     }
     return sum;

@@ -86,17 +86,22 @@ def more_restarts(probe: Probe) -> Check:
 
 def finished(probe: Probe) -> Check:
     """8: the loss of the attack has stopped rising at its end."""
+    name = "the optimisation finished"
     steps = int(getattr(probe.attack, "steps", 40))
+    last = min(10, steps // 4)  # of fewer steps, ten would be the whole way
+    if not last:
+        return undecided(8, name, f"{steps} steps are too few to have an end; give the attack more", _PINTOR)
     share = getattr(probe.attack, "_step_over_eps", 2.5 / steps)
     losses = ascend(probe, steps, float(share))
     span = (losses.amax(0) - losses.amin(0)).clamp_min(1e-12)
     best = losses.cummax(0).values
-    rises = ((best[-1] - best[-min(11, len(best))]) / span).sort().values
+    rises = ((best[-1] - best[-1 - last]) / span).sort().values
     # A median's 95 % interval starts at the order statistic that a binomial of one half reaches in 2.5 %.
-    first = max(0, int(len(rises) / 2 - 0.98 * len(rises) ** 0.5))
+    first = int(len(rises) / 2 - 0.98 * len(rises) ** 0.5)
+    low = float(rises[first]) if len(rises) > 5 else 0.0  # of fewer, there is none
     return judged_value(
-        8, "the optimisation finished", float(rises.median()), 0.05, _PINTOR, low=float(rises[first]),
-        found=f"of {steps} steps the last 10 still bring, of the whole rise of the loss, a share of",
+        8, name, float(rises.median()), 0.05, _PINTOR, low=low,
+        found=f"of {steps} steps the last {last} still bring, of the whole rise of the loss, a share of",
         advice="the attack is stopped on its way up: give it more steps, or larger ones",
     )  # fmt: skip
 

@@ -78,7 +78,7 @@ def verdict(
     x, y, index = _examples(data, model, evaluation)
     probe = _probe(model, (x, y, index), standing, attack, norm, eps, seed, sizes.wide)
     chosen, stands_for = nearest_of(evaluation, norm, eps, sizes.wide, _POOL * sizes.hard, seed)
-    there = torch.isin(index, torch.tensor(chosen, dtype=index.dtype))
+    there = torch.isin(index, torch.tensor(chosen, dtype=index.dtype, device=index.device))
     near = replace(
         probe, x=x[there], y=y[there], index=index[there], standing=torch.ones_like(y[there], dtype=torch.bool),
         stands_for=stands_for,
@@ -88,17 +88,19 @@ def verdict(
     read += [check] if (check := growth.plausible(evaluation, half)) is not None else []
     checks = [from_table.valid(evaluation), *read]
     told = {check.number for check in read}
+    few = probe.first(sizes.few)
+    # Before check 13, which spends what is left.
+    alarm = detector(few, evaluation, x[: sizes.wide], full) if len(few) else None
+    if alarm is not None:
+        checks.append(alarm)
+    elif not len(few) and isinstance(model, Detecting):
+        checks.append(undecided(20, "the detector was attacked too", _TOO_SMALL, ""))
     if not len(standing) or (len(probe) < _LEAST and not full):
         why = _TOO_SMALL if len(standing) else "no example is classified right"
         checks += [undecided(number, name, why, "") for number, name in _PROBED.items() if number not in told]
     else:
         allowed = None if full else int(_LEFT * QUICK_SHARE * spent)
         checks += _probed(probe, near, evaluation, sizes, allowed, substitute, half, told)
-    few = probe.first(sizes.few)
-    if len(few) and (found := detector(few, evaluation, x[: sizes.wide], full)) is not None:
-        checks.append(found)
-    elif not len(few) and isinstance(model, Detecting):
-        checks.append(undecided(20, "the detector was attacked too", _TOO_SMALL, ""))
     checks.sort(key=lambda check: check.number)
     return Verdict(checks, profile, len(probe), norm, eps, seed, probe.meter.passes, probe.meter.passes / max(1, spent))
 
@@ -159,7 +161,8 @@ def _probed(
     gradients = from_probes.gradients_exist(wide)
     blind = gradients.status == FAIL and gradients.figure is None  # then nothing that differentiates can run
     few = wide.first(sizes.few)
-    hard = near.first(sizes.hard) if blind or sizes.hard < _LEAST else near.hardest(sizes.hard)
+    # Without gradients nobody can tell who is near the boundary, and the sweep's larger budgets told nothing.
+    hard = wide.first(sizes.hard) if blind or sizes.hard < _LEAST else near.hardest(sizes.hard)
     one_step = from_table.one_step_in_table(evaluation, norm, eps)
     square = from_table.gradient_free_in_table(evaluation, norm, eps)
     found = [from_table.broken_only_by(evaluation, known, norm, eps) for known in ("greybox", "blackbox")]

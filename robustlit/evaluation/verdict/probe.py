@@ -189,6 +189,8 @@ def nearest_of(
         held = np.append(held, numbers[stood & (group == level)])
         if len(held) >= enough:
             break
+    if not len(held):
+        return [], len(standing)  # nobody stood, so nobody of them is overlooked
     count = min(max(count, 0), len(held))
     drawn = np.random.default_rng(seed).permutation(held)[:count]
-    return sorted(int(number) for number in drawn), round(len(standing) * count / max(1, len(held)))
+    return sorted(int(number) for number in drawn), round(len(standing) * count / len(held))
