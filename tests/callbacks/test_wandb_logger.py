@@ -15,6 +15,7 @@ from wandb_server import WandbServer
 
 from robustlit.callbacks import wandb_logger
 from robustlit.callbacks.wandb_logger import finish_wandb
+from robustlit.console import is_main_process
 from robustlit.wandb_account import logged_in
 
 
@@ -246,3 +247,36 @@ def test_no_server_is_asked_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert not logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert logged_in()
+
+
+@pytest.mark.parametrize(("synced", "other", "expected"), [
+    (False, False, "offline"),
+    (True, False, "online"),
+    (False, True, "online"),
+])  # fmt: skip
+def test_a_later_part_does_not_overtake_one_that_was_kept_offline(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[dict[str, Any]],
+    synced: bool,
+    other: bool,
+    expected: str,
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    earlier = tmp_path / "wandb" / f"offline-run-20260101_000000-{'xyz' if other else 'abc'}" / "run.wandb"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    if synced:
+        earlier.with_suffix(".wandb.synced").touch()
+    with pytest.warns(UserWarning, match="W&B did not start"):
+        wandb_logger(folder=tmp_path, run_id="abc")
+    assert asked[0]["mode"] == expected
+
+
+def test_only_the_first_node_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_main_process()
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert not is_main_process()
+    monkeypatch.setenv("RANK", "0")  # torchrun and SLURM give every process its own
+    assert is_main_process()
