@@ -10,52 +10,21 @@ cores are all in use. Starting and ending the W&B run are counted apart: they ar
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger, WandbLogger
-from rich.console import Console
-from training_step import EPS, PGD_STEPS, STEP_SIZE, Stopwatch
+from training_step import EPS, PGD_STEPS, STEP_SIZE, time_lightning
 
 from robustlit.attacks import PGD
-from robustlit.callbacks import Progress, SaveOnInterrupt, wandb_logger
+from robustlit.callbacks import wandb_logger
 from robustlit.data import MNIST
 from robustlit.models import SmallCNN
 from robustlit.objectives import AdversarialTraining, Objective, Standard
-from robustlit.training import RobustClassifier
-
-
-def seconds_per_step(objective: Objective, data: MNIST, steps: int, skip: int, logger: Logger | None) -> float:
-    """Seconds per step of a SmallCNN's training, start and end of the run excluded."""
-    stopwatch = Stopwatch(skip)
-    module = RobustClassifier(
-        SmallCNN(),
-        objective,
-        partial(torch.optim.Adam, lr=1e-3),
-        num_classes=10,
-        schedule=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3),
-    )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=skip + steps,
-        limit_val_batches=0,
-        logger=logger or False,
-        log_every_n_steps=50,  # as recipes/trainer/default.yaml
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[Progress(console=Console(file=io.StringIO())), SaveOnInterrupt("unused.ckpt"), stopwatch],
-        inference_mode=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, datamodule=data)
-    return stopwatch.per_step
 
 
 def logged(run: Callable[[Logger], float], folder: str) -> tuple[float, float]:
@@ -89,7 +58,10 @@ def main() -> None:
     print(f"{'objective':<12}{'no logger ms':>13}{'W&B ms':>9}{'ratio median (min - max)':>28}{'start + end s':>15}")
     for name, objective in (("standard", Standard()), ("PGD-7", pgd)):
         steps = arguments.steps if name == "standard" else max(100, arguments.steps // 4)
-        run = partial(seconds_per_step, objective, data, steps, arguments.skip)
+
+        def run(logger: Logger | None, objective: Objective = objective, steps: int = steps) -> float:
+            return time_lightning(SmallCNN(), objective, data, steps, arguments.skip, logger=logger)
+
         pairs, once = [], []
         for number in range(arguments.rounds):
             with tempfile.TemporaryDirectory() as folder:

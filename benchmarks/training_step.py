@@ -19,6 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -92,7 +93,15 @@ def time_bare(net: nn.Module, loss: Callable[..., Tensor], data: MNIST, steps: i
     return (time.perf_counter() - started) / steps
 
 
-def time_lightning(net: nn.Module, objective: Objective, data: MNIST, steps: int, skip: int, precision: str) -> float:
+def time_lightning(
+    net: nn.Module,
+    objective: Objective,
+    data: MNIST,
+    steps: int,
+    skip: int,
+    precision: str = "32-true",
+    logger: Logger | None = None,
+) -> float:
     """Seconds per step of `Trainer.fit` with the callbacks that every recipe has."""
     stopwatch = Stopwatch(skip)
     module = RobustClassifier(
@@ -107,7 +116,8 @@ def time_lightning(net: nn.Module, objective: Objective, data: MNIST, steps: int
         precision=precision,  # type: ignore[arg-type]
         max_steps=skip + steps,
         limit_val_batches=0,
-        logger=False,
+        logger=logger or False,
+        log_every_n_steps=50,  # as recipes/trainer/default.yaml
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[Progress(console=Console(file=io.StringIO())), SaveOnInterrupt("unused.ckpt"), stopwatch],

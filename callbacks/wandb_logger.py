@@ -15,6 +15,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
+from robustlit.cli_sync import Kept
 from robustlit.console import is_main_process
 from robustlit.wandb_account import logged_in, server
 
@@ -146,8 +147,7 @@ def sync_command(folder: Path) -> str:
 
 def _waiting(folder: Path, run_id: str) -> bool:
     """Whether a part of a run was kept offline, which a later part must not overtake: its summary would win."""
-    parts = folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb")
-    return any(not part.with_suffix(".wandb.synced").exists() for part in parts)
+    return any(not Kept(folder, part).uploaded for part in folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb"))
 
 
 class BoundedWandbLogger(WandbLogger):

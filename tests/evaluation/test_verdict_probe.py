@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor, nn
 
-from robustlit.evaluation import Evaluation
-from robustlit.evaluation.verdict.probe import nearest_of, standing_of
+from robustlit.attacks import PGD
+from robustlit.evaluation import Check, Evaluation, evaluate
+from robustlit.evaluation.verdict import from_attacks
+from robustlit.evaluation.verdict.probe import Probe, nearest_of, standing_of
+
+judge = import_module("robustlit.evaluation.verdict.judge")  # the package's name is also that of the function
 
 Make = Callable[..., Evaluation]
 BROKEN_AT = {0: 0.1, 1: 0.2, 2: 0.36, 3: 0.36, 4: 0.355, 5: 0.6, 6: 0.6, 7: None, 8: None}
@@ -52,3 +59,87 @@ def test_attacks_of_another_norm_or_that_knew_less_tell_nothing(swept: Evaluatio
         evaluation = Evaluation(pd.concat([frame, others[others["index"] != 8], near_8.assign(**change)]))
         chosen, _ = nearest_of(evaluation, "linf", 0.3, 10, 3, seed=0)
         assert chosen == [2, 3, 4]
+
+
+def test_the_hardest_are_those_nearest_to_the_boundary(linear: tuple[nn.Module, Tensor, Tensor, Tensor]) -> None:
+    model, x, y, distance = linear
+    standing = distance > 0.01
+    probe = Probe(model, x, y, torch.arange(len(y)), standing, PGD(eps=0.01), "linf", 0.01, 0, stands_for=90)
+    hard = probe.hardest(6)
+    nearest = distance.masked_fill(~standing, torch.inf).topk(6, largest=False).indices
+    assert hard.index.tolist() == sorted(nearest.tolist())
+    assert hard.n == 90
+
+
+@pytest.mark.parametrize(("richer", "queries"), [(1, 50), (1000, 1000)])
+def test_the_check_by_square_looks_at_the_nearest_with_what_is_left(
+    net: nn.Module,
+    digits: tuple[Tensor, Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    richer: int,
+    queries: int,
+) -> None:
+    looked: list[tuple[Probe, int]] = []
+
+    def look(probe: Probe, asked: int) -> Check:
+        looked.append((probe, asked))
+        return Check(13, "gradient-free does not win", "PASS", "")
+
+    data, attacks = (digits[0][:120], digits[1][:120]), {"pgd": PGD(eps=0.03, steps=5)}
+    found = evaluate(net, data, attacks, grid={"linf": [0.05, 0.1, 0.2]})
+    frame = found.to_frame()
+    frame["forwards"] *= richer
+    evaluation = Evaluation(frame, found.meta)
+    monkeypatch.setattr(judge, "_affordable", lambda *_: judge._Sizes(wide=10, few=5, hard=6))
+    monkeypatch.setattr(from_attacks, "gradient_free", look)
+    judge.verdict(evaluation, net, data, attacks)
+    ((hard, asked),) = looked
+    chosen, stands_for = nearest_of(evaluation, "linf", 0.03, 10, 12, seed=0)
+    assert set(hard.index.tolist()) <= set(chosen)
+    assert (len(hard), hard.n, asked) == (6, stands_for, queries)
+    labels = digits[1][hard.index]
+    assert torch.equal(hard.y, labels)
+    assert torch.equal(hard.x, digits[0][hard.index])
+
+
+class Blind(nn.Module):
+    """Answers, and gives no gradient."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.net(x)
+
+
+def test_without_gradients_nobody_is_taken_for_the_nearest(
+    net: nn.Module, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Probe] = []
+
+    def look(probe: Probe, asked: int) -> Check:
+        looked.append(probe)
+        return Check(13, "gradient-free does not win", "PASS", "")
+
+    data, attacks = (digits[0][:60], digits[1][:60]), {"pgd": PGD(eps=0.03, steps=5)}
+    evaluation = evaluate(net, data, attacks, grid={"linf": [0.05, 0.1]})
+    monkeypatch.setattr(judge, "_affordable", lambda *_: judge._Sizes(wide=30, few=5, hard=6))
+    monkeypatch.setattr(from_attacks, "gradient_free", look)
+    judge.verdict(evaluation, Blind(net), data, attacks)
+    (hard,) = looked
+    standing = standing_of(evaluation, "linf", 0.03)
+    drawn = judge._probe(net, (*data, torch.arange(60)), standing, attacks["pgd"], "linf", 0.03, 0, 30)
+    assert hard.index.tolist() == drawn.first(6).index.tolist()
+    assert hard.n == 6  # they stand for themselves
+
+
+@pytest.mark.parametrize(("steps", "status"), [(8, "PASS"), (3, "INCONCLUSIVE")])
+def test_the_end_of_a_short_attack_is_not_the_whole_of_it(
+    linear: tuple[nn.Module, Tensor, Tensor, Tensor], steps: int, status: str
+) -> None:
+    model, x, y, distance = linear
+    attack = PGD(eps=0.01, steps=steps)  # on a linear net the corner of the ball is reached in five steps
+    probe = Probe(model, x, y, torch.arange(len(y)), distance > 0.01, attack, "linf", 0.01, 0)
+    assert from_attacks.finished(probe).status == status
