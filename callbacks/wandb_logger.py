@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -31,6 +32,8 @@ _SETTINGS: dict[str, Any] = {
     "x_graphql_retry_wait_max_seconds": 5.0,
     "x_graphql_timeout_seconds": 15.0,
 }
+# What W&B says of a server that answered: "returned error 401: ..."; an address or an id may hold the same digits.
+_ANSWERED = re.compile(r"(?:\berror|\bHTTP) ([45]\d\d)\b")
 _UNREACHABLE = ("deadline exceeded", "timed out", "connection refused", "no such host", "giving up")
 
 
@@ -210,8 +213,11 @@ def _without_reports(offline: bool) -> Iterator[None]:
 def _in_words(trouble: str) -> str:
     """What W&B says of a server, in a few words."""
     text = " ".join(trouble.split())
-    if "401" in text or "403" in text:
+    answered = _ANSWERED.search(text)
+    if answered and answered[1] in ("401", "403"):
         return f"{server()} refused the key (`wandb login --relogin` takes a new one)"
+    if answered:
+        return f"{server()} answered {answered[0]}"
     if any(sign in text.lower() for sign in _UNREACHABLE):
         return f"{server()} cannot be reached"
     return text[:200]

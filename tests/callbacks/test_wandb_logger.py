@@ -126,6 +126,8 @@ def test_a_disabled_run_is_quiet(
 @pytest.mark.parametrize(("status", "reason"), [
     (401, "refused the key (`wandb login --relogin` takes a new one)"),
     (403, "refused the key (`wandb login --relogin` takes a new one)"),
+    (404, "answered error 404"),
+    (500, "answered HTTP 500"),
     (None, "cannot be reached"),
 ])  # fmt: skip
 def test_a_server_that_does_not_take_the_run_leaves_it_offline(
@@ -140,10 +142,10 @@ def test_a_server_that_does_not_take_the_run_leaves_it_offline(
     if status is None:
         server.stop()
     server.status = status
-    logger = wandb_logger(folder=tmp_path / "run", run_id="abc")
+    logger = wandb_logger(folder=tmp_path / "run", run_id="401-403")  # no status of the server
     assert isinstance(logger, WandbLogger)
     assert logger.experiment.offline
-    assert logger.experiment.id == "abc"
+    assert logger.experiment.id == "401-403"
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "W&B" in line]
     assert line == f"W&B: {server.url} {reason}; offline; to upload this run later: robustlit sync {tmp_path / 'run'}"
     logger.log_metrics({"loss": 1.0})
