@@ -83,8 +83,9 @@ def make_runs(folder: Path, count: int, n: int, knowledge: list[str]) -> list[Pa
     runs = []
     for seed in range(count):
         run = folder / f"run{seed:02d}"
-        made_evaluation(index, classes[index], knowledge, seed).save(run / "evaluation")
-        made_verdict(seed).save(run / "evaluation")
+        evaluation = made_evaluation(index, classes[index], knowledge, seed)
+        evaluation.save(run / "evaluation")
+        made_verdict(seed).of(evaluation).save(run / "evaluation")
         config = {
             "model": {"_target_": "robustlit.models.SmallCNN", "width": 1.0},
             "data": {"_target_": "robustlit.data.MNIST", "test_size": n},

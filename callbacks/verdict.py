@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from robustlit.classifier import undefended
-from robustlit.evaluation import verdict
+from robustlit.evaluation import Evaluation, verdict
 from robustlit.evaluation.figures import draw_run, run_name, save_figure, verdict_figure
 from robustlit.evaluation.verdict import Verdict as Judged
 from robustlit.evaluation.verdict.judge import PROFILES
@@ -26,26 +26,38 @@ class Verdict(pl.Callback):
 
     Args:
         profile: "quick" or "full"; that distils a substitute to craft on, where the model names no undefended net.
+        norm, eps: the budget whose accuracy is quoted, so that this is what is judged; where no attack that knows the
+            defense ran at it, or without, the first one's own.
         seed: of the probes.
         folder: where that is written; None writes nothing.
 
     Attributes:
         verdict: on the main process after the test, what was found; None where there was nothing to judge.
+        trouble: then, why there was nothing.
 
     Raises:
         ValueError: an unknown profile; at the test: no AttackSweep before it.
     """
 
-    def __init__(self, profile: str = "quick", *, seed: int = 0, folder: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        profile: str = "quick",
+        *,
+        norm: str | None = None,
+        eps: float | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+    ) -> None:
         if profile not in PROFILES:
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
-        self.profile, self.seed = profile, seed
+        self.profile, self.norm, self.eps, self.seed = profile, norm, eps, seed
         self.folder = None if folder is None else Path(folder)
         self.verdict: Judged | None = None
+        self.trouble: str | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks whether there will be something to judge."""
-        self.verdict = None
+        self.verdict, self.trouble = None, None
         self._sweep(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -57,10 +69,11 @@ class Verdict(pl.Callback):
         try:
             net: Any = pl_module.net
             self.verdict = verdict(
-                sweep.evaluation, net, loader, sweep.sweep.named, profile=self.profile,
-                substitute=self._substitute(sweep, trainer, pl_module), seed=self.seed,
+                sweep.evaluation, net, loader, sweep.sweep.named, **self._quoted(sweep.evaluation),
+                profile=self.profile, substitute=self._substitute(sweep, trainer, pl_module), seed=self.seed,
             )  # fmt: skip
         except ValueError as error:  # nothing to judge is no reason to lose the evaluation
+            self.trouble = str(error)
             rank_zero_warn(f"there is no verdict: {error}")
             return
         if self.folder is not None:
@@ -77,6 +90,16 @@ class Verdict(pl.Callback):
                 _log(logger, self.verdict, sweep.evaluation.n)
             except Exception as error:  # loggers raise many kinds, none worth losing a verdict for
                 rank_zero_warn(f"{type(logger).__name__} did not take the verdict: {type(error).__name__}: {error}")
+
+    def _quoted(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The budget that is quoted, if it was attacked."""
+        eps = self.eps
+        norms = [
+            (attack, known) for attack, known in evaluation.runs if self.norm in (None, evaluation.norm_of(attack))
+        ]
+        budgets = [b for attack, known in norms if known == "adaptive" for b in evaluation.budgets(attack, known)]
+        attacked = eps is not None and any(abs(eps - budget) < 1e-9 for budget in budgets)
+        return {"norm": self.norm, "eps": eps} if attacked else {}
 
     def _substitute(self, sweep: AttackSweep, trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module | None:
         """The net that check 14 crafts on where the model has no defense that could be taken away."""

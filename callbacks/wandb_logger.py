@@ -28,12 +28,14 @@ _SETTINGS: dict[str, Any] = {
     "console": "off",
     "init_timeout": 15.0,
     "finish_timeout": 60.0,
+    "finish_timeout_raises": True,
     "x_graphql_retry_max": 3,
     "x_graphql_retry_wait_max_seconds": 5.0,
     "x_graphql_timeout_seconds": 15.0,
 }
-# What W&B says of a server that answered: "returned error 401: ..."; an address or an id may hold the same digits.
-_ANSWERED = re.compile(r"(?:\berror|\bHTTP) ([45]\d\d)\b")
+# What W&B says of a server that answered: "returned error 401: ...", "HTTP 500: ...", "failed to upload: 401
+# Unauthorized". An address or an id may hold the same digits.
+_ANSWERED = re.compile(r"(?:\berror|\bHTTP) ([45]\d\d)\b|(?<=: )([45]\d\d) [A-Z]\w+")
 _UNREACHABLE = ("deadline exceeded", "timed out", "connection refused", "no such host", "giving up")
 
 
@@ -165,12 +167,9 @@ def _start(asked: dict[str, Any], mode: str) -> WandbLogger:
     """A logger whose run has started; after a failure nothing of it is left, neither its process nor its files."""
     import wandb
 
-    known = wandb.Settings.model_fields  # older versions lack some
-    wanted = {n: v for n, v in _SETTINGS.items() if n in known and f"WANDB_{n.upper()}" not in os.environ}
+    wanted = {n: v for n, v in _SETTINGS.items() if f"WANDB_{n.upper()}" not in os.environ}
     if "WANDB_HTTP_TIMEOUT" in os.environ:  # the other name of
         wanted.pop("x_graphql_timeout_seconds", None)
-    if "finish_timeout_raises" in known:
-        wanted["finish_timeout_raises"] = True
     runs = Path(asked["save_dir"]) / "wandb"
     others = set(runs.glob("run-*"))
     try:
@@ -188,7 +187,7 @@ def _start(asked: dict[str, Any], mode: str) -> WandbLogger:
         for failed in set(runs.glob("run-*")) - others:
             shutil.rmtree(failed, ignore_errors=True)
         raise
-    if not run.offline and hasattr(run, "_public_api"):
+    if not run.offline:
         # What W&B asks before the first table, it asks now, and keeps: with the server gone by then, it would refuse
         # the table and all that was logged with it, instead of keeping them for a later upload.
         with suppress(Exception):
@@ -214,7 +213,7 @@ def _in_words(trouble: str) -> str:
     """What W&B says of a server, in a few words."""
     text = " ".join(trouble.split())
     answered = _ANSWERED.search(text)
-    if answered and answered[1] in ("401", "403"):
+    if answered and {"401", "403"} & {*answered.groups()}:
         return f"{server()} refused the key (`wandb login --relogin` takes a new one)"
     if answered:
         return f"{server()} answered {answered[0]}"

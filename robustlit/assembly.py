@@ -218,7 +218,8 @@ def make_trainer(config: DictConfig, callbacks: list[pl.Callback]) -> tuple[pl.T
     callbacks = [instantiate(c, _convert_="all") for c in config.callbacks.values() if c] + callbacks
     callbacks += [sweep] if sweep is not None else []
     if sweep is not None and config.get("verdict"):
-        node = {"_target_": "robustlit.callbacks.Verdict", "profile": config.verdict, "seed": config.seed}
+        quoted = {"norm": config.norm, "eps": float(config.eps)}
+        node = {"_target_": "robustlit.callbacks.Verdict", "profile": config.verdict, **quoted, "seed": config.seed}
         callbacks.append(instantiate({**node, "folder": f"{config.run_dir}/evaluation"}))
     logger: Any = False  # last: it speaks to a server, which need not hear of a run that cannot start
     if config.logger.get("_target_"):

@@ -9,31 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-HELP = """robustlit: train image classifiers that withstand adversarial examples, and measure honestly how far they do.
-
-  {program} recipe=NAME [key=value ...]           train by a recipe, then attack the best checkpoint
-  robustlit evaluate CHECKPOINT [key=value ...] [--verdict[=full]] [--strict]
-                                                     attack a checkpoint, or a run folder's best one, again
-  robustlit evaluate --model my.module:build [--weights FILE] [--data NAME] [--n IMAGES] [key=value ...] [--verdict]
-                                                     attack the net that a function of yours returns
-  robustlit compare RUN RUN ... [--out FILE.html] [--intersect]     lay runs side by side on one page
-  robustlit figures RUN [RUN ...] [--out FOLDER] [--style report] [--attack NAME] [--undefended RUN] [--intersect]
-                                                     draw a run's figures again, or several runs in one
-  robustlit dashboard [--project P] [--entity E] [--name N] [--url VIEW] [--attacks A,B] [--runs RUN ...] [--dry-run]
-                                                     a W&B view in which runs rank and overlay
-  robustlit sync [RUN ...] [--dry-run]               upload runs that W&B kept offline, or say how
-  robustlit recipes                                  list the recipes
-
-Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
-  groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, nine, worst_case, none, ...)
-  the run     name= or run_dir=, seed=, ckpt_path=runs/NAME/checkpoints/last.ckpt to resume
-  processes   trainer.devices=2 trainer.accelerator=cpu; on a cluster trainer.devices=8 trainer.num_nodes=4
-  many runs   -m eps=0.1,0.2,0.3 (one after the other)
-  your own    --config-dir FOLDER or ROBUSTLIT_RECIPES=FOLDER for a folder of recipes of yours
-  to look     --cfg job prints the composed recipe; --hydra-help says what else Hydra can do
-
-A run leaves runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table, curves, figures), results.json.
-"""
+from robustlit.cli_help import help_of
 
 COMMANDS = ("train", "evaluate", "compare", "figures", "dashboard", "sync", "recipes")
 _LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
@@ -50,11 +26,14 @@ def main(command: str | None = None) -> None:
     if command is None and arguments and not arguments[0].startswith("-"):
         command, arguments = arguments[0], arguments[1:]
         script.append(command)
-    if command is None or any(a in ("-h", "--help") for a in arguments):
-        print(HELP.format(program="python train.py" if command and len(script) == 1 else "robustlit train"), end="")
-        sys.exit(0 if command or any(a in ("-h", "--help") for a in sys.argv[1:]) else 2)
-    if command not in COMMANDS:
+    asked = any(a in ("-h", "--help") for a in arguments)
+    program = "python train.py" if command and len(script) == 1 else "robustlit train"
+    if command is not None and command not in COMMANDS:
         _fail(f"there is no command {command!r}; there are {', '.join(COMMANDS)} (robustlit --help)")
+    if (command is None or asked) and (text := help_of(command, program)) is not None:
+        print(text, end="")
+        sys.exit(0 if asked else 2)
+    assert command is not None
     commands = {"train": _train, "evaluate": _evaluate, "compare": _compare, "figures": _figures}
     run = {**commands, "dashboard": _dashboard, "sync": _sync, "recipes": _recipes}[command]
     sys.exit(_worded(lambda: run(arguments, script), reads=command not in ("train", "evaluate")))
@@ -136,6 +115,11 @@ def _train(arguments: list[str], script: list[str]) -> int:
         if not asked_of_hydra:
             _say_error(f"which recipe? add recipe=NAME; there are {', '.join(files)} (`robustlit recipes` says more)")
             return 2
+    elif not any(argument.startswith(("--config-name", "-cn")) for argument in arguments):
+        from robustlit.compose import check_overrides
+
+        several = any(argument in ("-m", "--multirun") for argument in arguments)
+        check_overrides(_parted(arguments)[1], _config_dirs(arguments), several=several)
 
     codes: list[int] = []
 
@@ -161,6 +145,12 @@ def _run_train(config: Any) -> int:
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
     """The same arguments, flags with their values before overrides: Hydra's parser takes them in no other order."""
+    flags, overrides = _parted(arguments)
+    return flags + overrides
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags with their values, and overrides."""
     with_value = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--config-name", "-cn", "--config-dir", "-cd")
     flags: list[str] = []
     overrides: list[str] = []
@@ -171,7 +161,7 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
             flags += [argument, rest.pop(0)]
         else:
             (flags if argument.startswith("-") else overrides).append(argument)
-    return flags + overrides
+    return flags, overrides
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ _USAGE = (
     "which checkpoint? robustlit evaluate runs/NAME or runs/NAME/checkpoints/best.ckpt [key=value ...]; for a net of "
     "your own robustlit evaluate --model my.module:build"
 )
+# What the composed recipe says of the net that it would train.
+_OF_TRAINING = ("model", "objective", "optimizer", "schedule")
 _WITH_VALUE = ("--model", "--weights", "--data", "--n")
 
 
@@ -101,23 +104,35 @@ def _parsed(arguments: list[str]) -> _Asked:
 
 def _own_model(asked: _Asked) -> int:
     """Evaluates the net of a function of the user's: by default its worst case at eps and its nearest adversarials."""
-    from hydra import compose, initialize_config_dir
-
-    from robustlit.config import ConfigError, recipe_files, recipes_folder, register_recipes
+    from robustlit.compose import composed
+    from robustlit.config import ConfigError, check_recipe_name, recipe_files, register_recipes
     from robustlit.run import evaluate_own
 
     place = asked.values["--model"]
-    groups = {o.partition("=")[0] for o in asked.overrides}
-    overrides = ["recipe=standard", f"data={asked.values.get('--data', 'mnist')}"]
-    overrides += [] if "sweep" in groups else ["sweep=worst_case"]
+    given = {key.lstrip("+~"): value for key, _, value in (o.partition("=") for o in asked.overrides)}
+    if changed := [key for key in given if key.partition(".")[0] == "model"]:
+        raise ConfigError(
+            f"{changed[0]}= says which net a recipe builds, and --model {place} gives the net: leave one of them out"
+        )
+    if "data" in given and "--data" in asked.values:
+        raise ConfigError("the data are given twice, as --data and as data=")
+    files = recipe_files()
+    if "recipe" in given:
+        check_recipe_name(given["recipe"], files)
+    register_recipes(files)
+    overrides = [*([] if "recipe" in given else ["recipe=standard"]), f"data={asked.values.get('--data', 'mnist')}"]
+    overrides += [] if "sweep" in given else ["sweep=worst_case"]
     if "--n" in asked.values:
         overrides.append(f"data.test_size={asked.values['--n']}")
-    if "data" in groups and "--data" in asked.values:
-        raise ConfigError("the data are given twice, as --data and as data=")
+    config = composed([*overrides, *asked.overrides])
+    if theirs := [key for key in ("defense", "module") if config.get(key)]:
+        raise ConfigError(
+            f"recipe={given.get('recipe', 'standard')} here has a {theirs[0]} of its own, which has nothing to do with "
+            f"--model {place}; what else it sets (eps, norm, data, settings of the sweep) can be given without it"
+        )
     net = built(place, asked.values.get("--weights"))
-    register_recipes(recipe_files())
-    with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
-        config = compose("base", overrides=[*overrides, *asked.overrides, "hydra.verbose=false"])
+    for key in _OF_TRAINING:  # which says nothing of this net
+        config[key] = None
     config.recipe = "evaluate"
     config.name = config.name or place.replace(":", ".").rsplit("/", 1)[-1]
     return evaluate_own(net, config, place, strict=asked.strict)
@@ -140,51 +155,86 @@ def built(place: str, weights: str | None) -> Any:
     if folder not in sys.path:  # as `python -m` would
         sys.path.insert(0, folder)
     try:
-        build = getattr(importlib.import_module(name), function)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"cannot import {name} for --model {place}: {error}; run where it lies, or install it"
         ) from error
-    except AttributeError:
-        raise ConfigError(f"{name} has no {function}; --model is module:function") from None
+    if not hasattr(module, function):
+        raise ConfigError(f"{name} has no {function}; --model is module:function")
+    build = getattr(module, function)
+    _check_function(build, place)
     net = build()
     if not isinstance(net, torch.nn.Module):
         raise ConfigError(f"{place} must return the net, a torch.nn.Module, got {type(net).__name__}")
     if weights is not None:
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            raise ConfigError(
-                f"--weights {weights} cannot be read safely ({type(error).__name__}): it must be a state dict, as "
-                "torch.save(net.state_dict(), FILE) writes it"
-            ) from error
-        try:
-            net.load_state_dict(state.get("state_dict", state))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise ConfigError(f"--weights {weights} do not fit {type(net).__name__}: {error}") from error
+        _load(net, weights)
     return net.eval()
+
+
+def _check_function(build: Any, place: str) -> None:
+    """Raises a ConfigError unless `build` can be called with nothing."""
+    import torch
+
+    from robustlit.config import ConfigError
+
+    if isinstance(build, torch.nn.Module):
+        raise ConfigError(f"{place} is a net; --model takes a function that returns it: def build(): return NET")
+    if not callable(build):
+        raise ConfigError(f"{place} must be a function that returns the net, got {type(build).__name__}")
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise ConfigError(
+            f"{place} is called without arguments: {error}; --model takes a function that needs none: "
+            f"def build(): return {place.partition(':')[2]}(...)"
+        ) from None
+    except ValueError:  # one that does not say what it takes
+        return
+
+
+def _load(net: Any, weights: str) -> None:
+    """Puts the weights of a file into a net."""
+    import torch
+
+    from robustlit.config import ConfigError
+
+    if not Path(weights).is_file():
+        raise ConfigError(f"--weights: there is no file {weights}; torch.save(net.state_dict(), FILE) writes one")
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"--weights {weights} cannot be read safely ({type(error).__name__}): it must be a state dict, as "
+            "torch.save(net.state_dict(), FILE) writes it"
+        ) from error
+    try:
+        net.load_state_dict(state.get("state_dict", state))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ConfigError(f"--weights {weights} do not fit {type(net).__name__}: {error}") from error
 
 
 def _overridden(config: Any, overrides: list[str]) -> Any:
     """A stored recipe with overrides applied by Hydra's rules; `group=NAME` puts that group's file in its place."""
-    from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
+    from robustlit.compose import check_choice, composed
     from robustlit.config import ConfigError, recipes_folder
 
     values = []
     for override in overrides:
         group, _, name = override.partition("=")
+        if group in ("model", "recipe"):
+            raise ConfigError(
+                f"{override}: a checkpoint holds its net and its recipe; model.KEY=VALUE changes a value of the net, "
+                f"`robustlit train {override}` trains another"
+            )
         if group in ("data", "trainer", "logger", "sweep"):
-            file = recipes_folder() / group / f"{name}.yaml"
-            if not file.is_file():
-                there = ", ".join(sorted(f.stem for f in file.parent.glob("*.yaml")))
-                raise ConfigError(f"there is no {group} {name!r}; there are {there}")
-            chosen = OmegaConf.load(file)
+            check_choice(group, name)
+            chosen = OmegaConf.load(recipes_folder() / group / f"{name}.yaml")
             config[group] = OmegaConf.merge(config.trainer, chosen) if group == "trainer" else chosen
         else:
             values.append(override)
     ConfigStore.instance().store(name="stored_recipe", node=config, provider="robustlit")
-    with initialize_config_dir(str(recipes_folder()), version_base="1.3"):
-        return compose("stored_recipe", overrides=values)
+    return composed(values, name="stored_recipe")

@@ -16,7 +16,7 @@ from robustlit.config import ConfigError
 from robustlit.wandb_account import logged_in, server
 
 USAGE = "robustlit sync [RUN ...] [--dry-run]"
-_LAST_LINES = ("stream: all finished", "stream: closed")  # of W&B's log of a run; the second of older versions
+_LAST_LINE = "stream: all finished"  # of W&B's log of a run
 _WRITTEN_WITHIN = 90  # seconds; W&B writes into a run that goes on at least every 15 or 30
 # How long a server is waited for that does not answer: W&B's own defaults mean hours.
 _PATIENCE = {
@@ -53,7 +53,7 @@ class Kept:
         log = self.file.parent / "logs" / "debug-internal.log"
         try:
             text = log.read_text(errors="replace")
-            if any(last in text for last in _LAST_LINES):
+            if _LAST_LINE in text:
                 return True
         except OSError:
             pass
@@ -158,10 +158,6 @@ def _upload(ready: Sequence[Kept]) -> int:
     lines = [line.removeprefix("wandb: ").strip() for line in done.stdout.splitlines()]
     errors = [line.removeprefix("ERROR ") for line in lines if line.startswith(("ERROR", "Error"))]
     failed = [k for k in ready if not k.uploaded]
-    if errors and not failed:  # before 0.30 it marks a run that the server refused
-        failed = list(ready)
-        for k in failed:
-            k.file.with_suffix(".wandb.synced").unlink()
     for address in dict.fromkeys(line.rsplit(" at ", 1)[1] for line in lines if "View run " in line and " at " in line):
         print(f"uploaded to {address}")
     for k in failed:

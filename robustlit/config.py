@@ -133,6 +133,24 @@ def check_complete(config: DictConfig) -> None:
         raise ConfigError(f"the recipe must give {', '.join(missing)}; add e.g. {missing[0]}=VALUE")
 
 
+def check_verdict(config: DictConfig) -> None:
+    """Raises a ConfigError where a verdict is asked for and the sweep leaves nothing to judge."""
+    if not config.get("verdict"):
+        return
+    asked = f"verdict={config.verdict} (--verdict, --strict)"
+    if not config.sweep.get("_target_"):
+        raise ConfigError(
+            f"{asked} judges a sweep, and with sweep=none there is none: choose sweep=linf, worst_case, ..., or leave "
+            "the verdict out"
+        )
+    known = config.sweep.get("knowledge")
+    if isinstance(known, ListConfig) and "adaptive" not in known:
+        raise ConfigError(
+            f"{asked} judges attacks that know the defense, and sweep.knowledge=[{', '.join(map(str, known))}] runs "
+            "none: add adaptive, or leave the verdict out"
+        )
+
+
 def stored(config: DictConfig) -> dict[str, Any]:
     """The composed recipe as plain containers, its interpolations kept, so that `eps=` still reaches everything."""
     plain = OmegaConf.to_container(config)

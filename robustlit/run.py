@@ -21,13 +21,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from robustlit.assembly import fill_model, fit_defense, make_module, make_trainer, needs_no_training
-from robustlit.config import ConfigError, check_complete, check_keys, read_fractions, stored
+from robustlit.config import ConfigError, check_complete, check_keys, check_verdict, read_fractions, stored
 from robustlit.console import is_main_process, say
 from robustlit.evaluation import Accuracy
 from robustlit.evaluation.report import print_report, print_verdict
 from robustlit.evaluation.verdict import FAIL
 from robustlit.objectives import Standard
-from robustlit.run_folder import make_run_dir, removed_on_failure, resumed_run, write_config
+from robustlit.preflight import check_takes
+from robustlit.resume import Resumed
+from robustlit.run_folder import make_run_dir, remove_empty, removed_on_failure, resumed_run, write_config
 from robustlit.summary import summarise
 from robustlit.training import RobustClassifier, read_checkpoint
 from robustlit.training.checkpoint import check_trusted, classifier_of
@@ -72,6 +74,10 @@ def train(config: DictConfig) -> int:
     try:
         with failure_ends_wandb(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=config.ckpt_path, weights_only=True)
+    except ConfigError:  # before the first step
+        if not resumed:
+            remove_empty(run)
+        raise
     except SystemExit:  # how Lightning leaves after Ctrl-C
         last = run / "checkpoints" / "last.ckpt"
         if last.exists():
@@ -87,7 +93,7 @@ def train(config: DictConfig) -> int:
 def evaluate(checkpoint: str | Path, config: DictConfig, trusted: Sequence[str] = (), *, strict: bool = False) -> int:
     """Attacks a checkpoint again by its stored recipe, as changed by overrides; returns the exit code.
 
-    `strict` makes that `FAILED` where the verdict fails.
+    `strict` makes that `FAILED` where the verdict fails, and 1 where none came about.
     """
     _prepare(config)
     read = read_checkpoint(checkpoint)
@@ -117,9 +123,13 @@ def _evaluate_net(net: nn.Module, config: DictConfig, origin: str, *, strict: bo
         write_config(run, {**stored(config), "ckpt_path": origin})
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data)
+        check_takes(net, data, origin)
         module = RobustClassifier(net, Standard(), torch.optim.Adam, num_classes=data.num_classes, seed=config.seed)
         trainer, sweep = make_trainer(config, [])
-    return _attack(config, trainer, module, data, sweep, {}, None, strict=strict)
+        code = _attack(config, trainer, module, data, sweep, {}, None, strict=strict)
+    if code == INTERRUPTED:
+        remove_empty(run)
+    return code
 
 
 # Assembling
@@ -143,6 +153,7 @@ def _prepare(config: DictConfig) -> None:
     config.recipe = config.recipe  # resolves ${hydra:...} while Hydra is there to answer
     read_fractions(config)
     check_complete(config)
+    check_verdict(config)
 
 
 def _assemble(
@@ -159,7 +170,8 @@ def _assemble(
         data.setup("fit")
     fill_model(config, data)
     module = make_module(config, data, run)
-    write_config(run, stored(config))
+    if config.ckpt_path is None:
+        write_config(run, stored(config))
     best = ModelCheckpoint(
         dirpath=run / "checkpoints",
         filename="best",
@@ -168,7 +180,8 @@ def _assemble(
         save_last=True,
         enable_version_counter=False,
     )
-    trainer, sweep = make_trainer(config, [best])
+    resumed = [] if config.ckpt_path is None else [Resumed(run, stored(config))]
+    trainer, sweep = make_trainer(config, [best, *resumed])
     return trainer, module, data, sweep, best
 
 
@@ -233,7 +246,8 @@ def _report(
     results = summarise(config, module.net, evaluation, clean, seconds)
     own = module.results() if hasattr(module, "results") else {}
     results |= own
-    verdict = next((c.verdict for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
+    judge = next((c for c in trainer.callbacks if hasattr(c, "verdict")), None)  # type: ignore[attr-defined]
+    verdict = None if judge is None else judge.verdict
     if verdict is not None:
         results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
     summarise_in_wandb(trainer, results)
@@ -255,7 +269,14 @@ def _report(
         say(f"error: the results above could not be written to {config.run_dir}: {failed}")
         return 1
     say(f"written to {config.run_dir}")
-    return FAILED if strict and verdict is not None and verdict.status == FAIL else 0
+    if not strict:
+        return 0
+    if verdict is None:
+        cut_short = evaluation is not None and not evaluation.complete
+        why = "the sweep was cut short" if cut_short else getattr(judge, "trouble", None) or "none was asked for"
+        say(f"error: --strict, but there is no verdict: {why}")
+        return 1
+    return FAILED if verdict.status == FAIL else 0
 
 
 def _shown(value: object) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from robustlit.console import is_main_process
-from robustlit.training import read_checkpoint
+from robustlit.training import CheckpointError, read_checkpoint
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
+PICTURE = "adversarial_images.png"  # drawn before the sweep, of ten images: by itself no evaluation
 
 
 def make_run_dir(config: DictConfig, resumed: Path | None) -> Path:
@@ -66,11 +67,29 @@ def resumed_run(config: DictConfig) -> Path | None:
     """The run folder that a resumed checkpoint lies in, which the run then goes on in."""
     if config.ckpt_path is None:
         return None
-    config.ckpt_path = str(Path(config.ckpt_path).absolute())
+    config.ckpt_path = str(_to_resume_from(config.ckpt_path))
     read_checkpoint(config.ckpt_path)
     folder = Path(config.ckpt_path).parent
     inside = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
     return folder.parent if inside and not config.run_dir and not config.name else None
+
+
+def _to_resume_from(path: str) -> Path:
+    """The checkpoint that `ckpt_path` means, absolute: of a run folder its last one.
+
+    Raises:
+        CheckpointError: a folder without one.
+    """
+    place = Path(path).absolute()
+    if not place.is_dir():
+        return place
+    folder = place if place.name == "checkpoints" else place / "checkpoints"
+    if not (folder / "last.ckpt").is_file():
+        raise CheckpointError(
+            f"{path} is a folder without checkpoints/last.ckpt, so there is nothing to resume; give a .ckpt file or a "
+            "run folder (runs/NAME) that was trained"
+        )
+    return folder / "last.ckpt"
 
 
 def write_config(run: Path, stored: dict[str, Any]) -> None:
@@ -81,13 +100,27 @@ def write_config(run: Path, stored: dict[str, Any]) -> None:
 
 @contextmanager
 def removed_on_failure(run: Path | None) -> Iterator[None]:
-    """Takes a new run folder away again when the run cannot even be assembled, and nothing was computed yet."""
+    """Takes a new run folder away again when the run fails before anything was computed."""
     try:
         yield
     except BaseException:
         if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
             with suppress(Exception):  # the failure itself is what is to be told
                 wandb.finish(exit_code=1)  # or the next job of a multirun would log into it
-        if run is not None and is_main_process() and not any(run.glob("checkpoints/*.ckpt")):
-            shutil.rmtree(run, ignore_errors=True)
+        if run is not None:
+            remove_empty(run)
         raise
+
+
+def remove_empty(run: Path) -> None:
+    """Removes a run folder in which nothing was computed: no checkpoint, no results and no evaluation."""
+    if is_main_process() and not any(_computed(run)):
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def _computed(run: Path) -> Iterator[Path]:
+    yield from run.glob("results.json")
+    yield from run.glob("checkpoints/*.ckpt")
+    for file in run.glob("evaluation/*"):
+        if file.name != PICTURE:
+            yield file

@@ -41,7 +41,7 @@ def process(*arguments: str, folder: Path, **changes: str) -> subprocess.Complet
     """Runs a command in a process of its own, one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -253,13 +253,16 @@ def test_ctrl_c_saves_and_the_run_resumes_in_its_folder(tmp_path: Path) -> None:
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     seen = ""
-    while "epoch 3/" not in seen:
-        line = running.stderr.readline()
-        assert line, seen
-        seen += line
-    time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    rest = running.communicate(timeout=60)[1]
+    try:
+        while "epoch 3/" not in seen:
+            line = running.stderr.readline()
+            assert line, seen
+            seen += line
+        time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        rest = running.communicate(timeout=300)[1]
+    finally:
+        running.kill()  # of 4000 epochs
     assert running.returncode == 130, rest
     last = tmp_path / "runs" / "standard" / "checkpoints" / "last.ckpt"
     assert f"ckpt_path={last}" in rest
@@ -320,8 +323,21 @@ def test_help_and_recipes_do_not_wait_for_torch() -> None:
     ("overrides", "message"),
     [
         (["recipe=pgd_adv_trian"], "did you mean pgd_adv_train"),
-        (["recipe=standard", "epz=0.1"], "epz"),
-        (["recipe=standard", "data.batchsize=3"], "batchsize"),
+        (["recipe=standard", "epz=0.1"], r"no epz; did you mean eps\?"),
+        (["recipe=standard", "data.batchsize=3"], r"did you mean data\.batch_size\?"),
+        (
+            ["recipe=standard", "optimzer.lr=3"],
+            r"^error: the recipe has no optimzer\.lr; did you mean optimizer\.lr\?\n$",
+        ),
+        (["recipe=standard", "model=nope"], r"^error: there is no model 'nope'; there are base_cnn, .*\n$"),
+        (["recipe=standard", "sweep=nope"], r"^error: there is no sweep 'nope'; there are advgan, .*\n$"),
+        (["-m", "recipe=standard", "sweep=linf,nope"], r"^error: there is no sweep 'nope'; there are advgan, .*\n$"),
+        (
+            ["recipe=standard", "eps=0.1,0.2"],
+            r"^error: eps=0\.1,0\.2 gives several values, .*`robustlit train -m`.*\n$",
+        ),
+        (["recipe=standard", "eps"], "^error: 'eps' cannot be read .*; write key=value"),
+        (["recipe=standard", "sweep=none", "verdict=quick"], "with sweep=none there is none: choose sweep=linf"),
         (["recipe=standard", "eps=8"], r"eps must be in \(0, 1\] pixel units, got 8; did you mean 8/255\?"),
         (["recipe=standard", "eps=0"], "eps must be positive"),
         (["recipe=standard", "eps=-0.1"], "eps must be positive"),
@@ -382,9 +398,9 @@ def test_an_unknown_command_is_answered(run: Run, capsys: pytest.CaptureFixture[
 def into_nothing(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a command whose output goes to a reader that is gone before anything is written."""
     script = f"{shlex.join([sys.executable, *command])} | true; exit ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LC_ALL": "C"}  # bash warns of a locale that is not installed
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
 
 

@@ -64,9 +64,10 @@ def test_a_runs_figures_are_drawn_into_its_evaluation_without_a_checkpoint(
     assert written(tmp_path / "drawn") == both("curves_l2_report", "curves_linf_report")
 
 
-def judge(folder: Path, status: str = "FAIL") -> None:
+def judge(folder: Path, status: str = "FAIL", *, tied: bool = True) -> None:
     checks = [Check(13, "gradient-free does not win", status, "Square alone breaks 9 of 90: try", 0.1, 0.002)]
-    Verdict(checks, "full", 90, "linf", 0.3, 0, 5, 0.1).save(folder / "evaluation")
+    found = Verdict(checks, "full", 90, "linf", 0.3, 0, 5, 0.1)
+    (found.of(Evaluation.load(folder)) if tied else found).save(folder / "evaluation")
 
 
 def test_the_verdict_is_drawn_and_stands_in_the_figures(run: Run, tmp_path: Path) -> None:
@@ -85,6 +86,58 @@ def test_the_verdict_is_drawn_and_stands_in_the_figures(run: Run, tmp_path: Path
     make_run(tmp_path / "other")
     assert run("figures", "net", "other", "--distance", "linf", "--attack", "pgd", "--out", "both") == 0
     assert "net (verdict FAIL)" in (tmp_path / "both" / "models_pgd_linf.svg").read_text()
+
+
+def test_a_verdict_on_another_table_is_not_shown_and_it_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = make_run(tmp_path / "net"), make_run(tmp_path / "other")
+    (folder / "checkpoints").mkdir()
+    judge(make_run(tmp_path / "first one"))
+    judge(other)
+    assert run("figures", str(folder), "--distance", "linf", "--out", "none") == 0
+    assert capsys.readouterr().err == ""
+    # As where a folder was copied over another one.
+    (tmp_path / "first one" / "evaluation" / "verdict.json").rename(folder / "evaluation" / "verdict.json")
+    assert run("figures", str(folder), "--distance", "linf", "--out", "alone") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "net: verdict.json judged another table than the one here (of as many examples, with other results); it is not "
+        f"shown. Judge it again: robustlit evaluate {folder} --verdict (its figures may differ from those here: there "
+        "is no config.yaml that would say how it was attacked)"
+    )
+    assert written(tmp_path / "alone") == both("curves_linf")
+    assert "verdict" not in (tmp_path / "alone" / "curves_linf.svg").read_text()
+    assert run("figures", "net", "other", "--distance", "linf", "--attack", "pgd", "--out", "both") == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    svg = (tmp_path / "both" / "models_pgd_linf.svg").read_text()
+    assert "other (verdict FAIL)" in svg
+    assert "net (verdict FAIL)" not in svg
+
+
+def test_a_verdict_that_does_not_say_what_it_judged_is_shown_and_that_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path / "net")
+    judge(folder, tied=False)
+    assert run("figures", str(folder), "--distance", "linf") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "net: verdict.json does not say which table it judged, as it is of an older version; nothing ties it to these "
+        "figures. Judge it again: robustlit evaluate CHECKPOINT --verdict"
+    )
+    assert written(folder / "evaluation") == both("verdict", "curves_linf")
+    assert "verdict FAIL" in (folder / "evaluation" / "curves_linf.svg").read_text()
+
+
+def test_the_images_in_common_keep_the_verdicts_on_all(run: Run, tmp_path: Path) -> None:
+    make_run(tmp_path / "few", n=12)
+    judge(make_run(tmp_path / "net"))
+    arguments = ("--intersect", "--distance", "linf", "--attack", "pgd", "--out", "cut")
+    assert run("figures", "net", "few", *arguments) == 0
+    svg = (tmp_path / "cut" / "models_pgd_linf.svg").read_text()
+    assert "net (verdict FAIL)" in svg
+    assert "The verdict on net is on all 30 examples." in svg.replace("\n", " ")
 
 
 def test_a_damaged_verdict_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +171,7 @@ def test_figures_are_drawn_without_torch(tmp_path: Path) -> None:
         f"code = figures([{str(folder)!r}, '--distance', 'linf']); "
         "print(code, [m for m in ('torch', 'pytorch_lightning', 'sklearn') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
     assert written(folder / "evaluation") == both("verdict", "curves_linf", "knowledge_pgd_linf", "knowledge_fgsm_linf")
 
@@ -133,6 +186,41 @@ def test_a_defense_has_a_figure_for_each_attack_beside_the_undefended(run: Run, 
     assert "undefended" in (tmp_path / "beside" / "knowledge_pgd_linf.svg").read_text()
     assert run("figures", "bare", "--attack", "fgsm", "--distance", "l2", "--out", "one") == 0
     assert written(tmp_path / "one") == both("knowledge_fgsm_l2")
+
+
+def test_several_runs_have_the_undefended_net_beside_them(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "bb"):
+        make_run(tmp_path / name, attacks=("pgd", "fgsm", "mim"))
+    make_run(tmp_path / "bare")
+    drawn = both("models_worst_case_linf", "models_pgd_linf", "models_fgsm_linf", "models_mim_linf", "training_time")
+    arguments = ("--undefended", "bare", "--distance", "linf", "--out")
+    assert run("figures", "a", "bb", *arguments, "figures") == 0
+    assert capsys.readouterr().err == "the undefended net is not in the figures of mim, which it did not meet\n"
+    # runs/* has it among the runs: it is drawn once all the same.
+    assert run("figures", "a", "bare/evaluation", "bb", *arguments, "again") == 0
+    for folder in (tmp_path / "figures", tmp_path / "again"):
+        assert written(folder) == drawn
+        texts = {file.stem: file.read_text() for file in folder.glob("*.svg")}
+        with_it = {stem for stem, text in texts.items() if "<!-- undefended " in text}
+        assert with_it == {"models_worst_case_linf", "models_pgd_linf", "models_fgsm_linf", "training_time"}
+        assert not any("<!-- bare " in text for text in texts.values())
+        assert "2 models and the undefended net under pgd" in texts["models_pgd_linf"]
+        assert "2 models under mim" in texts["models_mim_linf"]
+    report = ("--style", "report", "--attack", "pgd", "--undefended", "bare", "--distance", "linf", "--out", "report")
+    assert run("figures", "a", "bb", *report) == 0
+    assert "<!-- undefended -->" in (tmp_path / "report" / "models_pgd_linf_report.svg").read_text()
+
+
+def test_the_undefended_net_is_not_taken_for_a_run_of_that_name(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "undefended", "bare"):
+        make_run(tmp_path / name)
+    assert run("figures", "a", "undefended", "--undefended", "bare", "--distance", "linf") == 0
+    for stem in ("models_pgd_linf", "training_time"):
+        svg = (tmp_path / "figures" / f"{stem}.svg").read_text()
+        assert "<!-- undefended " in svg
+        assert "<!-- the undefended net " in svg
 
 
 def test_several_runs_share_figures(run: Run, tmp_path: Path) -> None:
@@ -179,6 +267,7 @@ def test_two_runs_of_one_name_are_told_apart_and_a_run_without_results_is_left_o
         (["a", "nowhere"], "there is no examples.parquet in nowhere"),
         (["a", "--attack", "square"], "a: no attack named 'square' was run; there are pgd, fgsm"),
         (["a", "--style", "raport"], "no figure style 'raport'"),
+        (["a", "--undefended", "a"], "--undefended a goes beside another run; name that, too"),
         (["a", "--distance", "l3"], "no distance 'l3'; there are l0, l1, l2, linf"),
     ],
 )

@@ -10,6 +10,7 @@ from robustlit.config import (
     check_complete,
     check_keys,
     check_recipe_name,
+    check_verdict,
     first_line,
     read_fractions,
     recipe_files,
@@ -86,3 +87,16 @@ def test_a_key_that_nothing_reads_is_refused() -> None:
 def test_values_still_to_give_are_named() -> None:
     with pytest.raises(ConfigError, match=r"must give model\.name"):
         check_complete(OmegaConf.create({"model": {"name": "???"}, "eps": 0.3}))
+
+
+def test_a_verdict_needs_attacks_that_know_the_defense() -> None:
+    sweep = {"_target_": "robustlit.callbacks.AttackSweep", "knowledge": ["greybox", "blackbox"]}
+    with pytest.raises(
+        ConfigError, match=r"verdict=full .*sweep\.knowledge=\[greybox, blackbox\] runs none: add adaptive"
+    ):
+        check_verdict(OmegaConf.create({"verdict": "full", "sweep": sweep}))
+    with pytest.raises(ConfigError, match=r"verdict=quick .*judges a sweep, and with sweep=none there is none: choose"):
+        check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {"_target_": None}}))
+    check_verdict(OmegaConf.create({"verdict": None, "sweep": {"_target_": None}}))
+    check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {**sweep, "knowledge": ["greybox", "adaptive"]}}))
+    check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {"_target_": "mine.Sweep"}}))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import wandb
-from wandb_server import WandbServer
+from wandb_server import StoredRun, WandbServer
 
 from robustlit.cli import main
 
@@ -33,7 +35,7 @@ ATTACKED = [
     "sweep.grid.linf=[0.1,0.3]",
 ]  # fmt: skip
 # A server that is gone is soon given up.
-IMPATIENT = {"WANDB_FINISH_TIMEOUT": "2", "WANDB_HTTP_TIMEOUT": "2", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
+IMPATIENT = {"WANDB_FINISH_TIMEOUT": "2", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
 # A callback that says when the training is over, and lets the attacks begin when it is told to.
 HOLD = """
 import pathlib, time
@@ -90,7 +92,7 @@ class Trained:
     server: WandbServer
     folder: Path
     done: Done
-    history: list[dict[str, Any]]  # as it was when the run had ended
+    run: StoredRun  # as it was when it had ended
     results: dict[str, Any]
 
 
@@ -102,7 +104,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         environment = server.environment(folder / "own")
         done = robustlit("train", *ATTACKED, "name=first", "verdict=quick", tags, folder=folder, **environment)
         results = json.loads((folder / "runs" / "first" / "results.json").read_text())
-        yield Trained(server, folder, done, list(server.run().history), results)
+        yield Trained(server, folder, done, copy.deepcopy(server.run()), results)
 
 
 # Online
@@ -110,7 +112,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
 
 def test_a_run_arrives_with_its_names_and_its_config(trained: Trained) -> None:
     assert trained.done.code == 0, trained.done.said
-    run = trained.server.runs[_id(trained)]
+    run = trained.run
     assert (run.project, run.name, run.group, run.tags) == ("robustlit", "first", "first", ["digits", "quick"])
     assert run.config["eps"] == 0.3
     assert run.config["model"]["_target_"] == "robustlit.models.SmallCNN"
@@ -121,11 +123,11 @@ def test_a_run_arrives_with_its_names_and_its_config(trained: Trained) -> None:
 
 
 def test_its_history_holds_training_validation_and_the_curves_by_distance(trained: Trained) -> None:
-    run = trained.server.runs[_id(trained)]
-    assert [row["_step"] for row in trained.history] == list(range(len(trained.history)))
+    run = trained.run
+    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
     for key in ("train/loss", "val/accuracy", "val/robust_accuracy", "test/accuracy"):
         assert run.rows(key), key
-    points = [row for row in trained.history if "attack/pgd/l2" in row]
+    points = [row for row in run.history if "attack/pgd/l2" in row]
     distances = [row["attack/pgd/l2"] for row in points]
     assert len(points) > 20
     assert distances == sorted(distances)
@@ -134,7 +136,7 @@ def test_its_history_holds_training_validation_and_the_curves_by_distance(traine
 
 
 def test_its_summary_ranks_it(trained: Trained) -> None:
-    summary, results = trained.server.runs[_id(trained)].summary, trained.results
+    summary, results = trained.run.summary, trained.results
     assert summary["clean/accuracy"] == results["clean"]["accuracy"]
     assert summary["robust/worst_case@linf=0.3"] == results["worst_case"]["accuracy"]
     assert summary["robust/pgd@linf=0.3"] == results["attacks"]["pgd"]["accuracy"]
@@ -145,7 +147,7 @@ def test_its_summary_ranks_it(trained: Trained) -> None:
 
 
 def test_its_tables_and_figures_arrive_as_files(trained: Trained) -> None:
-    files = trained.server.runs[_id(trained)].files
+    files = trained.run.files
     for start in ("media/table/robust/table", "media/table/images/table", "media/table/verdict/table"):
         (table,) = [json.loads(content) for name, content in files.items() if name.startswith(start)]
         assert table["columns"]
@@ -163,19 +165,21 @@ def test_a_run_that_was_uploaded_is_not_uploaded_again(trained: Trained) -> None
     assert len(trained.server.asked) == asked
 
 
-def test_a_resumed_run_goes_on_where_it_stood(trained: Trained) -> None:
+def test_a_resumed_run_goes_on_where_it_stood(trained: Trained, tmp_path: Path) -> None:
+    # In a copy: it may find a better checkpoint, and other tests look at the one that was attacked.
+    shutil.copytree(trained.folder / "runs", tmp_path / "runs", symlinks=True)
     server, last = trained.server, "runs/first/checkpoints/last.ckpt"
-    stood, runs = trained.server.runs[_id(trained)], len(trained.server.runs)
+    history, stood, runs = trained.run.history, server.runs[trained.run.id], len(server.runs)
     done = robustlit(
         "train", *BARE, "schedule=null", "trainer.max_epochs=2", f"ckpt_path={last}",
-        folder=trained.folder, **server.environment(trained.folder / "own"),
+        folder=tmp_path, **server.environment(tmp_path / "own"),
     )  # fmt: skip
     assert done.code == 0, done.said
     assert len(server.runs) == runs
-    assert stood.history[: len(trained.history)] == trained.history  # nothing is lost
+    assert stood.history[: len(history)] == history  # nothing is lost
     assert [row["_step"] for row in stood.history] == list(range(len(stood.history)))
     assert max(step for _, step in stood.rows("trainer/global_step")) > 10  # 5 in the first epoch
-    assert stood.rows("train/loss")[-1][0] > trained.history[-1]["_step"]
+    assert stood.rows("train/loss")[-1][0] > history[-1]["_step"]
     assert (stood.exit_code, stood.completions) == (0, 2)
 
 
@@ -241,15 +245,23 @@ def test_a_server_that_goes_away_in_mid_run_costs_nothing(tmp_path: Path) -> Non
         environment = server.environment(tmp_path / "own")
         (tmp_path / "hold.py").write_text(HOLD)
         hold = "+callbacks.hold._target_=hold.Hold"
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         running = subprocess.Popen(
             [sys.executable, "-m", "robustlit", "train", *ATTACKED, "name=cut", hold],
             cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environment, **IMPATIENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+            env={**os.environ, **environment, **IMPATIENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         )  # fmt: skip
-        _wait((tmp_path / "trained").exists)
-        server.stop()
-        (tmp_path / "go").touch()
-        said = running.communicate(timeout=120)[1]
+        try:
+            end = time.monotonic() + 600  # for a training of seconds, on however slow a machine
+            while not (tmp_path / "trained").exists():
+                assert running.poll() is None, running.communicate()[1]
+                assert time.monotonic() < end, "the training did not end"
+                time.sleep(0.02)
+            server.stop()
+            (tmp_path / "go").touch()
+            said = running.communicate(timeout=600)[1]
+        finally:
+            running.kill()
         assert running.returncode == 0, said
         assert (tmp_path / "runs" / "cut" / "results.json").is_file()
         arrived = len(server.run().history)
@@ -280,14 +292,3 @@ def test_a_run_that_fails_leaves_no_wandb_run_behind(
         assert "the GPU is full" in capfd.readouterr().err
         assert wandb.run is None
         monkeypatch.setattr(pl.Trainer, "fit", lambda *arguments, **rest: None)
-
-
-def _id(trained: Trained) -> str:
-    return trained.done.line().rsplit("/", 1)[1]
-
-
-def _wait(until: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, "the training did not end"
-        time.sleep(0.02)

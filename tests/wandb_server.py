@@ -81,6 +81,7 @@ class WandbServer:
         self.lock = threading.RLock()
         self._port = 0
         self._server: _Http | None = None
+        self._place: socket.socket | None = None  # holds the port while the server is away
 
     def __enter__(self) -> WandbServer:
         self.start()
@@ -88,6 +89,7 @@ class WandbServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._leave()
 
     @property
     def url(self) -> str:
@@ -100,6 +102,7 @@ class WandbServer:
 
     def start(self) -> None:
         """Takes requests; after `stop`, on the same port again."""
+        self._leave()
         self._server = _Http(("127.0.0.1", self._port), _Handler)
         self._server.wandb = self
         self._port = self._server.server_port
@@ -112,6 +115,15 @@ class WandbServer:
             server.shutdown()
             server.server_close()
             server.break_connections()
+            # Bound but deaf: it refuses, and nobody else's server, nor a client's own end, gets the port meanwhile.
+            self._place = socket.socket()
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._place.bind(("127.0.0.1", self._port))
+
+    def _leave(self) -> None:
+        if self._place is not None:
+            self._place.close()
+            self._place = None
 
     def run(self) -> StoredRun:
         """The only run there is."""

@@ -97,7 +97,8 @@ class AdvGAN(BudgetAttack):
             return self.generator
         path = Path(self.generator).absolute()
         # Read again when it was written anew; a missing file is for load_generator to word.
-        stamp = path.stat().st_mtime_ns if path.is_file() else 0
+        status = path.stat() if path.is_file() else None
+        stamp = status and (status.st_mtime_ns, status.st_size, status.st_ino)
         generator = _loaded(path, stamp, x.device, x.dtype)
         channels, size = generator.in_chans, generator.image_size
         if x.shape[1:] != (channels, size, size):
@@ -126,7 +127,7 @@ class AdvGAN(BudgetAttack):
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path, stamp: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _loaded(path: Path, stamp: object, device: torch.device, dtype: torch.dtype) -> nn.Module:
     # Outside of inference mode, whose tensors could not take part in anything else later.
     with torch.inference_mode(False):
         return load_generator(path).to(device, dtype)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustlit.comparison.runs import INFORMED, Run, text
-from robustlit.evaluation.figures.extent import attacked_to
+from robustlit.evaluation.figures.extent import Search, attacked_to, searched
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.table import TOLERANCE
 
@@ -45,7 +45,8 @@ def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], 
 
     Returns:
         For each axis its `unit` and `end`; for each run {axis: {number of the view: {"steps", as `thinned` writes them,
-        and "to", how far the attack looked, null without a bound}}}. As in the figures, nothing is said beyond.
+        "to", how far the attack looked, null without a bound, and "at", the budgets at which alone the curve is exact,
+        null where it is everywhere (see `Search`)}}}. As in the figures, nothing is said beyond.
     """
     axes: dict[str, Any] = {}
     of_runs: list[dict[str, Any]] = [{axis: {} for axis in AXES} for _ in runs]
@@ -59,26 +60,45 @@ def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], 
         }
         ends: dict[int, float] = {}  # of the views: each is drawn to where the farthest of its own lines ends
         for (_, k), line in lines.items():
-            ends[k] = max(ends.get(k, 0.0), _farthest(*line))
+            ends[k] = max(ends.get(k, 0.0), _farthest(line.reach, line.to))
         end = max(ends.values(), default=0.0)
-        budgets = sorted({run.budget[1] for run in runs if run.budget is not None and run.budget[0] == axis})
+        quoted = {run.budget[1] for run in runs if run.budget is not None and run.budget[0] == axis}
         axes[axis] = {"unit": ruler(end), "end": end}
         steps = resolution(2 * len(lines))
-        for (r, k), (reach, to) in lines.items():
-            drawn = thinned(reach, ruler(end), ends[k], budgets, steps)
-            of_runs[r][axis][str(k)] = {"steps": drawn, "to": round(to, 9) if math.isfinite(to) else None}
+        for (r, k), line in lines.items():
+            stops = sorted(quoted.union(line.search.budgets))
+            of_runs[r][axis][str(k)] = {
+                "steps": thinned(line.reach, ruler(end), ends[k], stops, steps),
+                "to": round(line.to, 9) if math.isfinite(line.to) else None,
+                "at": None if line.search.nearest else [round(budget, 9) for budget in line.search.budgets],
+            }
     return axes, of_runs
 
 
-def _line(run: Run, view: View, axis: str) -> tuple[np.ndarray, float]:
-    """Least distances of witnesses (n,), inf beyond where it was looked; and how far that was."""
+@dataclass(frozen=True)
+class _Line:
+    """One run under one view.
+
+    Args:
+        reach: (n,) least distances of witnesses, inf beyond where it was looked.
+        to: how far that was.
+        search: where it is exact.
+    """
+
+    reach: np.ndarray
+    to: float
+    search: Search
+
+
+def _line(run: Run, view: View, axis: str) -> _Line:
     evaluation = run.evaluation
     assert evaluation is not None
     of_all = view.attack is None and view.knowledge == run.knowledge
     known = run.counted if of_all else [view.knowledge]
     reach = np.min([evaluation.least_distances(view.attack, distance=axis, knowledge=k) for k in known], axis=0)
     to = attacked_to(evaluation, view.attack, distance=axis, knowledge=view.knowledge)
-    return np.where(reach <= to + TOLERANCE, reach, np.inf), to
+    search = searched(evaluation, view.attack, distance=axis, knowledge=view.knowledge)
+    return _Line(np.where(reach <= to + TOLERANCE, reach, np.inf), to, search)
 
 
 def _farthest(reach: np.ndarray, to: float) -> float:
@@ -110,7 +130,7 @@ def thinned(
         reach: (n,) least distance of a witness per example, inf where none is known.
         unit: of the distances returned, see `ruler`.
         farthest: end of the axis.
-        budgets: distances at which accuracies are quoted.
+        budgets: distances at which accuracies are quoted, or at which attacks ran.
         steps: how many the axis is cut into, see `resolution`.
 
     Returns:

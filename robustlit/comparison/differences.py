@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlit.comparison.origin import of_the_net
+from robustlit.comparison.overrides import OF_THE_RUN
 from robustlit.comparison.runs import Run, text
 
-# What differs between any two runs and says nothing about them.
-_OF_THE_RUN_ALONE = ("name", "run_dir", "logger.run_id", "logger.name", "logger.group", "logger.job_type")
 _ABSENT = "–"
 
 
@@ -24,7 +23,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     keys = list(dict.fromkeys(key for mine in flat for key in mine))
     found = []
     for key in keys:
-        if key in _OF_THE_RUN_ALONE:
+        if key in OF_THE_RUN:
             continue
         each = [mine.get(key, _ABSENT) if mine else None for mine in flat]
         values = list(dict.fromkeys(value for value in each if value is not None))

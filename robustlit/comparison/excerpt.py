@@ -125,11 +125,7 @@ def _differ(
 
 
 def _restricted(run: Run, shared: pd.Index) -> Run:
-    if run.evaluation is None or run.evaluation.n == len(shared):
-        return run
-    table = run.evaluation.table
-    rows = table[table["index"].isin(shared)].reset_index(drop=True)
-    return run.with_evaluation(Evaluation(rows, run.evaluation.meta))
+    return run if run.evaluation is None else run.with_evaluation(run.evaluation.on(shared))
 
 
 __all__ = ["ComparisonError", "Excerpt", "common_excerpt"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from robustlit.comparison.again import again
 from robustlit.comparison.curves import View
 from robustlit.comparison.excerpt import Excerpt
-from robustlit.comparison.origin import again, origin
+from robustlit.comparison.origin import origin
 from robustlit.comparison.runs import Run, text
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.table import TOLERANCE
@@ -22,7 +23,7 @@ def facts(run: Run) -> dict[str, Any]:
     """What the folder says of a run apart from its accuracies."""
     seconds = run.results.get("seconds")
     mine = {k: _number(seconds.get(k)) if isinstance(seconds, Mapping) else None for k in ("train", "evaluate")}
-    behind = origin(run)
+    behind, command = origin(run), again(run)
     return {
         "name": run.name,
         "folder": text(str(run.folder)),
@@ -35,7 +36,8 @@ def facts(run: Run) -> dict[str, Any]:
         "trained": behind.trained,
         "base": behind.base,
         "verdict": None if run.verdict is None else _verdict(run.verdict),
-        "again": again(run),
+        "again": command.command,
+        "doubt": command.doubt,
         "budget": None if run.budget is None else {"norm": run.budget[0], "eps": run.budget[1]},
     }
 
@@ -49,8 +51,8 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         n = _number(run.results.get("n"))
         known = share is not None and n is not None and 0 <= share <= 1 and n >= 1
         counts = [round(share * n), int(n)] if known and share is not None and n is not None else None
-        return {"attacked": False, "complete": None, "clean": counts, "worst": None, "searched_l2": False,
-                "attacks": {}, "passes": None}  # fmt: skip
+        nothing: dict[str, Any] = {"complete": None, "worst": None, "attacks": {}, "passes": None}
+        return {"attacked": False, "clean": counts, **nothing}
     worst = None
     if attacks := run.rests_on:
         norm, eps = _budget(run)
@@ -63,7 +65,6 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         "complete": evaluation.complete,
         "clean": [evaluation.clean_accuracy.correct, evaluation.n],
         "worst": worst,
-        "searched_l2": searched_l2(run),
         "attacks": {
             str(k): _of_attack(run, evaluation, view.attack, view.knowledge)
             for k, view in enumerate(shown)
@@ -112,15 +113,6 @@ def mistakes(run: Run, excerpt: Excerpt) -> dict[str, Any] | None:
         nearest = broken.sort_values(norm, kind="stable").drop_duplicates("index")
         found["worst"] = _who(excerpt, nearest["index"].to_numpy(), nearest["prediction"].to_numpy())
     return found
-
-
-def searched_l2(run: Run) -> bool:
-    """Whether an attack looked for the nearest adversarial in L2; where none did, a worst case in L2 overstates."""
-    evaluation = run.evaluation
-    return evaluation is not None and any(
-        known in run.counted and not evaluation.budgets(attack, known) and evaluation.norm_of(attack) == "l2"
-        for attack, known in evaluation.runs
-    )
 
 
 def broken_by_less(run: Run) -> dict[str, int]:

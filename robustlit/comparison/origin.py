@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +60,8 @@ def of_the_net(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {k: v for k, v in config.items() if k in _OF_AN_EVALUATION} if is_own_net(config) else config
 
 
-def again(run: Run) -> str | None:
-    """The command that gives the run's net a verdict; None where it is not known from what."""
-    if is_own_net(run.config):
-        return None  # its weights are not stored
-    given = run.config.get("ckpt_path")
-    place = run.folder if (run.folder / "checkpoints").is_dir() else given
-    return text(f"robustlit evaluate {shlex.quote(str(place))} --verdict") if place else None
-
-
-def _training_run(run: Run) -> tuple[str, object] | None:
-    """Name and seconds of the run whose checkpoint an evaluation attacked, if it is there and is the one."""
+def attacked_run(run: Run) -> Path | None:
+    """The folder of the run whose checkpoint an evaluation attacked, if it is there and is the one."""
     given = run.config.get("ckpt_path")
     seconds = run.results.get("seconds")
     if not isinstance(given, str) or (isinstance(seconds, Mapping) and "train" in seconds):
@@ -81,10 +71,20 @@ def _training_run(run: Run) -> tuple[str, object] | None:
             results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             alike = all(results[key] == run.results[key] for key in ("recipe", "data", "parameters"))
             if alike and folder.resolve() != run.folder.resolve():
-                return text(str(results["name"])), results["seconds"]["train"]
+                return folder
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # another folder of that name
     return None
+
+
+def _training_run(run: Run) -> tuple[str, object] | None:
+    """Name and seconds of the run whose checkpoint an evaluation attacked."""
+    folder = attacked_run(run)
+    try:
+        results = {} if folder is None else json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return text(str(results["name"])), results["seconds"]["train"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _places(folder: Path, given: str) -> Iterator[Path]:

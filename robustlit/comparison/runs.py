@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.table import DISTANCES, KNOWLEDGE, TABLE, EvaluationError
 from robustlit.evaluation.verdict.check import Verdict
+from robustlit.evaluation.verdict.tie import stored_verdict
 
 # Control characters, halves of pairs, and what turns the direction of the text around it.
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -43,7 +44,8 @@ class Run:
         results: results.json, or {}.
         config: config.yaml as stored, interpolations unresolved, or {}.
         evaluation: the table of examples; None for a run that was trained but not attacked.
-        verdict: verdict.json; None without one.
+        verdict: verdict.json; None without one, or where it judged another table.
+        told: what a reader must be told of verdict.json, see `stored_verdict`; empty where all is well.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Run:
     config: Mapping[str, Any]
     evaluation: Evaluation | None
     verdict: Verdict | None
+    told: str = ""
 
     def with_evaluation(self, evaluation: Evaluation) -> Run:
         """The same run with another table."""
@@ -137,13 +140,16 @@ def read_run(folder: str | Path) -> Run:
             + ("attack it (robustlit evaluate " + str(folder) + ") or leave it out" if ours else "leave it out")
         )
     results = _json(folder / "results.json")
+    evaluation = _evaluation(folder) if held != ["results.json"] else None
+    verdict, told = _verdict(folder, evaluation)
     return Run(
         folder=folder,
         name=text(str(results.get("name") or folder.resolve().name)),
         results=results,
-        config=_config(folder / "config.yaml"),
-        evaluation=_evaluation(folder) if held != ["results.json"] else None,
-        verdict=_verdict(folder),
+        config=read_config(folder / "config.yaml"),
+        evaluation=evaluation,
+        verdict=verdict,
+        told=told,
     )
 
 
@@ -159,7 +165,12 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.yaml as stored, interpolations unresolved; {} where there is none.
+
+    Raises:
+        ComparisonError: it is damaged, or of something else.
+    """
     if not path.is_file():
         return {}
     try:
@@ -174,7 +185,8 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _evaluation(folder: Path) -> Evaluation:
-    again = f"attack it again (robustlit evaluate {folder}), or leave it out"
+    net = folder if (folder / "checkpoints").is_dir() else "CHECKPOINT"  # the folder of an evaluation holds none
+    again = f"attack it again (robustlit evaluate {net}), or leave it out"
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="there is no evaluation.json")  # the page says it of the run
@@ -192,8 +204,10 @@ def _evaluation(folder: Path) -> Evaluation:
     return evaluation
 
 
-def _verdict(folder: Path) -> Verdict | None:
+def _verdict(folder: Path, evaluation: Evaluation | None) -> tuple[Verdict | None, str]:
+    if evaluation is None:  # a verdict on a table that is gone says nothing of what is shown
+        return None, ""
     try:
-        return Verdict.stored_in(folder)
+        return stored_verdict(folder, evaluation)
     except ValueError as error:
         raise ComparisonError(str(error)) from None

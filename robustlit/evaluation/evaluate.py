@@ -51,11 +51,13 @@ def evaluate(
         The evaluation. After Ctrl-C, that of the finished batches, `complete` False.
 
     Raises:
+        TypeError: attacks that are none, such as their names or classes; data that are no tensors.
         ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient,
             neither attacks nor budgets, no substitute where one is needed.
     """
     if attacks is None:
         attacks = _what_a_claim_rests_on(grid or {})
+    _check_attacks(attacks)
     sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -67,6 +69,7 @@ def evaluate(
             for number, (x, y, given) in enumerate(batches):
                 index = torch.arange(seen, seen + len(y)) if given is None else given
                 seen += len(y)
+                _check_precision(model, x)
 
                 def report(name: str, share: float, done: int = number) -> None:
                     if count:
@@ -88,6 +91,28 @@ def _what_a_claim_rests_on(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
     if not any(grid.values()):
         raise ValueError('give attacks, or budgets to attack at in full strength: grid={"linf": [8 / 255]}')
     return [*(WorstCase(eps=max(budgets), norm=norm) for norm, budgets in grid.items() if budgets), NearestL2()]
+
+
+def _check_attacks(attacks: object) -> None:
+    """Raises a TypeError that says what to write unless these are attacks, in a list or by name."""
+    example = "for example attacks=[PGD(eps=0.3)], from robustlit.attacks"
+    if isinstance(attacks, (str, Attack)) or not isinstance(attacks, (Mapping, Iterable)):
+        given = repr(attacks) if isinstance(attacks, (str, Attack)) else type(attacks).__name__
+        raise TypeError(f"attacks must be a list of attacks, or a mapping from names to them, got {given}; {example}")
+    for attack in attacks.values() if isinstance(attacks, Mapping) else attacks:
+        if isinstance(attack, type) and issubclass(attack, Attack):
+            name = attack.__name__
+            raise TypeError(f"{name} is the class of an attack; make one of it, with its budget: {name}(eps=...)")
+        if not isinstance(attack, Attack):
+            given = repr(attack) if isinstance(attack, str) else type(attack).__name__
+            raise TypeError(f"each of attacks must be an attack, got {given}; {example}")
+
+
+def _check_precision(model: nn.Module, x: Tensor) -> None:
+    """Raises a ValueError for images of another precision than the model's weights."""
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    if x.dtype == torch.float64 and weights != torch.float64:
+        raise ValueError(f"images are {x.dtype}, and the model's weights {weights}; use x.float()")
 
 
 @contextmanager
@@ -118,16 +143,31 @@ def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None
             data.prepare_data()
         data.setup("test")
         data = data.test_dataloader()
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not all(isinstance(part, (tuple, list)) for part in data):
         x, y = data
+        _check_tensors(x, y)
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
         pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
         return ((a, b, None) for a, b in pieces), len(pieces), len(y)
     if not isinstance(data, Iterable):
         raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")
-    triples = ((batch[0], batch[1], batch[2] if len(batch) > 2 else None) for batch in data)
-    return triples, _length(data), examples_of(data)
+    return (_triple(batch) for batch in data), _length(data), examples_of(data)
+
+
+def _triple(batch: Any) -> Triple:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise TypeError(f"a batch must be (x, y) or (x, y, index), got {type(batch).__name__}; collate it to that")
+    _check_tensors(batch[0], batch[1])
+    return batch[0], batch[1], batch[2] if len(batch) > 2 else None
+
+
+def _check_tensors(x: object, y: object) -> None:
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        kinds = " and ".join(type(part).__name__ for part in (x, y))
+        raise TypeError(
+            f"images and labels must be torch tensors, got {kinds}; of arrays, torch.from_numpy(x) makes them"
+        )
 
 
 def examples_of(loader: Any) -> int | None:

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from robustlit.evaluation.digest import digest
+from robustlit.evaluation.in_words import in_words
 from robustlit.evaluation.intervals import Accuracy
+from robustlit.evaluation.ran import Ran
 from robustlit.evaluation.table import (
     COLUMNS,
     DISTANCES,
@@ -24,6 +28,7 @@ from robustlit.evaluation.table import (
     read_table,
     write_table,
 )
+from robustlit.evaluation.verdict.tie import set_aside
 
 __all__ = ["COLUMNS", "DISTANCES", "META", "TABLE", "TOLERANCE", "Evaluation", "EvaluationError"]
 
@@ -48,13 +53,20 @@ class Evaluation:
         table: the rows; not to be changed, as what is read off them is kept.
         meta: what was attacked and how: `attacks` (name -> text), `seed`, `complete`; where it was cut short, of how
             many examples (`meant`).
+
+    Attributes:
+        whole: of one that `on` cut down to some examples, that on all; else None.
     """
 
     table: pd.DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
+    whole: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_columns(self.table)
+
+    def __repr__(self) -> str:
+        return in_words(self)
 
     # What there is
 
@@ -66,12 +78,12 @@ class Evaluation:
     @property
     def attacks(self) -> list[str]:
         """Names of the attacks, in the order in which they ran."""
-        return list(dict.fromkeys(attack for attack, _ in self.runs))
+        return self._ran.attacks
 
     @property
     def runs(self) -> list[tuple[str, str]]:
         """The pairs (attack, knowledge), in the order in which they ran."""
-        return list(self._rows_of)
+        return self._ran.pairs
 
     @staticmethod
     def label(attack: str, knowledge: str) -> str:
@@ -100,44 +112,29 @@ class Evaluation:
 
     def budgets(self, attack: str, knowledge: str = "adaptive") -> list[float]:
         """The budgets that an attack was run at, ascending; empty for a minimal attack."""
-        self._named(attack, knowledge)
-        return list(self._budgets[attack, knowledge])
+        return self._ran.budgets(attack, knowledge)
 
     def norm_of(self, attack: str) -> str:
         """The norm that an attack measures its budget in."""
-        self._check_attack(attack)
-        return self._norms[attack]
+        return self._ran.norm_of(attack)
 
     @cached_property
-    def _budgets(self) -> dict[tuple[str, str], list[float]]:
-        return {run: sorted(float(e) for e in rows["eps"].dropna().unique()) for run, rows in self._rows_of.items()}
+    def _ran(self) -> Ran:
+        return Ran(self.table)
 
     @cached_property
-    def _norms(self) -> dict[str, str]:
-        return {attack: str(rows["norm"].iloc[0]) for (attack, _), rows in self._rows_of.items()}
+    def digest(self) -> str:
+        """What tells this table from any other (see `robustlit.evaluation.digest`)."""
+        return digest(self.table)
 
-    @cached_property
-    def _rows_of(self) -> dict[tuple[str, str], pd.DataFrame]:
-        # Cut once: comparing a column of names for every number asked for took most of the time of a report.
-        return {(str(a), str(k)): rows for (a, k), rows in self.table.groupby(["attack", "knowledge"], sort=False)}
-
-    def _rows(self, attack: str, knowledge: str) -> pd.DataFrame:
-        self._named(attack, knowledge)
-        return self._rows_of[attack, knowledge]
-
-    def _named(self, attack: str | None, knowledge: str) -> list[str]:
-        """The attacks that ran with `knowledge`: all, or the one asked for."""
-        if attack is not None:
-            self._check_attack(attack)
-        known = [k for a, k in self.runs if attack in (None, a)]
-        if knowledge not in known:
-            there = ", ".join(dict.fromkeys(known))
-            raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {there}")
-        return [a for a, k in self.runs if k == knowledge and attack in (None, a)]
-
-    def _check_attack(self, attack: str) -> None:
-        if attack not in self.attacks:
-            raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")
+    def on(self, index: ArrayLike) -> Evaluation:
+        """The evaluation on those of its examples whose numbers are in `index`; that on all stays its `whole`."""
+        kept = self.table["index"].isin(np.asarray(index))
+        if kept.all():
+            return self
+        cut = Evaluation(self.table[kept].reset_index(drop=True), self.meta)
+        cut.whole = self.whole or self
+        return cut
 
     # Accuracies
 
@@ -161,8 +158,8 @@ class Evaluation:
         Raises:
             EvaluationError: nothing was attacked at that budget, so an accuracy there would only flatter.
         """
-        names = self._named(attack, knowledge)
-        if not any(self._covers(n, knowledge, norm, eps) for n in names):
+        names = self._ran.named(attack, knowledge)
+        if not any(self._ran.covers(n, knowledge, norm, eps) for n in names):
             held = "; ".join(
                 f"{n}: {self.norm_of(n)} {', '.join(f'{e:g}' for e in self.budgets(n, knowledge)) or 'any'}"
                 for n in names
@@ -180,11 +177,7 @@ class Evaluation:
 
     def rests_on(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> list[str]:
         """The attacks that ran within this budget, on which `worst_case` there rests."""
-        return [name for name in self._named(None, knowledge) if self._covers(name, knowledge, norm, eps)]
-
-    def _covers(self, attack: str, knowledge: str, norm: str, eps: float) -> bool:
-        budgets = self.budgets(attack, knowledge)
-        return self.norm_of(attack) == norm and (not budgets or any(abs(e - eps) <= TOLERANCE for e in budgets))
+        return [name for name in self._ran.named(None, knowledge) if self._ran.covers(name, knowledge, norm, eps)]
 
     # Distances
 
@@ -200,13 +193,13 @@ class Evaluation:
         """
         if distance not in DISTANCES:
             raise EvaluationError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-        each = [self._reach(name, knowledge, distance) for name in self._named(attack, knowledge)]
+        each = [self._ran.nearest(name, knowledge, distance) for name in self._ran.named(attack, knowledge)]
         reach = each[0] if len(each) == 1 else pd.concat(each).groupby(level=0).min()
         return reach.to_numpy(copy=True)
 
     def farthest(self, attack: str, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
         """The largest distance of what an attack handed back, witness or failed attempt; NaN where none was needed."""
-        rows = self._rows(attack, knowledge)
+        rows = self._ran.rows(attack, knowledge)
         return float(rows.loc[rows["clean"], distance].max())
 
     def reach(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> np.ndarray:
@@ -219,20 +212,9 @@ class Evaluation:
 
     def _warn_of_overstatement(self, attack: str | None, distance: str, knowledge: str) -> None:
         if attack is None and distance == "l2":
-            minimal = [n for n in self._named(None, knowledge) if not self.budgets(n, knowledge)]
+            minimal = [n for n in self._ran.named(None, knowledge) if not self.budgets(n, knowledge)]
             if not any(self.norm_of(name) == "l2" for name in minimal):
                 warnings.warn(_OVERSTATES, stacklevel=3)
-
-    def _reach(self, attack: str, knowledge: str, distance: str) -> pd.Series:
-        key = (attack, knowledge, distance)
-        if key not in self._reaches:
-            rows = self._rows_of[attack, knowledge]
-            self._reaches[key] = rows[distance].where(rows["success"], np.inf).groupby(rows["index"]).min()
-        return self._reaches[key]
-
-    @cached_property
-    def _reaches(self) -> dict[tuple[str, str, str], pd.Series]:
-        return {}
 
     def curve(
         self,
@@ -273,14 +255,14 @@ class Evaluation:
         """Median over the examples classified right of the least distance of a witness; inf when most have none."""
         self._warn_of_overstatement(attack, distance, knowledge)
         reach = self.reach(attack, distance=distance, knowledge=knowledge)
-        rows = pd.concat([self._rows_of[name, knowledge] for name in self._named(attack, knowledge)])
+        rows = pd.concat([self._ran.rows(name, knowledge) for name in self._ran.named(attack, knowledge)])
         reach = reach[rows.groupby("index")["clean"].first().to_numpy()]
         # method="lower" of an infinite list: interpolating between a number and inf would give NaN.
         return float(np.quantile(reach, 0.5, method="lower")) if len(reach) else float("nan")
 
     def passes(self, attack: str, *, eps: float | None = None, knowledge: str = "adaptive") -> float:
         """Mean forward + backward passes per example, of all budgets or of one."""
-        rows = self._rows(attack, knowledge)
+        rows = self._ran.rows(attack, knowledge)
         if eps is not None:
             rows = rows[(rows["eps"] - eps).abs() <= TOLERANCE]
         return float((rows["forwards"] + rows["backwards"]).sum() / self.n)
@@ -292,7 +274,11 @@ class Evaluation:
         return self.table.copy()
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made."""
+        """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made.
+
+        A verdict on another table that lies there is kept under another name (see `verdict.tie.set_aside`).
+        """
+        set_aside(Path(folder), self)
         write_table(Path(folder), self.table, self.meta)
         return Path(folder)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robustlit.attacks import Attack, AttackResult, BudgetAttack, Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import can_reject, check_labels, undefended
+from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.table import COLUMNS, DISTANCES, KNOWLEDGE
 from robustlit.threat import TOLERANCE, check_eps, check_images, check_norm, distance
@@ -125,6 +126,7 @@ class Sweep:
                 victim.reseed(self.seed, index)
             logits = victim.logits(x)
             check_labels(y, len(x), logits.shape[1] - can_reject(model))
+            warn_if_random(victim, x, logits)
             # For whoever classifies a clean image, a refusal is an error like any other.
             broken = replace(victim.goal(y.long()), rejects=False).reached(logits)
         # Logits that are not finite classify nothing.

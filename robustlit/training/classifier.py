@@ -162,7 +162,10 @@ class RobustClassifier(pl.LightningModule):
             for module, training in modes:
                 module.training = training
         if logits.shape[1] - can_reject(self.net) != self.num_classes:
-            raise ValueError(f"the net returns {logits.shape[1]} logits for {self.num_classes} classes")
+            raise ValueError(
+                f"the net returns {logits.shape[1]} logits for {self.num_classes} classes; build it with "
+                f"num_classes={self.num_classes}, or take the data that it is for"
+            )
 
     # Checkpoints
 

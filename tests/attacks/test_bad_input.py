@@ -100,7 +100,7 @@ def test_probabilities_are_told(attack: BudgetAttack, net: nn.Module, digits: tu
         with pytest.warns(UserWarning, match=r"Sequential returns probabilities .* look weaker .* without the softmax"):
             attack(model, x, y, seed=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for model in (net, nn.Sequential(net, nn.LogSoftmax(1)), nn.Sequential(net, nn.Sigmoid()), EOT(net, 1)):
             attack(model, x, y, seed=0)
 
@@ -221,7 +221,7 @@ def test_logits_that_stop_being_numbers(attack: BudgetAttack, after: int, value:
     assert result.x_adv.isfinite().all()
     keep = torch.tensor([0, 1, 3])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         options = {name: value[keep] if isinstance(value, Tensor) else value for name, value in options.items()}
         alone = attack.run(Fails(inner, 2, 99, 0.0), x[keep], FIRST[keep], **options)
     torch.testing.assert_close(result.x_adv[keep], alone.x_adv, rtol=0, atol=1e-9)

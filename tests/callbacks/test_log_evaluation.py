@@ -193,9 +193,10 @@ def test_the_run_knows_its_name_group_and_recipe(run: SimpleNamespace) -> None:
 
 @pytest.fixture
 def evaluation(net: nn.Module, digits: tuple[torch.Tensor, torch.Tensor]) -> Evaluation:
+    """Of 50 digits; a third stands, for the attack goes by short steps."""
     from robustlit.evaluation import evaluate
 
-    return evaluate(net, (digits[0][:50], digits[1][:50]), [FGSM(eps=0.1), PGD(eps=0.2, steps=3)])
+    return evaluate(net, (digits[0][:50], digits[1][:50]), [FGSM(eps=0.1), PGD(eps=0.2, steps=3, step_size=0.02)])
 
 
 def test_other_loggers_get_the_scalars(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from robustlit.attacks import PGD
 from robustlit.callbacks import AttackSweep, Verdict
 from robustlit.data import MNIST
+from robustlit.evaluation import Evaluation
 from robustlit.evaluation import Verdict as Judged
 from robustlit.objectives import Standard
 from robustlit.training import RobustClassifier
@@ -36,6 +37,7 @@ def test_it_judges_writes_and_logs(tmp_path: Path, net: nn.Module) -> None:
     sweep_and_judge(nn.Sequential(net, nn.Softmax(1)), [sweep, judge], CSVLogger(tmp_path, name="", version="csv"))
     assert judge.verdict is not None
     assert judge.verdict == Judged.load(tmp_path / "my-run")
+    assert judge.verdict.is_of(Evaluation.load(tmp_path / "my-run")) is True
     assert {file.name for file in folder.glob("verdict.*")} == {"verdict.json", "verdict.png", "verdict.svg"}
     assert "my-run: verdict FAIL" in (folder / "verdict.svg").read_text()
     for distance in ("l2", "linf"):  # drawn by the sweep, before there was a verdict
@@ -43,6 +45,32 @@ def test_it_judges_writes_and_logs(tmp_path: Path, net: nn.Module) -> None:
     assert 16 in {check.number for check in judge.verdict.failed}
     logged = pd.read_csv(tmp_path / "csv" / "metrics.csv")
     assert logged["verdict/fail"].dropna().tolist() == [judge.verdict.counts["FAIL"]]
+
+
+@pytest.mark.parametrize(("quoted", "judged"), [((None, None), 0.02), (("linf", 0.05), 0.05), (("linf", 0.3), 0.02)])
+def test_the_budget_that_is_quoted_is_judged_if_it_was_attacked(
+    quoted: tuple[str | None, float | None], judged: float, net: nn.Module
+) -> None:
+    judge = Verdict(norm=quoted[0], eps=quoted[1])
+    sweep_and_judge(net, [AttackSweep({"pgd": PGD(eps=0.02, steps=2)}, grid={"linf": [0.05]}), judge], size=20)
+    assert judge.verdict is not None
+    assert (judge.verdict.norm, judge.verdict.eps) == ("linf", judged)
+
+
+def test_a_sweep_into_a_folder_that_was_judged_leaves_no_verdict_on_other_numbers(
+    tmp_path: Path, net: nn.Module
+) -> None:
+    def sweep(eps: float) -> AttackSweep:
+        return AttackSweep({"pgd": PGD(eps=eps, steps=2)}, folder=tmp_path)
+
+    sweep_and_judge(net, [sweep(0.02), Verdict(folder=tmp_path)], size=20)
+    assert (tmp_path / "verdict.json").is_file()
+    sweep_and_judge(net, [sweep(0.02)], size=20)  # resumed, and the same came out
+    assert Judged.load(tmp_path).is_of(Evaluation.load(tmp_path)) is True
+    sweep_and_judge(net, [sweep(0.1)], size=20)
+    assert {file.name for file in tmp_path.glob("verdict*")} == {
+        f"verdict_of_an_earlier_table.{kind}" for kind in ("json", "png", "svg")
+    }
 
 
 def test_wandb_gets_the_table_and_the_figure(tmp_path: Path, net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,10 +81,17 @@ def make(tmp_path: Path, labels: np.ndarray) -> Make:
             evaluation = made_evaluation(numbers, labels[numbers], **given)
         if isinstance(evaluation, Evaluation):
             evaluation.save(folder / "evaluation")
+        attacked = evaluation if isinstance(evaluation, Evaluation) else None
+        sweep = {
+            "_target_": "robustlit.callbacks.AttackSweep",
+            "attacks": {a: {"_target_": f"robustlit.attacks.{a}"} for a in attacked.attacks} if attacked else {},
+            "knowledge": list(dict.fromkeys(k for _, k in attacked.runs)) if attacked else ["adaptive"],
+        }
         settings = {
             "model": {"_target_": "robustlit.models.SmallCNN", "width": 1.0},
             "data": {"_target_": f"robustlit.data.{data}", "test_size": len(numbers)},
             "objective": {"_target_": "robustlit.objectives.Standard"},
+            "sweep": sweep,
             "recipe": "standard",
             "name": name,
             "run_dir": str(folder),

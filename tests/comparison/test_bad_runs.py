@@ -171,6 +171,11 @@ def test_a_table_of_another_version(make: Make) -> None:
         assert str(run) in str(refused.value)
         assert "again (robustlit evaluate " in str(refused.value)
         assert "or leave " in str(refused.value)
+    with pytest.raises(ComparisonError, match=r"attack it again \(robustlit evaluate CHECKPOINT\), or leave it out"):
+        compare(written(table.assign(norm="l7")))
+    (run / "checkpoints").mkdir()  # those of an evaluation are elsewhere
+    with pytest.raises(ComparisonError, match=f"attack it again .robustlit evaluate {run}., or leave it out"):
+        compare([run])
     path.write_bytes(b"PAR1 no")
     with pytest.raises(ComparisonError, match="cannot read the evaluation"):
         compare([run])
@@ -208,7 +213,11 @@ def test_unlike_budgets_attacks_and_settings_are_said(make: Make) -> None:
     assert "quoted at different budgets: L∞ 0.3 (a); L∞ 0.1 (b)." in said
     assert "rest on different attacks, and fewer attacks flatter: fgsm, pgd (a); pgd (b)." in said
     assert "pgd was not set alike: pgd() (a); PGD(steps=100) (b)." in said
-    assert "b: no attack looked for the nearest adversarial in L2; the worst case there overstates." in said
+    assert "b: no attack searched L2; over it the worst case is only an upper bound (≤)." in said
+    assert (
+        "over L∞ are exact at different distances, and upper bounds (≤) elsewhere: 0.1, 0.3, 0.4 (a); 0.1, 0.3 (b)."
+        in said
+    )
     assert caveats_of([a, make("c", seed=3)]) == ""
 
 

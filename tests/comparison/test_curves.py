@@ -86,12 +86,56 @@ def test_the_page_tells_one_worst_case(make: Make, labels: np.ndarray, knowledge
         assert wrong[mine].sum() == np.sum(reach[mine] <= 0.3 + 1e-6)
 
 
-def test_a_worst_case_in_l2_that_nobody_sought_is_known_to_overstate(
+def test_a_curve_says_where_it_is_exact(make: Make, made: Callable[..., Evaluation], labels: np.ndarray) -> None:
+    budgets = {"pgd": ("linf", (0.05, 0.123456, 0.3)), "fgsm": ("linf", (0.2,)), "nearest_l2": ("l2", ())}
+    folder = make("a", range(300), attacks=budgets, seed=7)
+    only = make("only", range(300), attacks={"nearest_l2": ("l2", ())}, seed=8)
+    values = data_of(compare([folder, only]))
+    where = {name: run["curves"] for name, run in zip(("a", "only"), values["runs"], strict=True)}
+    number = {view["name"]: str(k) for k, view in enumerate(values["views"])}
+    expected = {
+        "a": {
+            "linf": {
+                "worst case": [0.05, 0.123456, 0.2, 0.3], "pgd": [0.05, 0.123456, 0.3], "fgsm": [0.2], "nearest_l2": [],
+            },
+            "l2": {"worst case": None, "pgd": [], "fgsm": [], "nearest_l2": None},
+        },
+        "only": {"linf": {"worst case": [], "nearest_l2": []}, "l2": {"worst case": None, "nearest_l2": None}},
+    }  # fmt: skip
+    for run, axes in expected.items():
+        for axis, views in axes.items():
+            assert {name: where[run][axis][number[name]]["at"] for name in views} == views
+    evaluation, unit = Evaluation.load(folder), values["axes"]["linf"]["unit"]
+    for name, budgets_of in expected["a"]["linf"].items():
+        attack = None if name == "worst case" else name
+        reach = evaluation.least_distances(attack, distance="linf")
+        for at in budgets_of or []:
+            assert read_off(where["a"]["linf"][number[name]]["steps"], unit, 300, at) == np.sum(reach > at + 1e-6)
+
+
+def test_a_curve_is_exact_at_an_attacked_budget_that_nobody_quotes(
+    make: Make, made: Callable[..., Evaluation], labels: np.ndarray
+) -> None:
+    whole = made(np.arange(100), labels[:100], attacks={"pgd": ("linf", (0.123456, 0.3))}, seed=9)
+    table = whole.table.copy()
+    found = table["success"] & table["clean"]
+    side = np.where(table["linf"] <= 0.123456, -5e-6, 5e-6)  # too near to each other for the steps of the page
+    table.loc[found, "linf"] = (0.123456 + side)[found]
+    evaluation = Evaluation(table, whole.meta)
+    values = data_of(compare([make("a", evaluation=evaluation)]))
+    line, unit = values["runs"][0]["curves"]["linf"]["0"], values["axes"]["linf"]["unit"]
+    left = read_off(line["steps"], unit, 100, 0.123456)
+    assert left == evaluation.worst_case(eps=0.123456).correct
+    assert left > evaluation.worst_case(eps=0.3).correct + 5
+
+
+def test_an_attacker_whose_witnesses_do_not_count_searched_nothing(
     make: Make, made: Callable[..., Evaluation], labels: np.ndarray
 ) -> None:
     whole = made(np.arange(40), labels[:40], knowledge=("greybox", "blackbox"))
-    # Sought by an attacker whose witnesses a grey-box worst case does not count.
     kept = ~((whole.table["knowledge"] == "greybox") & (whole.table["attack"] == "nearest_l2"))
-    uncounted = make("c", evaluation=Evaluation(whole.table[kept], whole.meta))
-    values = data_of(compare([make("a"), make("b", attacks={"pgd": ("linf", (0.3,))}), uncounted]))
-    assert [run["searched_l2"] for run in values["runs"]] == [True, False, False]
+    values = data_of(compare([make("c", evaluation=Evaluation(whole.table[kept], whole.meta))]))
+    views = [(view["knowledge"], k) for k, view in enumerate(values["views"]) if view["worst"]]
+    at = {knowledge: values["runs"][0]["curves"]["l2"][str(k)]["at"] for knowledge, k in views}
+    assert at == {"greybox": [], "blackbox": None}
+    assert "c: no attack searched L2; over it the worst case is only an upper bound (≤)." in values["caveats"]

@@ -73,7 +73,7 @@ def test_a_users_own_net_is_not_taken_for_the_stored_recipes(make: Make) -> None
     values = data_of(compare([make("a", config={"optimizer": {"lr": 2}}), own]))
     run = values["runs"][1]
     assert (run["recipe"], run["method"], run["net"]) == (None, "own net", "my.nets:build")
-    assert run["again"] is None  # its weights are not stored
+    assert run["again"].startswith("robustlit evaluate --model my.nets:build ")
     values_of = {s["key"]: s["values"] for s in values["settings"]}
     assert values_of["optimizer.lr"] == ["2", "–"]
     assert values_of["ckpt_path"] == ["–", "my.nets:build"]

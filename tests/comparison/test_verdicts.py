@@ -108,6 +108,44 @@ def test_a_verdict_on_another_budget_is_said(make: Make) -> None:
     assert data_of(compare([folder]))["runs"][0]["again"] is None
 
 
+def test_a_verdict_on_another_table_is_not_shown_and_it_is_said(make: Make) -> None:
+    a, b = make("a"), make("b", seed=1)
+    found = Verdict([Check(1, "x", "PASS", "fine")], "quick", 5, "linf", 0.3, 0, 1, 0.1)
+    found.of(Evaluation.load(a)).save(a / "evaluation")
+    (b / "checkpoints").mkdir()
+    found.of(Evaluation.load(a)).save(b / "evaluation")  # as where folders are copied over each other
+    values = data_of(compare([a, b]))
+    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["PASS", None]
+    assert [said for said in values["caveats"] if "verdict" in said] == [
+        "b: verdict.json judged another table than the one here (of as many examples, with other results), so it is "
+        f"not shown; judge it again: robustlit evaluate {b} --verdict."
+    ]
+
+
+def test_a_verdict_that_says_no_table_is_shown_and_that_is_said_once(make: Make) -> None:
+    folders = [make(name, seed=k) for k, name in enumerate("ab")]
+    for folder in folders:
+        Verdict([Check(1, "x", "PASS", "fine")], "quick", 5, "linf", 0.3, 0, 1, 0.1).save(folder / "evaluation")
+    values = data_of(compare(folders))
+    assert [run["verdict"]["status"] for run in values["runs"]] == ["PASS", "PASS"]
+    assert [said for said in values["caveats"] if "verdict" in said] == [
+        "a, b: verdict.json does not say which table it judged, as it is of an older version; nothing ties it to the "
+        "figures here."
+    ]
+
+
+def test_intersected_runs_keep_their_verdicts_and_a_table_that_is_gone_has_none(make: Make) -> None:
+    a, b, gone = make("a"), make("b", range(30), seed=1), make("gone", seed=2)
+    for folder in (a, b, gone):
+        found = Verdict([Check(1, "x", "PASS", "fine")], "quick", 5, "linf", 0.3, 0, 1, 0.1)
+        found.of(Evaluation.load(folder)).save(folder / "evaluation")
+    (gone / "evaluation" / "examples.parquet").unlink()
+    values = data_of(compare([a, b, gone], intersect=True))
+    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["PASS", "PASS", None]
+    assert "verdicts are on its own examples." in values["caveats"][0]
+    assert not any("judged" in said for said in values["caveats"])
+
+
 def test_many_failed_verdicts_are_one_sentence(make: Make) -> None:
     folders = [make(f"run{k}", seed=k) for k in range(4)]
     for folder in folders:

@@ -153,7 +153,7 @@ def test_without_attacks_it_runs_what_a_claim_can_rest_on(net: nn.Module, digits
     assert result.budgets("ensemble") == [0.02, 0.1]
     assert result.rests_on(norm="linf", eps=0.1) == ["ensemble"]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert result.curve()["accuracy"].iloc[-1] == 0
         assert result.median_distance() == result.median_distance("nearest_l2")
     with pytest.raises(ValueError, match=r'give attacks, or budgets .* grid=\{"linf"'):
@@ -167,7 +167,7 @@ def test_a_curve_over_l2_says_when_nobody_looked_for_the_nearest(net: nn.Module,
         with pytest.warns(UserWarning, match="overstates; run NearestL2"):
             ask()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         far.curve("pgd")
         far.curve(distance="linf")
         evaluate(net, (x, y), [DeepFool()]).curve()

@@ -10,20 +10,24 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from robustlit.evaluation import Evaluation, EvaluationError
+from robustlit.evaluation import Accuracy, Evaluation, EvaluationError
 from robustlit.evaluation.figures import (
+    Search,
     attacked_to,
     budgets_figure,
     curves_csv,
     curves_figure,
     distance_grid,
+    exact_at,
     images_figure,
     knob_settings,
     known_at,
     save_figure,
+    searched,
 )
 from robustlit.evaluation.figures.panel import Look, spread
 
@@ -112,7 +116,7 @@ def test_a_budget_attack_looked_as_far_as_its_largest_budget(table: Make) -> Non
     known = known_at(evaluation, "pgd", distance="linf", at=[0, 0.05, 0.3, 0.31, 1.0])
     assert known.tolist() == [True, True, True, False, False]
     axes = curves_figure(evaluation, "linf").axes[0]
-    (end,) = (line for line in axes.get_lines() if line.get_marker() == "o")
+    (end,) = (line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata()) == 1)
     assert (end.get_xdata()[0], end.get_ydata()[0]) == (0.3, 50)
     in_data = [line for line in axes.get_lines() if line.get_transform() == axes.transData]
     assert max(max(line.get_xdata()) for line in in_data) == 0.3
@@ -155,6 +159,91 @@ def test_an_evaluation_of_a_model_that_knows_nothing(table: Make) -> None:
     evaluation = table([(k, "pgd", 0.3, 0.0) for k in range(3)])
     assert attacked_to(evaluation, "pgd", distance="l2") == 0
     curves_figure(evaluation, "l2").draw_without_rendering()
+
+
+# Where it searched
+
+
+def searches(table: Make) -> Evaluation:
+    """Budgets of two attacks in L-inf, one of them twice, and an attack that is minimal in L2."""
+    rows = [(k, "pgd", eps, reach if reach <= eps else None) for k, reach in enumerate((0.05, 0.15, 0.25, 0.35))
+            for eps in (0.1, 0.3)]  # fmt: skip
+    rows += [(k, "fgsm", 0.2, 0.2 if k == 0 else None) for k in range(4)]
+    minimal = table([(k, "nearest_l2", float("nan"), 0.1 * (k + 1)) for k in range(4)], norm="l2")
+    return Evaluation(pd.concat([table(rows).to_frame(), minimal.to_frame()]))
+
+
+def test_a_curve_is_exact_where_an_attack_searched(table: Make) -> None:
+    evaluation = searches(table)
+    expected = {
+        ("pgd", "linf"): Search(False, (0.1, 0.3)),
+        ("pgd", "l2"): Search(False, ()),
+        ("nearest_l2", "l2"): Search(True, ()),
+        ("nearest_l2", "linf"): Search(False, ()),
+        (None, "linf"): Search(False, (0.1, 0.2, 0.3)),
+        (None, "l2"): Search(True, ()),
+        (None, "l0"): Search(False, ()),
+    }
+    for (attack, distance), search in expected.items():
+        assert searched(evaluation, attack, distance=distance) == search
+        assert search.nowhere == (distance == "l0" or (attack, distance) in {("pgd", "l2"), ("nearest_l2", "linf")})
+    at = [0.0, 0.05, 0.1, 0.1 + 5e-7, 0.2, 0.31]
+    exact = [exact_at(evaluation, attack, distance="linf", at=at).tolist() for attack in ("pgd", None, "nearest_l2")]
+    assert exact == [
+        [True, False, True, True, False, False],
+        [True, False, True, True, True, False],
+        [True] + 5 * [False],
+    ]
+    assert exact_at(evaluation, "nearest_l2", distance="l2", at=at).all()
+    assert exact_at(evaluation, "nearest_l2", distance="linf", at=[0.39, 0.4]).tolist() == [False, True]  # none is left
+    with pytest.raises(EvaluationError, match="no attack named 'square'"):
+        searched(evaluation, "square")
+    with pytest.raises(EvaluationError, match="nothing was run with knowledge 'greybox'"):
+        searched(evaluation, knowledge="greybox")
+    with pytest.raises(EvaluationError, match="distance must be one of"):
+        searched(evaluation, "pgd", distance="l3")
+
+
+def small_print(figure: Figure) -> str:
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_what_is_but_a_bound_is_thin_without_a_band_and_said(table: Make) -> None:
+    evaluation = searches(table)
+    over_linf, over_l2 = (curves_figure(evaluation, distance) for distance in ("linf", "l2"))
+    for figure, wide in ((over_linf, 0), (over_l2, 1)):
+        lines = [line for line in figure.axes[0].get_lines() if line.get_drawstyle() == "steps-post"]
+        assert [line.get_linewidth() > 1.5 for line in lines].count(True) == wide
+        assert len([c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]) == wide  # bands
+    axes = over_linf.axes[0]
+    stops = [line for line in axes.get_lines() if line.get_marker() == "o" and line.get_linestyle() == "None"]
+    in_data = [stop for stop in stops if stop.get_transform() == axes.transData]
+    assert [(list(stop.get_xdata()), list(stop.get_ydata())) for stop in in_data] == [
+        ([0.1, 0.3], [75, 25]),
+        ([0.2], [75]),
+    ]
+    bars = [
+        list(map(tuple, part)) for c in axes.collections if isinstance(c, LineCollection) for part in c.get_segments()
+    ]
+    low, high = Accuracy(1, 4).interval
+    assert any(np.allclose(part, [(0.3, 100 * low), (0.3, 100 * high)]) for part in bars)
+    said = small_print(over_linf)
+    assert (
+        "Between budgets a line is an upper bound. nearest_l2 searched L2: over L∞ its line is an upper bound." in said
+    )
+    assert said.endswith("Bars: Wilson 95 %.")
+    said = small_print(over_l2)
+    assert "Between budgets" not in said
+    assert "pgd, fgsm searched L∞: over L2 their lines are upper bounds. Bands: Wilson 95 %." in said
+
+
+def test_a_figure_of_bounds_alone_has_no_intervals(table: Make) -> None:
+    only = Evaluation(searches(table).to_frame().query("attack == 'nearest_l2'").reset_index(drop=True))
+    figure = curves_figure(only, "linf")
+    assert small_print(figure) == "nearest_l2 searched L2: over L∞ its line is an upper bound."
+    assert not figure.axes[0].collections
+    assert "bound" not in small_print(curves_figure(only, "l2"))
+    assert "bound" not in small_print(curves_figure(only, "linf", style="report"))
 
 
 # The report's axes
@@ -240,7 +329,7 @@ def test_what_the_attacker_knows_is_drawn_and_written_apart(table: Make) -> None
     figure = curves_figure(evaluation, "linf")
     label_texts(figure, ["attack0", "attack1", "attack0-greybox", "attack1-greybox"])
     written = curves_csv(evaluation, "linf", [0.0, 0.4])
-    assert list(written.columns) == ["attack", "knowledge", "distance", "accuracy", "low", "high", "attacked"]
+    assert list(written.columns) == ["attack", "knowledge", "distance", "accuracy", "low", "high", "attacked", "exact"]
     assert len(written) == 8
     assert (written.query("knowledge == 'greybox'")["accuracy"] == 1).all()
     only = Evaluation(adaptive.assign(knowledge="greybox"))  # nothing adaptive was run
@@ -259,6 +348,8 @@ def test_the_table_of_curves_is_that_of_the_evaluation(table: Make) -> None:
         assert rows["attacked"].all()  # up to 0.5
     beyond = curves_csv(evaluation, "linf", [0.5, 0.6])
     assert beyond["attacked"].tolist() == [True, False] * 2
+    assert written["exact"].tolist() == [True, False, False, False, False, True] * 2  # at 0, and at the budget
+    assert not curves_csv(evaluation, "l2", grid[1:])["exact"].any()
 
 
 def test_png_and_svg_are_written(table: Make, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -83,6 +84,24 @@ def test_a_worst_case_ends_where_the_attacks_of_its_distance_did(table: Make) ->
     ((x, y),) = curves_of(models_figure({"net": both}, "linf"))
     assert x == (0, 0.1, 0.3)  # deepfool's first, at 0.44, lies past it
     assert y == (100, 70, 70)
+
+
+def test_a_worst_case_over_a_distance_that_nobody_searched_is_a_bound(table: Make) -> None:
+    minimal = model(table, 1, attacks=("nearest_l2",)).to_frame().assign(norm="l2", eps=float("nan"))
+    models = {"a": Evaluation(minimal), "b": model(table, 1), "c": Evaluation(minimal)}
+    figure = models_figure(models, "linf")
+    said = all_text(figure)
+    assert "No attack searched L∞ (a, c): their lines are upper bounds." in said
+    assert "Between budgets a line is an upper bound." in said  # of b
+    assert {line.get_linewidth() for line in curves_of(figure).values()} == {0.9}
+    assert not [band for band in figure.axes[0].collections if isinstance(band, PolyCollection)]
+    assert "No attack searched L∞ (undefended): its line is an upper bound." in all_text(
+        models_figure({"b": models["b"]}, "linf", undefended=models["a"])
+    )
+    assert "searched" not in all_text(models_figure({"a": models["a"]}, "l2"))
+    defense = knowledge_figure(models["a"], "nearest_l2", "linf", undefended=models["c"])
+    assert "nearest_l2 searched L2: over L∞ its lines are upper bounds." in all_text(defense)
+    assert "No attack searched L∞ (adaptive): its line" in all_text(knowledge_figure(models["a"], None, "linf"))
 
 
 def test_worst_cases_over_different_attacks_are_said(table: Make) -> None:

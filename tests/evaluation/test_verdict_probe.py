@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD
 from robustlit.evaluation import Check, Evaluation, evaluate
-from robustlit.evaluation.verdict import from_attacks
+from robustlit.evaluation.verdict import effort, from_attacks
 from robustlit.evaluation.verdict.probe import Probe, nearest_of, standing_of
 
 judge = import_module("robustlit.evaluation.verdict.judge")  # the package's name is also that of the function
@@ -90,7 +90,8 @@ def test_the_check_by_square_looks_at_the_nearest_with_what_is_left(
     frame = found.to_frame()
     frame["forwards"] *= richer
     evaluation = Evaluation(frame, found.meta)
-    monkeypatch.setattr(judge, "_affordable", lambda *_: judge._Sizes(wide=10, few=5, hard=6))
+    monkeypatch.setattr(judge, "affordable", lambda *_: judge.Sizes(wide=10, few=5, hard=6))
+    monkeypatch.setattr(effort, "LEAST", 0)
     monkeypatch.setattr(from_attacks, "gradient_free", look)
     judge.verdict(evaluation, net, data, attacks)
     ((hard, asked),) = looked
@@ -125,7 +126,7 @@ def test_without_gradients_nobody_is_taken_for_the_nearest(
 
     data, attacks = (digits[0][:60], digits[1][:60]), {"pgd": PGD(eps=0.03, steps=5)}
     evaluation = evaluate(net, data, attacks, grid={"linf": [0.05, 0.1]})
-    monkeypatch.setattr(judge, "_affordable", lambda *_: judge._Sizes(wide=30, few=5, hard=6))
+    monkeypatch.setattr(judge, "affordable", lambda *_: judge.Sizes(wide=30, few=5, hard=6))
     monkeypatch.setattr(from_attacks, "gradient_free", look)
     judge.verdict(evaluation, Blind(net), data, attacks)
     (hard,) = looked

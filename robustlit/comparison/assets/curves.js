@@ -1,6 +1,9 @@
 // Accuracy against distance: the runs shown, a ruler to read them off with, names beside the lines.
 {
   const AXES = Object.keys(DATA.axes).filter((axis) => DATA.axes[axis].end > 0);
+  const GRANTED = 1.001e-6; // rounding, as the table grants it
+  const FEW = 4; // budgets that are named one by one
+  const CATCH = 6; // pixels
   const view = at("view");
   view.append(...DATA.views.map((v, k) => el("option", { value: k }, v.name)));
 
@@ -32,8 +35,19 @@
     return drawn.to !== null && lost < run.clean[1] ? Math.max(drawn.to, last) : last;
   }
 
-  // The worst case over L2 of a run that nobody attacked in L2 bounds its accuracy from above and says no more.
-  const bound = (run, axis) => axis === "l2" && DATA.views[view.value].worst && !run.searched_l2;
+  // What is read off is what an attack found at `at`, the budgets attacked in this distance, or everywhere (null): where
+  // an attack looked for the nearest adversarial in it. Anywhere else it bounds the accuracy from above and says no more.
+  const near = (a, b) => Math.abs(a - b) <= GRANTED;
+  const exact = (drawn, x) => drawn.at === null || x <= GRANTED || drawn.at.some((budget) => near(x, budget));
+  const unsearched = (drawn) => drawn.at !== null && !drawn.at.length;
+  function attacked(run, drawn, x, axis) {
+    if (unsearched(drawn)) {
+      const own = run.attacks[view.value];
+      return own ? `searched ${NORMS[own.norm]}` : `no attack in ${NORMS[axis]}`;
+    }
+    if (x > drawn.to + GRANTED) return `attacked to ${short(drawn.to)}`;
+    return drawn.at.length > FEW ? `${drawn.at.length} budgets to ${short(drawn.to)}` : `attacked at ${drawn.at.map(short).join(", ")}`;
+  }
 
   function ticks(end, about) {
     const raw = end / about, power = 10 ** Math.floor(Math.log10(raw));
@@ -46,7 +60,7 @@
     let mark = 0, sum = 0;
     for (let k = 0; k < list.length; k += 2) {
       mark += list[k];
-      if (mark * unit > x + 1.001e-6) break; // rounding, as the table grants it
+      if (mark * unit > x + GRANTED) break;
       sum += list[k + 1];
     }
     return sum;
@@ -79,9 +93,9 @@
   const charts = Object.fromEntries(AXES.map((axis) => [axis, chart(axis)]));
   at("charts-note").textContent =
     "A line ends, with a dot, where its attack stopped looking or had broken everything: beyond, nothing is known. That of an " +
-    "attack without a bound goes on as a thin one, as it found nothing farther away." +
-    (RUNS.some((run) => run.attacked && !run.searched_l2) ?
-      " ≤ and a thin line: no attack looked for the nearest adversarial in L2, so the worst case there only bounds from above." : "") +
+    "attack without a bound goes on as a thin one, as it found nothing farther away. Where a line is thin, and read off as ≤, it is " +
+    "only an upper bound: between the budgets that were attacked, which have dots and bars, and wherever no attack searched " +
+    "this distance. The ruler catches at the budgets." +
     (RUNS.some(doubted) ? " ✕: the verdict is FAIL." : "");
   at("charts").append(...AXES.map((axis) => charts[axis].node));
 
@@ -92,21 +106,27 @@
     const caption = el("figcaption", {});
     const plot = draw("svg", { class: "plot", role: "img" });
     const slider = el("input", { type: "range", min: 0, max: 1000, step: 1, "aria-label": `Read off at ${name}`,
-      oninput: () => { ruler[axis] = (slider.value / 1000) * end; read(); } });
+      oninput: () => { ruler[axis] = caught((slider.value / 1000) * end, end / 2000); read(); } });
     const output = el("output", {});
     const node = el("figure", {}, caption, plot, el("p", { class: "ruler-control" }, el("span", {}, "read at"), slider, output));
     let scale = null, needle = null;
     plot.addEventListener("pointermove", (event) => {
       const x = event.clientX - plot.getBoundingClientRect().left;
       if (!scale || event.pointerType === "touch") return;
-      ruler[axis] = Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end));
+      ruler[axis] = pointed(x);
       read();
     });
     plot.addEventListener("click", (event) => {
       const x = event.clientX - plot.getBoundingClientRect().left;
-      ruler[axis] = Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end));
+      ruler[axis] = pointed(x);
       read();
     });
+    const pointed = (x) => caught(Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end)), (CATCH / scale.width) * end);
+    // Between budgets there is only a bound to read off: the nearest budget of a run shown, if it is within reach.
+    function caught(x, reach) {
+      const budgets = shownRuns().flatMap((k) => (line(RUNS[k], axis) || {}).at || []).filter((b) => Math.abs(b - x) <= reach);
+      return budgets.length ? budgets.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)) : x;
+    }
 
     function read() {
       const x = Math.min(ruler[axis], end);
@@ -118,12 +138,8 @@
         const cell = readouts.get(k)[axis], drawn = line(run, axis);
         if (!drawn) return cell.replaceChildren(run.attacked ? "not run" : "–");
         const n = run.clean[1], right = n - broken(drawn.steps, unit, x);
-        // Beyond where an attack looked nobody knows; what it left there bounds from above.
-        if (right && drawn.to !== null && x > drawn.to + 1e-6) {
-          return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, `attacked to ${short(drawn.to)}`));
-        }
-        if (right && bound(run, axis)) {
-          return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, "no attack in L2"));
+        if (right && !exact(drawn, x)) {
+          return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, attacked(run, drawn, x, axis)));
         }
         return cell.replaceChildren(percent(right / n), el("small", {}, `[${wilson(right, n).map((bound) => percent(bound)).join(", ")}]`));
       });
@@ -161,7 +177,7 @@
       plot.append(draw("text", { x: left + scale.width / 2, y: height - 5, "text-anchor": "middle" }, `${name} (pixel units)`),
         draw("text", { class: "tick", x: 0, y: 0, transform: `translate(10 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "accuracy (%)"));
       const ends = runs.map((k) => {
-        const run = RUNS[k], { steps: list, to } = line(run, axis), slot = shown.get(k), total = run.clean[1];
+        const run = RUNS[k], { steps: list, to, at: budgets } = line(run, axis), slot = shown.get(k), total = run.clean[1];
         let mark = 0, lost = 0, path = "", upper = "", lower = [];
         const point = (x) => {
           const [low, high] = wilson(total - lost, total);
@@ -182,16 +198,22 @@
         }
         const back = lower.reverse().map(([x, y], i) => (i ? `V${y}H${x}` : `V${y}H${x}`)).join("");
         const [x, y] = [px(mark * unit), py((total - lost) / total)];
-        plot.append(draw("path", { d: `${upper}${back}Z`, fill: ink(slot), opacity: runs.length < 5 ? 0.15 : 0.07 }),
-          draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": bound(run, axis) ? 1 : 2, "stroke-dasharray": dash(slot) }),
+        if (budgets === null) plot.append(draw("path", { d: `${upper}${back}Z`, fill: ink(slot), opacity: runs.length < 5 ? 0.15 : 0.07 }));
+        plot.append(draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": budgets === null ? 2 : 1, "stroke-dasharray": dash(slot) }),
           draw("circle", { cx: x, cy: y, r: 3, fill: ink(slot) }));
+        for (const budget of budgets || []) { // an interval only where there is a figure
+          if (budget > mark * unit + GRANTED) continue;
+          const right = total - broken(list, unit, budget), [low, high] = wilson(right, total);
+          plot.append(draw("line", { x1: px(budget), x2: px(budget), y1: py(low), y2: py(high), stroke: ink(slot), "stroke-width": 4, opacity: 0.3 }),
+            draw("circle", { class: "at", cx: px(budget), cy: py(right / total), r: 2.5, fill: ink(slot) }));
+        }
         return { k, x, y, slot, on: to === null && lost < total };
       });
       const room = Math.max(6, Math.min(15, (bottom - top) / Math.max(1, ends.length - 1)));
       const places = spread(ends.map((e) => e.y), room, top, bottom);
       const edge = left + scale.width;
       ends.forEach(({ k, x, y, slot, on }, i) => {
-        const number = `${k + 1}${doubted(RUNS[k]) ? "✕" : ""}${bound(RUNS[k], axis) ? "≤" : ""}`;
+        const number = `${k + 1}${doubted(RUNS[k]) ? "✕" : ""}${unsearched(line(RUNS[k], axis)) ? "≤" : ""}`;
         const label = narrow ? number : clipped(`${number} ${RUNS[k].name}`, 21);
         // Thin: it looked on without a bound and found none. Dotted: this only leads to the name.
         if (on) plot.append(draw("path", { d: `M${x} ${y}H${edge}`, fill: "none", stroke: ink(slot) }));

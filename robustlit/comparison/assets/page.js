@@ -6,6 +6,8 @@ const NORMS = { linf: "L∞", l2: "L2", l1: "L1", l0: "L0" };
 const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
 const COLOURS = 7;
 const FIRST_SHOWN = 8;
+const PAPER = 960; // pixels across a landscape page, A4 or letter, within its margins
+const FIRST_SAID = 6; // of what to know before comparing; the gravest come first
 
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
@@ -76,6 +78,17 @@ function bits(mask) {
   return Uint8Array.from({ length: DATA.index.length }, (_, k) => (bytes.charCodeAt(k >> 3) >> (k & 7)) & 1);
 }
 
+// Paper is as wide as it is: a table that needs more becomes smaller.
+window.addEventListener("beforeprint", () => {
+  document.documentElement.classList.add("printing");
+  for (const table of document.querySelectorAll(".wide table")) {
+    table.classList.add("measured");
+    table.style.setProperty("--fit", Math.min(1, PAPER / table.offsetWidth));
+    table.classList.remove("measured");
+  }
+});
+window.addEventListener("afterprint", () => document.documentElement.classList.remove("printing"));
+
 // Heading and theme.
 at("title").textContent = `Robustness of ${plural(RUNS.length, "run")}`;
 document.title = `${plural(RUNS.length, "run")} compared: robustlit`;
@@ -84,7 +97,9 @@ at("subtitle").textContent =
   `intervals. Distances are in pixel units (pixels in [0, 1]). Written by robustlit ${DATA.version}.`;
 if (DATA.caveats.length) {
   at("caveats").hidden = false;
-  at("caveats").querySelector("ul").append(...DATA.caveats.map((text) => el("li", {}, text)));
+  const listed = (texts) => el("ul", {}, ...texts.map((text) => el("li", {}, text)));
+  const [first, more] = [DATA.caveats.slice(0, FIRST_SAID), DATA.caveats.slice(FIRST_SAID)];
+  at("caveats").append(listed(first), more.length ? el("details", {}, el("summary", {}, `${plural(more.length, "more point")} to mind`), listed(more)) : "");
 }
 {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");

@@ -1,6 +1,8 @@
 // Whether a run's figures are to be believed: the checks that did not pass, in their own words, and what to try next.
 {
-  const command = (run) => el("code", {}, run.again);
+  // Where the command may give other figures than those on this page, it says so.
+  const command = (run, profile) => [el("code", {}, run.again.replace(/--verdict$/, profile ? `--verdict=${profile}` : "--verdict")),
+    run.doubt ? ` (its figures may differ from those here: ${run.doubt})` : ""];
   const check = (c) => el("li", {}, el("span", { class: c.status === "FAIL" ? "flag" : null }, `${MARKS[c.status]} ${c.number} ${c.name}`),
     el("div", {}, c.finding), c.source ? el("small", {}, c.source) : null);
   const list = (checks) => (checks.length ? el("ul", { class: "checks" }, ...checks.map(check)) : null);
@@ -14,7 +16,7 @@
       el("summary", {}, badge(status), " ", el("bdi", {}, clipped(run.name, 80)), el("span", { class: "quiet" }, ` ${said}`)),
       el("p", { class: "quiet" }, `Profile ${profile}, ${NORMS[budget.norm] || budget.norm} ${short(budget.eps || 0)}, probes on ${plural(n || 0, "example")}. ` +
         (profile === "quick" ? "The full profile decides more: " : ""),
-        profile === "quick" && run.again ? el("code", {}, run.again.replace(/--verdict$/, "--verdict=full")) : null),
+        ...(profile === "quick" && run.again ? command(run, "full") : [])),
       list(failed),
       undecided.length ? el("h4", {}, "Undecided") : null, list(undecided),
       passed.length ? el("p", { class: "quiet" }, `Passed: ${passed.join(", ")}.`) : null);
@@ -27,11 +29,15 @@
     "Whether a figure is to be believed. FAIL: a check found that it overstates. PASS: no sign of that was found, which proves nothing.";
   at("verdicts").append(...judged.sort((a, b) => rank(a) - rank(b) || a - b).map((k) => verdict(RUNS[k], k)));
   if (without.length) {
-    const some = without.slice(0, 12), known = without.find((run) => run.again);
+    const some = without.slice(0, 12), known = without.filter((run) => run.again);
+    const named = (run) => el("bdi", {}, clipped(run.name, 80));
     at("verdicts").append(el("div", { id: "verdicts-none", tabindex: "-1" }, el("p", {}, "No verdict: ",
-      ...some.flatMap((run, i) => [i ? ", " : "", el("bdi", {}, clipped(run.name, 80))]),
+      ...some.flatMap((run, i) => [i ? ", " : "", named(run)]),
       without.length > some.length ? ` and ${without.length - some.length} more. ` : ". ",
-      ...(known ? ["To get one: ", command(known)] : ["From Python: ", el("code", {}, "robustlit.evaluation.verdict")]))));
+      ...(known.length ? ["To get one", without.length > 1 ? [" of ", named(known[0])] : "", ": ", command(known[0])].flat() :
+        ["From Python: ", el("code", {}, "robustlit.evaluation.verdict")])),
+    known.length > 1 ? el("details", {}, el("summary", {}, `Of ${plural(known.length - 1, "other")}`),
+      el("ul", { class: "checks" }, ...known.slice(1).map((run) => el("li", {}, named(run), ": ", ...command(run))))) : null));
   }
   // The links of the table open what they lead to.
   at("runs").addEventListener("click", (event) => {

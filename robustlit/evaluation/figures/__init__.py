@@ -1,7 +1,7 @@
 """Figures and curve tables, drawn from the per-example tables alone: no model is loaded and nothing attacked again."""
 
 from robustlit.evaluation.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
-from robustlit.evaluation.figures.extent import attacked_to, known_at
+from robustlit.evaluation.figures.extent import Search, attacked_to, exact_at, known_at, searched
 from robustlit.evaluation.figures.images import budgets_figure, images_figure
 from robustlit.evaluation.figures.knob import knob_settings
 from robustlit.evaluation.figures.panel import COLOURS, KNOWLEDGE_STYLES, STYLES, UNITS
@@ -20,6 +20,7 @@ __all__ = [
     "KNOWLEDGE_STYLES",
     "STYLES",
     "UNITS",
+    "Search",
     "TrainedRun",
     "attacked_to",
     "budgets_figure",
@@ -28,6 +29,7 @@ __all__ = [
     "curves_figure",
     "distance_grid",
     "draw_run",
+    "exact_at",
     "file_name",
     "images_figure",
     "knob_settings",
@@ -38,6 +40,7 @@ __all__ = [
     "run_figures",
     "run_name",
     "save_figure",
+    "searched",
     "training_time_figure",
     "verdict_figure",
 ]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from robustlit.evaluation.figures.extent import attacked_to, known_at
+from robustlit.evaluation.figures.extent import attacked_to, exact_at, known_at, searched
 from robustlit.evaluation.figures.knob import check_style, knob_line
 from robustlit.evaluation.figures.panel import KNOWLEDGE_STYLES, NORMS, UNITS, Line, Look, Panel
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.table import TOLERANCE
 from robustlit.evaluation.verdict.check import Verdict
+from robustlit.evaluation.verdict.tie import notes_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +32,9 @@ def distance_grid(end: float, points: int = 101) -> np.ndarray:
 def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.ndarray) -> pd.DataFrame:
     """Every attack's accuracy against distance as one long table.
 
-    Columns: attack, knowledge, distance, accuracy, low, high, attacked. Where `attacked` is False nobody looked that
-    far (see `attacked_to`): the accuracy there is only an upper bound, which a plot should leave out.
+    Columns: attack, knowledge, distance, accuracy, low, high, attacked, exact. Where `attacked` is False nobody looked
+    that far (see `attacked_to`): the accuracy there is only an upper bound, which a plot should leave out. Where only
+    `exact` is False it is an upper bound, too: between budgets, and in a distance that the attack did not search.
     """
     parts = []
     for attack, knowledge in evaluation.runs:
@@ -40,6 +42,7 @@ def curves_csv(evaluation: Evaluation, distance: str, at: Sequence[float] | np.n
         curve.insert(0, "attack", attack)
         curve.insert(1, "knowledge", knowledge)
         curve["attacked"] = known_at(evaluation, attack, distance=distance, knowledge=knowledge, at=at)
+        curve["exact"] = exact_at(evaluation, attack, distance=distance, knowledge=knowledge, at=at)
         parts.append(curve)
     return pd.concat(parts, ignore_index=True)
 
@@ -55,8 +58,10 @@ def curves_figure(
     """One model under many attacks: accuracy against distance, a line an attack, with Wilson 95 % bands.
 
     A line ends, with a dot, where its attack stopped looking (see `attacked_to`) or had broken everything; that of a
-    minimal attack goes on as a thin one, as it found nothing farther away. Where attacks ran with several kinds of
-    knowledge, those of one attack share its colour: adaptive is drawn through, grey-box dashed, black-box dotted.
+    minimal attack goes on as a thin one, as it found nothing farther away. It is thin, too, where it is but an upper
+    bound: between budgets, which have dots, and all of it in a distance that its attack did not search. Where attacks
+    ran with several kinds of knowledge, those of one attack share its colour: adaptive is drawn through, grey-box
+    dashed, black-box dotted.
 
     Args:
         distance: l0, l1, l2 or linf.
@@ -65,7 +70,7 @@ def curves_figure(
         verdict: on the evaluation, for a line below the title.
 
     Raises:
-        EvaluationError: an unknown style or distance.
+        EvaluationError: an unknown style or distance, a verdict on another table.
     """
     report = check_style(style) == "report"
     several = len({knowledge for _, knowledge in evaluation.runs}) > 1
@@ -80,7 +85,9 @@ def curves_figure(
         else:
             lines.append(line)
     title = f"{name}: accuracy" if name else "Accuracy"
-    notes = extent_notes(evaluation, evaluation.runs, report)
+    notes = budget_notes(evaluation, evaluation.runs, report)
+    notes += [] if report else bound_notes([(evaluation, *ran) for ran in evaluation.runs], distance)
+    notes += notes_beside(evaluation, verdict)
     if bare:
         notes.append(f"No witness found by {', '.join(bare)}.")
     return Panel(
@@ -99,7 +106,7 @@ def counted(evaluation: Evaluation) -> str:
     return f"n = {evaluation.n}" + (f" ({evaluation.caveat})" if evaluation.caveat else "")
 
 
-def extent_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report: bool = False) -> list[str]:
+def budget_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report: bool = False) -> list[str]:
     """The budgets that attacks ran at, in words; nothing where all were minimal."""
     ends: dict[str, list[str]] = {}
     for attack, knowledge in runs:
@@ -111,17 +118,51 @@ def extent_notes(evaluation: Evaluation, runs: Sequence[tuple[str, str]], report
             if attack not in of_budget:
                 of_budget.append(attack)
     start = "A marker each at " if report else "Budgets attacked: "
-    notes = [f"{start}{budget}: {', '.join(names)}." for budget, names in ends.items()]
-    return notes + (["Between budgets a line is an upper bound."] if notes and not report else [])
+    return [f"{start}{budget}: {', '.join(names)}." for budget, names in ends.items()]
+
+
+def bound_notes(
+    drawn: Sequence[tuple[Evaluation, str | None, str]], distance: str, names: Sequence[str] = ()
+) -> list[str]:
+    """Where lines over a distance are but upper bounds, in words.
+
+    Args:
+        drawn: of each line its evaluation, attack (None for the worst case) and knowledge.
+        distance: l0, l1, l2 or linf.
+        names: of the lines, where they are not attacks.
+    """
+    axis, notes = NORMS[distance], []
+    searches = [searched(e, attack, distance=distance, knowledge=known) for e, attack, known in drawn]
+    if any(search.budgets and not search.nearest for search in searches):
+        notes.append("Between budgets a line is an upper bound.")
+    bare = [k for k, search in enumerate(searches) if search.nowhere]
+    by_norm: dict[str, list[str]] = {}
+    for evaluation, attack, _ in (drawn[k] for k in bare):
+        if attack is not None:
+            by_norm.setdefault(NORMS[evaluation.norm_of(attack)], []).append(attack)
+    for norm, attacks in by_norm.items():
+        each = list(dict.fromkeys(attacks))
+        lines = "line is an upper bound" if len(attacks) == 1 else "lines are upper bounds"
+        notes.append(f"{', '.join(each)} searched {norm}: over {axis} {'its' if len(each) == 1 else 'their'} {lines}.")
+    if over := [names[k] for k in bare if drawn[k][1] is None]:
+        lines = "its line is an upper bound" if len(over) == 1 else "their lines are upper bounds"
+        notes.append(f"No attack searched {axis} ({', '.join(over)}): {lines}.")
+    return notes
 
 
 def curve_line(
     evaluation: Evaluation, attack: str | None, name: str, distance: str, knowledge: str, look: Look
 ) -> Line:
-    """The curve of an attack, or of the worst case, as far as it is known."""
+    """The curve of an attack, or of the worst case, as far as it is known, with where it is exact."""
     curve = evaluation.curve(attack, distance=distance, knowledge=knowledge)
     end = attacked_to(evaluation, attack, distance=distance, knowledge=knowledge)
-    values = curve[["distance", "accuracy", "low", "high"]].to_numpy()
+    search = searched(evaluation, attack, distance=distance, knowledge=knowledge)
+    at = (
+        evaluation.curve(attack, distance=distance, knowledge=knowledge, at=search.budgets)
+        if search.budgets
+        else curve[:0]
+    )
+    values, stops = (found[["distance", "accuracy", "low", "high"]].to_numpy() for found in (curve, at))
     # Steps too small to be seen would only swell the file.
     first = np.unique(np.round(values[:, 1] / _VISIBLE), return_index=True)[1]
     values = values[np.unique([*first, 0, len(values) - 1])]
@@ -130,7 +171,8 @@ def curve_line(
     last = values[-1]
     if np.isfinite(end) and end > last[0] and last[1] > 0:  # attacked farther than anything broke
         values = np.vstack([values, [end, *last[1:]]])
-    return Line.of(name, values, look, goes_on=not np.isfinite(end))
+    stops = stops[stops[:, 0] <= values[-1, 0] + TOLERANCE]  # a line that came down to nothing has ended
+    return Line.of(name, values, look, goes_on=not np.isfinite(end), stops=None if search.nearest else stops)
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:

@@ -27,6 +27,7 @@ UNITS = {
     "l1": "L1 distance (pixel units)",
     "l0": "L0 distance (values changed)",
 }
+_WIDE, _THIN = 1.8, 0.9  # of a line where it is exact, and of one that is an upper bound
 VERDICTS = {PASS: "#009E73", FAIL: "#D55E00", INCONCLUSIVE: "#7A7A7A"}  # of a verdict, always beside its word
 _INK, _FAINT = "#222222", "#666666"
 
@@ -57,6 +58,8 @@ class Line:
         look: how it is drawn.
         goes_on: whether it is known to go on as it ends: a minimal attack found nothing farther away either.
         points: a marker at each point, joined by straight lines, instead of steps.
+        stops: (S, 4) rows (distance, accuracy, low, high) at which alone it is exact: there it has dots with bars, and
+            elsewhere, where it is an upper bound, it is thin and has no band; None where it is exact everywhere.
     """
 
     name: str
@@ -67,11 +70,25 @@ class Line:
     look: Look
     goes_on: bool = False
     points: bool = False
+    stops: np.ndarray | None = None
 
     @classmethod
-    def of(cls, name: str, values: np.ndarray, look: Look, goes_on: bool = False, points: bool = False) -> Line:
+    def of(
+        cls,
+        name: str,
+        values: np.ndarray,
+        look: Look,
+        goes_on: bool = False,
+        points: bool = False,
+        stops: np.ndarray | None = None,
+    ) -> Line:
         """A line of rows (distance, accuracy, low, high): (P, 4)."""
-        return cls(name, values[:, 0], values[:, 1], values[:, 2], values[:, 3], look, goes_on, points)
+        return cls(name, values[:, 0], values[:, 1], values[:, 2], values[:, 3], look, goes_on, points, stops)
+
+    @property
+    def width(self) -> float:
+        """Of the line as drawn, in points."""
+        return _WIDE if self.stops is None else _THIN
 
 
 @dataclass
@@ -114,10 +131,17 @@ class Panel:
             figure,
             axes,
             self.title,
-            [*self.notes, f"{'Bars' if any(line.points for line in self.lines) else 'Bands'}: Wilson 95 %."],
+            [*self.notes, *self._intervals()],
             self.verdict,
         )
         return figure
+
+    def _intervals(self) -> list[str]:
+        """What the bands and bars are, of those that there are."""
+        bands = any(line.stops is None and not line.points for line in self.lines)
+        bars = any(line.points or (line.stops is not None and len(line.stops)) for line in self.lines)
+        kinds = " and ".join(kind for kind, there in (("bands", bands), ("bars", bars)) if there)
+        return [f"{kinds.capitalize()}: Wilson 95 %."] if kinds else []
 
 
 def finish(figure: Figure, axes: Axes, title: str, notes: Sequence[str], verdict: Verdict | None = None) -> None:
@@ -151,14 +175,22 @@ def _draw(axes: Axes, line: Line, band: float) -> None:
     look, x, y = line.look, line.x, 100 * line.y
     low, high = 100 * line.low, 100 * line.high
     if line.points:
-        axes.plot(x, y, marker=look.marker or "o", markersize=4, color=look.colour, linestyle=look.style, linewidth=1.8)
+        axes.plot(
+            x, y, marker=look.marker or "o", markersize=4, color=look.colour, linestyle=look.style, linewidth=_WIDE
+        )
         axes.errorbar(x, y, (y - low, high - y), fmt="none", ecolor=look.colour, alpha=0.5, elinewidth=1)
         return
     axes.plot(
-        x, y, drawstyle="steps-post", color=look.colour, linestyle=look.style, linewidth=1.8, marker=look.marker,
+        x, y, drawstyle="steps-post", color=look.colour, linestyle=look.style, linewidth=line.width, marker=look.marker,
         markersize=4.5, markevery=0.12,
     )  # fmt: skip
-    axes.fill_between(x, low, high, step="post", color=look.colour, alpha=band, linewidth=0)
+    if line.stops is None:
+        axes.fill_between(x, low, high, step="post", color=look.colour, alpha=band, linewidth=0)
+    elif len(line.stops):
+        at, (right, least, most) = line.stops[:, 0], 100 * line.stops[:, 1:].T
+        axes.plot(at, right, marker="o", markersize=3.5, color=look.colour, linestyle="")
+        bars = (np.maximum(right - least, 0), np.maximum(most - right, 0))
+        axes.errorbar(at, right, bars, fmt="none", ecolor=look.colour, alpha=0.4, elinewidth=2.5)
     axes.plot(x[-1], y[-1], marker="o", markersize=4, color=look.colour)
 
 
@@ -182,7 +214,7 @@ def name_beside(axes: Axes, lines: Sequence[Line], gap: float) -> None:
         tie.set_clip_on(False)
         axes.add_artist(tie)
         axes.plot(
-            [1.035, 1.0575, 1.08], [place] * 3, look.style, transform=beside, color=look.colour, linewidth=1.8,
+            [1.035, 1.0575, 1.08], [place] * 3, look.style, transform=beside, color=look.colour, linewidth=line.width,
             clip_on=False, marker=look.marker, markersize=4.5, markevery=[1],
         )  # fmt: skip
         axes.text(1.09, place, line.name, transform=beside, va="center", color=_INK, fontsize=9, parse_math=False)

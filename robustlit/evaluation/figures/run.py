@@ -40,7 +40,8 @@ def run_figures(
         The stem of the figure's file, and the figure.
 
     Raises:
-        EvaluationError: an attack that was not run, an unknown style or distance, other examples in `undefended`.
+        EvaluationError: an attack that was not run, an unknown style or distance, other examples in `undefended`, a
+            verdict on another table.
     """
     names = evaluation.attacks if undefended is None else [a for a in evaluation.attacks if a in undefended.attacks]
     if undefended is None:

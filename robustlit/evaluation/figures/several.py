@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from robustlit.evaluation.figures.curves import counted, curve_line, extent_notes
+from robustlit.evaluation.figures.curves import bound_notes, budget_notes, counted, curve_line
 from robustlit.evaluation.figures.knob import check_style, knob_line
-from robustlit.evaluation.figures.panel import (
-    KNOWLEDGE_STYLES,
-    NORMS,
-    UNITS,
-    Line,
-    Look,
-    Panel,
-    by_attacks,
-)
+from robustlit.evaluation.figures.panel import KNOWLEDGE_STYLES, NORMS, UNITS, Line, Look, Panel, by_attacks
 from robustlit.evaluation.results import Evaluation, EvaluationError
 from robustlit.evaluation.verdict.check import FAIL, Verdict
+from robustlit.evaluation.verdict.tie import notes_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +31,7 @@ def models_figure(
     knowledge: str = "adaptive",
     style: str = "curve",
     verdicts: Mapping[str, Verdict] | None = None,
+    undefended: Evaluation | None = None,
 ) -> Figure:
     """Many models under one attack, or under the worst case: a line a model, with Wilson 95 % bands.
 
@@ -48,19 +42,24 @@ def models_figure(
         knowledge: greybox, adaptive or blackbox.
         style: "curve", or "report" for the 2019 report's axes (see `knob_settings`), which needs an attack.
         verdicts: name of the model -> the verdict on its evaluation, for those that have one; a failed one is marked.
+        undefended: of the net without a defense, for one more line, on the same examples.
 
     Raises:
         EvaluationError: other examples in one evaluation than in another; an attack or knowledge that one model was
-            not attacked with; an unknown style, or "report" without an attack.
+            not attacked with; an unknown style, or "report" without an attack; a verdict on another table.
     """
     report = check_style(style) == "report"
     if report and attack is None:
         raise EvaluationError("style 'report' draws an attack's settings, and a worst case has none: name an attack")
-    check_same_examples(evaluations)
+    models = dict(evaluations)
+    if undefended is not None:
+        models["undefended" if "undefended" not in models else "the undefended net"] = undefended
+    check_same_examples(models)
     lines: list[Line] = []
     notes: list[str] = []
-    for number, (name, evaluation) in enumerate(evaluations.items()):
-        look, judged = Look.number(number), (verdicts or {}).get(name)
+    for number, (name, evaluation) in enumerate(models.items()):
+        look = Look.number(number) if name in evaluations else _UNDEFENDED
+        judged = (verdicts or {}).get(name)
         label = f"{name} (verdict FAIL)" if judged is not None and judged.status == FAIL else name
         with _named(name, notes):
             if report:
@@ -68,26 +67,29 @@ def models_figure(
                 line = knob_line(evaluation, attack, label, distance, knowledge, look)
             else:
                 line = curve_line(evaluation, attack, label, distance, knowledge, look)
+        notes += notes_beside(evaluation, judged, name)
         if line is None:
             notes.append(f"{attack} found no witness on {name}.")
         else:
             lines.append(line)
     if attack is None:
-        notes += _rests_on(evaluations, knowledge)
-    for evaluation in evaluations.values():
+        notes += _rests_on(models, knowledge)
+    for evaluation in models.values():
         ran = [(name, known) for name, known in evaluation.runs if known == knowledge and attack in (None, name)]
-        notes += extent_notes(evaluation, ran, report)
+        notes += budget_notes(evaluation, ran, report)
+    if not report:
+        notes += bound_notes([(e, attack, knowledge) for e in models.values()], distance, list(models))
     if verdicts:
         notes.append(f"Verdicts: {by_attacks({name: _short(found) for name, found in verdicts.items()})}.")
-    examples = next(iter(evaluations.values()))
-    cut = ", ".join(name for name, e in evaluations.items() if e.complete is False)
-    if unknown := ", ".join(name for name, e in evaluations.items() if e.complete is None):
+    cut = ", ".join(name for name, e in models.items() if e.complete is False)
+    if unknown := ", ".join(name for name, e in models.items() if e.complete is None):
         notes.append(f"Not known whether complete: {unknown}.")
     known = "" if knowledge == "adaptive" else f", {KNOWN_AS[knowledge]}"
+    beside = "" if undefended is None else " and the undefended net"
     return Panel(
         distance,
-        f"{len(evaluations)} models under {attack or 'the worst case'}{known}: accuracy against {NORMS[distance]} "
-        f"distance, n = {examples.n}" + (f" (cut short: {cut})" if cut else ""),
+        f"{len(evaluations)} models{beside} under {attack or 'the worst case'}{known}: accuracy against "
+        f"{NORMS[distance]} distance, n = {next(iter(models.values())).n}" + (f" (cut short: {cut})" if cut else ""),
         lines,
         list(dict.fromkeys(notes)),
         xlabel=f"mean {UNITS[distance].replace(' (', ' of the witnesses (')}" if report else None,
@@ -117,7 +119,7 @@ def knowledge_figure(
 
     Raises:
         EvaluationError: an attack that was not run, on either; other examples in one than in the other; an unknown
-            style, or "report" without an attack.
+            style, or "report" without an attack; a verdict on another table.
     """
     report = check_style(style) == "report"
     if report and attack is None:
@@ -138,8 +140,9 @@ def knowledge_figure(
         drawn.append((undefended, "adaptive", "undefended", _UNDEFENDED))
     lines: list[Line] = []
     notes = (
-        [] if attack is None else extent_notes(evaluation, [(attack, known) for known in dict.fromkeys(ran)], report)
+        [] if attack is None else budget_notes(evaluation, [(attack, known) for known in dict.fromkeys(ran)], report)
     )
+    notes += notes_beside(evaluation, verdict)
     for source, known, label, look in drawn:
         with _named(label, notes):
             if report:
@@ -151,6 +154,9 @@ def knowledge_figure(
             notes.append(f"No witness: {label}.")
         else:
             lines.append(line)
+    if not report:
+        each = [(source, attack, known) for source, known, _, _ in drawn]
+        notes += bound_notes(each, distance, [label for _, _, label, _ in drawn])
     return Panel(
         distance,
         f"{name + ' under ' if name else ''}{attack or 'the worst case'}, by what the attacker knows: accuracy against "
@@ -229,9 +235,6 @@ def on_common_examples(evaluations: Mapping[str, Evaluation]) -> dict[str, Evalu
         both = found.index if both is None else both.intersection(found.index)
     if both is None or not len(both):
         raise EvaluationError(f"{', '.join(evaluations)} share no test image: evaluate them on the same ones")
-    cut = {
-        name: Evaluation(e.table[e.table["index"].isin(both)].reset_index(drop=True), e.meta)
-        for name, e in evaluations.items()
-    }
+    cut = {name: evaluation.on(both) for name, evaluation in evaluations.items()}
     check_same_examples(cut)
     return cut

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustlit.evaluation.intervals import wilson_interval
+
+if TYPE_CHECKING:
+    from robustlit.evaluation.results import Evaluation
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 FILE = "verdict.json"
@@ -66,6 +69,9 @@ class Verdict:
         seed: of the probes.
         passes: forward and backward passes that the probes cost.
         share: those as a share of the evaluation's.
+        table: digest of the evaluation's table, see `robustlit.evaluation.digest`; None in older files, which do not
+            say what they judged.
+        evaluated: examples in that table; None likewise.
     """
 
     checks: list[Check]
@@ -76,6 +82,8 @@ class Verdict:
     seed: int
     passes: int
     share: float
+    table: str | None = None
+    evaluated: int | None = None
     caution: str = field(default=CAUTION, init=False)
 
     @property
@@ -105,6 +113,17 @@ class Verdict:
             return f"{start}: {counts[FAIL]} of {total} checks ({', '.join(c.failure for c in self.failed)})"
         return f"{start}: {counts[PASS]} of {total} checks passed, {counts[INCONCLUSIVE]} undecided"
 
+    def of(self, evaluation: Evaluation) -> Verdict:
+        """The same verdict, tied to the evaluation that was judged."""
+        return replace(self, table=evaluation.digest, evaluated=evaluation.n)
+
+    def is_of(self, evaluation: Evaluation) -> bool | None:
+        """Whether it judged this evaluation, or the whole that this was cut from; None where it does not say."""
+        judged = (evaluation.whole or evaluation).digest
+        if self.table is None or self.table.partition(":")[0] != judged.partition(":")[0]:  # a digest of another kind
+            return None
+        return self.table == judged
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as written to verdict.json."""
         return {"status": self.status, "counts": self.counts, **asdict(self)}
@@ -120,33 +139,46 @@ class Verdict:
     def load(cls, path: str | Path) -> Verdict:
         """Reads what `save` wrote: the file, its folder, or the run folder above.
 
+        Warns where a table of examples lies beside it that is not the one it judged.
+
         Raises:
             ValueError: there is none, or it is damaged or of another version.
         """
-        found = _place(Path(path))
+        found = place_of(path)
         if found is None:
             raise ValueError(f"there is no {FILE} in {path}; make one: robustlit evaluate {path} --verdict")
+        verdict = cls.read(found)
+        from robustlit.evaluation.verdict.tie import warn_of_another_table
+
+        warn_of_another_table(verdict, found)
+        return verdict
+
+    @classmethod
+    def read(cls, file: Path) -> Verdict:
+        """As `load`, of the file alone, whatever lies beside it.
+
+        Raises:
+            ValueError: it is damaged or of another version.
+        """
         try:
-            stored = json.loads(found.read_text())
+            stored = json.loads(file.read_text())
             checks = [Check(**check) for check in stored["checks"]]
             names = ("profile", "n", "norm", "eps", "seed", "passes", "share")
-            verdict = cls(checks, **{name: stored[name] for name in names})
+            tie = {name: stored.get(name) for name in ("table", "evaluated")}
+            verdict = cls(checks, **{name: stored[name] for name in names}, **tie)
             _sensible(verdict)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise ValueError(
-                f"{found} is no verdict of this version: {what}; judge the checkpoint again (robustlit evaluate "
+                f"{file} is no verdict of this version: {what}; judge the checkpoint again (robustlit evaluate "
                 "CHECKPOINT --verdict), or remove the file"
             ) from error
         return verdict
 
-    @classmethod
-    def stored_in(cls, folder: str | Path) -> Verdict | None:
-        """As `load`; None where there is no verdict."""
-        return None if _place(Path(folder)) is None else cls.load(folder)
 
-
-def _place(path: Path) -> Path | None:
+def place_of(path: str | Path) -> Path | None:
+    """The verdict's file in an evaluation folder or the run folder above it, or the file itself; None without one."""
+    path = Path(path)
     return next((p for p in (path, path / FILE, path / "evaluation" / FILE) if p.is_file()), None)
 
 
@@ -166,6 +198,8 @@ def _sensible(verdict: Verdict) -> None:
         raise TypeError("n, eps, seed, passes and share must be numbers")
     if not (isinstance(verdict.profile, str) and isinstance(verdict.norm, str)):
         raise TypeError("profile and norm must be text")
+    if not (isinstance(verdict.table, str | None) and isinstance(verdict.evaluated, int | None)):
+        raise TypeError("table must be text and evaluated a number, or both left out")
 
 
 def judged_share(

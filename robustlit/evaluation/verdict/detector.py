@@ -12,7 +12,7 @@ from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.verdict.check import FAIL, PASS, Check, undecided
 from robustlit.evaluation.verdict.probe import Probe
 
-_NAME = "the detector was attacked too"
+DETECTOR = "the detector was attacked too"
 _SOURCE = "Carlini et al. 2019, arXiv:1902.06705"
 _RATES = (0.01, 0.05)
 
@@ -45,15 +45,15 @@ def detector(probe: Probe, evaluation: Evaluation, clean: Tensor, full: bool) ->
         text += f", {(on_crafted > threshold).float().mean().item():.1%} at {rate:.0%} false alarms"
     if "joint" in evaluation.rests_on(norm=probe.norm, eps=probe.eps):
         standing = float(evaluation.accuracy(attack="joint", norm=probe.norm, eps=probe.eps))
-        return Check(20, _NAME, PASS, f"{text}; {standing:.1%} stand the joint attack", standing, None, _SOURCE)
+        return Check(20, DETECTOR, PASS, f"{text}; {standing:.1%} stand the joint attack", standing, None, _SOURCE)
     if not full:
-        return undecided(20, _NAME, f"{text}; add JointAttack to the evaluation (sweep=detector)", _SOURCE)
+        return undecided(20, DETECTOR, f"{text}; add JointAttack to the evaluation (sweep=detector)", _SOURCE)
     count = probe.breaks(JointAttack(eps=probe.eps, norm=probe.norm))
     share = count / max(1, probe.n)
     if share <= 0.005:
-        return Check(20, _NAME, PASS, f"{text}; a joint attack breaks {count} more", share, 0.005, _SOURCE)
+        return Check(20, DETECTOR, PASS, f"{text}; a joint attack breaks {count} more", share, 0.005, _SOURCE)
     return Check(
-        20, _NAME, FAIL, f"{text}; a joint attack breaks {count} of {probe.n} more: evaluate with sweep=detector",
+        20, DETECTOR, FAIL, f"{text}; a joint attack breaks {count} of {probe.n} more: evaluate with sweep=detector",
         share, 0.005, _SOURCE,
     )  # fmt: skip
 

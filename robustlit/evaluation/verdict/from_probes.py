@@ -8,6 +8,7 @@ from torch import Tensor
 from robustlit.attacks.losses import Goal
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import draws_of, is_stochastic
+from robustlit.evaluation.constancy import differing
 from robustlit.evaluation.verdict.check import FAIL, Check, judged_share, judged_value, undecided
 from robustlit.evaluation.verdict.probe import Probe
 from robustlit.threat import Ball, expand
@@ -80,9 +81,8 @@ def randomness(probe: Probe) -> Check:
         return [victim.logits(probe.x) for _ in range(5)]
 
     answers = torch.stack(probe.with_victim(look))  # (5, m, K)
-    spread = (answers - answers[0]).abs().amax((0, 2)) / answers[0].abs().amax(1).clamp_min(1e-6)
     return judged_share(
-        15, name, int((spread > 1e-3).sum()), len(probe), 0.0, _ATHALYE,
+        15, name, int(differing(answers).sum()), len(probe), 0.0, _ATHALYE,
         found="examples that five forwards answer differently:",
         advice="the model is random: wrap it in EOT(model, 20), so that gradients and judgements are averages",
     )  # fmt: skip

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import PGD, Attack, BudgetAttack
+from robustlit.attacks import Attack, BudgetAttack
 from robustlit.attacks.victim import VOTES
-from robustlit.classifier import Detecting, attack_view, draws_of, is_stochastic
+from robustlit.classifier import Detecting, attack_view, is_stochastic, undefended
 from robustlit.evaluation.evaluate import batches_of
 from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.verdict import from_attacks, from_probes, from_table, growth
 from robustlit.evaluation.verdict.binarisation import binarisation
-from robustlit.evaluation.verdict.check import FAIL, Check, Verdict, undecided
-from robustlit.evaluation.verdict.detector import detector
+from robustlit.evaluation.verdict.check import FAIL, PASS, Check, Verdict, undecided
+from robustlit.evaluation.verdict.detector import DETECTOR, detector
+from robustlit.evaluation.verdict.effort import (
+    FEWEST,
+    FULL,
+    QUERIES,
+    QUICK_QUERIES,
+    SHARE_NEAREST,
+    Sizes,
+    affordable,
+    quick,
+    spent,
+    steps_of,
+)
 from robustlit.evaluation.verdict.probe import Probe, nearest_of, standing_of
+from robustlit.evaluation.verdict.strongest import budget_of, strongest
 
 PROFILES = ("quick", "full")
-QUICK_SHARE = 0.1  # of the evaluation's passes, which a quick verdict may cost
-_QUICK_QUERIES, _QUERIES = 50, 1000  # of Square, at least and at most
-_LEFT = 0.95  # of the quick share, which Square may use up
+_PLANNED, _LEFT = 0.8, 0.95  # of what a quick verdict may cost: planned, and what Square may use it up to
 _PLANTED = 64  # examples of the binarisation test
 _NEAREST = 50  # whose nearest adversarial in L2 is looked for, in the full profile; in the quick one a share of the few
-_SHARE_NEAREST = 3
-_LONG = 300  # passes of that
 _POOL = 2  # times as many, at least, are near the boundary by the table, as are then looked at hardest
 
 
@@ -58,8 +67,8 @@ def verdict(
         data: what it was evaluated on, as for `evaluate`.
         attacks: those of the evaluation, so that probes take the same with more steps; None takes PGD for them.
         norm, eps: the budget to judge; None takes the first budget attack's own.
-        profile: "quick" (as many examples as cost a tenth of the evaluation's passes; 7 not of ensembles, not 19)
-            or "full" (500 examples).
+        profile: "quick" (as many examples as cost a tenth of the evaluation's passes, or 10 000 where that is less;
+            7 and 11 not of ensembles, not 19) or "full" (500 examples).
         substitute: a net distilled from the model, for check 14 of a model without a defense.
         seed: of the probes.
 
@@ -69,12 +78,12 @@ def verdict(
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, got {profile!r}")
     named = dict(attacks) if isinstance(attacks, Mapping) else {a.name: a for a in attacks or ()}
-    norm, eps = _budget(evaluation, named, norm, eps)
+    norm, eps = budget_of(evaluation, named, norm, eps)
     attack = strongest(evaluation, named, norm, eps)
     standing = standing_of(evaluation, norm, eps)
-    spent = int((evaluation.table["forwards"] + evaluation.table["backwards"]).sum())
-    full = profile == "full"
-    sizes = _FULL if full else _affordable(0.8 * QUICK_SHARE * spent, model, attack, evaluation, eps)
+    full, cost = profile == "full", spent(evaluation)
+    may = quick(evaluation)
+    sizes = FULL if full else affordable(_PLANNED * may, model, attack, evaluation, eps)
     x, y, index = _examples(data, model, evaluation)
     probe = _probe(model, (x, y, index), standing, attack, norm, eps, seed, sizes.wide)
     chosen, stands_for = nearest_of(evaluation, norm, eps, sizes.wide, _POOL * sizes.hard, seed)
@@ -88,53 +97,37 @@ def verdict(
     read += [check] if (check := growth.plausible(evaluation, half)) is not None else []
     checks = [from_table.valid(evaluation), *read]
     told = {check.number for check in read}
+    if standing and not any(standing.values()):
+        left = {number: name for number, name in _names(model).items() if number not in told}
+        checks += [Check(number, name, PASS, _NONE_STANDS) for number, name in left.items()]
+        return _written(checks, evaluation, profile, probe, cost)
     few = probe.first(sizes.few)
     # Before check 13, which spends what is left.
     alarm = detector(few, evaluation, x[: sizes.wide], full) if len(few) else None
     if alarm is not None:
         checks.append(alarm)
     elif not len(few) and isinstance(model, Detecting):
-        checks.append(undecided(20, "the detector was attacked too", _TOO_SMALL, ""))
-    if not len(standing) or (len(probe) < _LEAST and not full):
+        checks.append(undecided(20, DETECTOR, _TOO_SMALL, ""))
+    if not len(standing) or (len(probe) < FEWEST and not full):
         why = _TOO_SMALL if len(standing) else "no example is classified right"
         checks += [undecided(number, name, why, "") for number, name in _PROBED.items() if number not in told]
     else:
-        allowed = None if full else int(_LEFT * QUICK_SHARE * spent)
+        allowed = None if full else int(_LEFT * may)
         checks += _probed(probe, near, evaluation, sizes, allowed, substitute, half, told)
+    return _written(checks, evaluation, profile, probe, cost)
+
+
+def _written(checks: list[Check], evaluation: Evaluation, profile: str, probe: Probe, cost: int) -> Verdict:
+    """The verdict of all checks, in the order of their numbers."""
     checks.sort(key=lambda check: check.number)
-    return Verdict(checks, profile, len(probe), norm, eps, seed, probe.meter.passes, probe.meter.passes / max(1, spent))
+    passes = probe.meter.passes
+    found = Verdict(checks, profile, len(probe), probe.norm, probe.eps, probe.seed, passes, passes / max(1, cost))
+    return found.of(evaluation)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """How many examples are looked at: `wide` cheaply, `few` by an attack, the `hard`est of as many by much more."""
-
-    wide: int
-    few: int
-    hard: int
-
-
-_FULL = _Sizes(wide=500, few=200, hard=200)
-_LEAST = 5  # examples below which a look says nothing
-
-
-def _affordable(passes: float, model: nn.Module, attack: BudgetAttack, evaluation: Evaluation, eps: float) -> _Sizes:
-    """The sizes that cost about so many passes, from what an example that stood has cost in the evaluation."""
-    rows = evaluation.table
-    rows = rows[(rows["norm"] == attack.norm) & ((rows["eps"] - eps).abs() < 1e-9) & ~rows["success"]]
-    own = rows[rows["attack"] == attack.name] if attack.name in rows["attack"].values else rows
-    steps = _steps(attack) or 40
-    once = float((own["forwards"] + own["backwards"]).mean()) if len(own) else 2.0 * steps
-    judged = VOTES if is_stochastic(model) else 1
-    wide = 40.0 * judged
-    runs = 0.3 + (_steps(attack) > 0) + (attack_view(model) is not model)  # of the attack, for each of the few
-    few = 2.0 * steps * draws_of(model) + once * runs
-    if not growth.several_budgets(evaluation):
-        few += 80.0 * draws_of(model)
-    if not growth.minimal_in_l2(evaluation):
-        few += _LONG / _SHARE_NEAREST * draws_of(model)
-    hard = (3 * once if _steps(attack) else 200.0 * draws_of(model)) + (2 * _QUICK_QUERIES + 90.0) * judged
-    return _Sizes(int(0.35 * passes / wide), int(0.25 * passes / few), int(0.4 * passes / hard))
+def _names(model: nn.Module) -> dict[int, str]:
+    """The checks that need more than the table."""
+    return _PROBED | ({20: DETECTOR} if isinstance(model, Detecting) else {})
 
 
 _PROBED = {
@@ -151,7 +144,7 @@ def _probed(
     wide: Probe,
     near: Probe,
     evaluation: Evaluation,
-    sizes: _Sizes,
+    sizes: Sizes,
     allowed: int | None,
     substitute: nn.Module | None,
     half: float,
@@ -162,7 +155,7 @@ def _probed(
     blind = gradients.status == FAIL and gradients.figure is None  # then nothing that differentiates can run
     few = wide.first(sizes.few)
     # Without gradients nobody can tell who is near the boundary, and the sweep's larger budgets told nothing.
-    hard = wide.first(sizes.hard) if blind or sizes.hard < _LEAST else near.hardest(sizes.hard)
+    hard = wide.first(sizes.hard) if blind or sizes.hard < FEWEST else near.hardest(sizes.hard)
     one_step = from_table.one_step_in_table(evaluation, norm, eps)
     square = from_table.gradient_free_in_table(evaluation, norm, eps)
     found = [from_table.broken_only_by(evaluation, known, norm, eps) for known in ("greybox", "blackbox")]
@@ -180,13 +173,13 @@ def _probed(
         if square:
             return from_attacks.gradient_free_does_not_win(*square, None)
         if allowed is None:
-            return from_attacks.gradient_free(hard, _QUERIES)
+            return from_attacks.gradient_free(hard, QUERIES)
         each = (VOTES if is_stochastic(wide.model) else 1) * max(1, len(hard))  # comes last, for what is left
         left = (allowed - wide.meter.passes) // each
-        return from_attacks.gradient_free(hard, min(max(left, _QUICK_QUERIES), _QUERIES))
+        return from_attacks.gradient_free(hard, min(max(left, QUICK_QUERIES), QUERIES))
 
     def restarts() -> Check:
-        if full or _steps(wide.attack):
+        if full or steps_of(wide.attack):
             return from_attacks.more_restarts(hard)
         return undecided(7, _PROBED[7], "another whole ensemble is for profile='full'", "")
 
@@ -199,10 +192,10 @@ def _probed(
     }  # fmt: skip
 
     def beyond() -> Check:
-        return growth.nearest(few.first(_NEAREST if full else max(_LEAST, len(few) // _SHARE_NEAREST)), half)
+        return growth.nearest(few.first(_NEAREST if full else max(FEWEST, len(few) // SHARE_NEAREST)), half)
 
     def silent() -> Check:
-        if full or _steps(wide.attack):
+        if full or steps_of(wide.attack):
             return from_attacks.silent_success(few)
         return undecided(11, _PROBED[11], "to watch a whole ensemble is for profile='full'", "")
 
@@ -215,8 +208,8 @@ def _probed(
         2: first_step, 6: lambda: from_attacks.more_steps(hard), 7: restarts, 14: black_box, 13: gradient_free,
     }  # fmt: skip
     known = told | ({2} if one_step else set()) | ({13} if square else set()) | ({14} if ignorant else set())
-    small = {number for looks, n in ((attacked, len(few)), (hardest, sizes.hard)) if n < _LEAST for number in looks}
-    small = set() if full else small - known
+    small = {number for looks, n in ((attacked, len(few)), (hardest, sizes.hard)) if n < FEWEST for number in looks}
+    small = set() if full else small - known - _for_nothing(wide, substitute)
     differentiate = {*attacked, 2, 6, 7, 14} - known
     checks = [gradients]
     for number, look in {**cheap, **attacked, **hardest}.items():
@@ -231,49 +224,16 @@ def _probed(
     return checks
 
 
-_TOO_SMALL = "a tenth of the evaluation's passes is too few for it; evaluate more images, or take the full profile"
+def _for_nothing(probe: Probe, substitute: nn.Module | None) -> set[int]:
+    """The checks that a quick verdict settles without a look, however few examples it has."""
+    bare = undefended(probe.model) is probe.model
+    free = {19: True, 12: attack_view(probe.model) is probe.model, 17: bare, 14: bare and substitute is None}
+    free |= dict.fromkeys((7, 11), not steps_of(probe.attack))
+    return {number for number, known in free.items() if known}
 
 
-def _budget(
-    evaluation: Evaluation, named: Mapping[str, Attack], norm: str | None, eps: float | None
-) -> tuple[str, float]:
-    """The budget to judge: as asked for, else the own eps of the first budget attack, else its largest."""
-    for name, knowledge in evaluation.runs:
-        budgets = evaluation.budgets(name, knowledge)
-        if knowledge != "adaptive" or not budgets or norm not in (None, evaluation.norm_of(name)):
-            continue
-        if eps is None:
-            own = getattr(named.get(name), "eps", None)
-            eps = float(own) if own in budgets else budgets[-1]
-        if any(abs(eps - b) < 1e-9 for b in budgets):
-            return evaluation.norm_of(name), eps
-    asked = f" at {norm or 'any norm'} eps {eps:g}" if eps is not None else ""
-    raise ValueError(
-        f"there is no adaptive budget attack{asked} to judge in this evaluation ({', '.join(evaluation.attacks)}); "
-        "evaluate with PGD or WorstCase"
-    )
-
-
-def strongest(evaluation: Evaluation, named: Mapping[str, Attack], norm: str, eps: float) -> BudgetAttack:
-    """The budget attack that differentiates and leaves fewest standing, at `eps`; PGD where none is known."""
-    known = {
-        name: attack
-        for name, attack in named.items()
-        if isinstance(attack, BudgetAttack)
-        and attack.needs_gradients
-        and not attack.adaptive_only
-        and attack.norm == norm
-        and name in evaluation.rests_on(norm=norm, eps=eps)
-    }
-    if not known:
-        return PGD(eps=eps, norm=norm)
-    # Of attacks that leave as many, the longest is looked at.
-    least = min(known, key=lambda n: (float(evaluation.accuracy(attack=n, norm=norm, eps=eps)), -_steps(known[n])))
-    return replace(known[least], eps=eps)
-
-
-def _steps(attack: BudgetAttack) -> int:
-    return int(getattr(attack, "steps", 0))
+_NONE_STANDS = "no example stands at this budget, so that its accuracy cannot be overstated"
+_TOO_SMALL = "what a quick verdict may cost pays for too few examples; evaluate more images, or take the full profile"
 
 
 def _examples(data: Any, model: nn.Module, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:

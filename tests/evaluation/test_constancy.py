@@ -1,0 +1,51 @@
+"""A sweep says so where a model is random and did not declare it."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import EOT, FGSM
+from robustlit.evaluation import evaluate
+from robustlit.evaluation.constancy import differing
+
+Digits = tuple[Tensor, Tensor]
+
+
+class Noisy(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.1 * torch.randn_like(x))
+
+
+class OfTheBatch(Noisy):
+    """Answers by who else is in the batch, alike each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + x.mean()
+
+
+def test_a_random_model_is_told(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    with pytest.warns(UserWarning, match=r"Noisy answers the same images differently .*EOT\(Noisy, 20\)"):
+        evaluate(Noisy(net), (x, y), [FGSM(eps=0.1)])
+
+
+@pytest.mark.parametrize("wrapped", [lambda net: net, lambda net: EOT(Noisy(net), 2), OfTheBatch])
+def test_others_are_not(wrapped: type, net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        evaluate(wrapped(net), (x, y), [FGSM(eps=0.1)])
+
+
+def test_rounding_is_no_difference() -> None:
+    logits = torch.tensor([[5.0, -3.0], [2.0, 1.0], [0.0, 0.0]])
+    moved = logits + torch.tensor([[0.004, 0.0], [0.0, 0.004], [0.0, 0.0]])
+    assert differing(torch.stack([logits, moved])).tolist() == [False, True, False]
