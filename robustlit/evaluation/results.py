@@ -36,6 +36,7 @@ _OVERSTATES = (
     "no attack here looked for the nearest adversarial in L2, so the worst case over L2 distance overstates; "
     "run NearestL2() beside the others"
 )
+_NOBODY_SEARCHED = "no attack here searched {distance}, so the worst case over {distance} is only an upper bound"
 
 
 @dataclass
@@ -211,10 +212,12 @@ class Evaluation:
         return reach
 
     def _warn_of_overstatement(self, attack: str | None, distance: str, knowledge: str) -> None:
-        if attack is None and distance == "l2":
-            minimal = [n for n in self._ran.named(None, knowledge) if not self.budgets(n, knowledge)]
-            if not any(self.norm_of(name) == "l2" for name in minimal):
+        if attack is None:
+            here = [name for name in self._ran.named(None, knowledge) if self.norm_of(name) == distance]
+            if distance == "l2" and all(self.budgets(name, knowledge) for name in here):
                 warnings.warn(_OVERSTATES, stacklevel=3)
+            elif not here:
+                warnings.warn(_NOBODY_SEARCHED.format(distance=distance), stacklevel=3)
 
     def curve(
         self,

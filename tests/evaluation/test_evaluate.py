@@ -170,7 +170,10 @@ def test_a_curve_over_l2_says_when_nobody_looked_for_the_nearest(net: nn.Module,
         warnings.simplefilter("error", UserWarning)
         far.curve("pgd")
         far.curve(distance="linf")
-        evaluate(net, (x, y), [DeepFool()]).curve()
+        near = evaluate(net, (x, y), [DeepFool()])
+        near.curve()
+    with pytest.warns(UserWarning, match="no attack here searched linf, so the worst case over linf"):
+        near.curve(distance="linf")
     assert far.rests_on(norm="linf", eps=0.3) == ["pgd", "deepfool"]
     assert far.rests_on(norm="linf", eps=0.2) == ["deepfool"]  # a minimal attack covers every budget
 

@@ -111,8 +111,8 @@ def test_three_kinds_of_knowledge_are_three_lines_of_one_colour(
         lines.setdefault(text.get_text().split("-")[0], set()).add(text.get_color())
     assert {name: len(colours) for name, colours in lines.items()} == {"pgd": 1, "square": 1}
     axes = curves_figure(found, "linf").axes[0]
-    bold = [line for line in axes.lines if line.get_linewidth() == 1.8]
-    assert {line.get_linestyle() for line in bold} == {"-", "--", ":"}
+    curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert {line.get_linestyle() for line in curves} == {"-", "--", ":"}
 
 
 def test_the_callback_distils_the_substitute_itself(tmp_path: Path, net: nn.Module) -> None:

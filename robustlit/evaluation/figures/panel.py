@@ -58,8 +58,8 @@ class Line:
         look: how it is drawn.
         goes_on: whether it is known to go on as it ends: a minimal attack found nothing farther away either.
         points: a marker at each point, joined by straight lines, instead of steps.
-        stops: (S, 4) rows (distance, accuracy, low, high) at which alone it is exact: there it has dots with bars, and
-            elsewhere, where it is an upper bound, it is thin and has no band; None where it is exact everywhere.
+        stops: (S, 4) rows (distance, accuracy, low, high) at which alone it is exact, drawn as dots with bars, not a
+            band; elsewhere it is an upper bound, and thin. None where it is exact everywhere.
     """
 
     name: str
@@ -84,6 +84,11 @@ class Line:
     ) -> Line:
         """A line of rows (distance, accuracy, low, high): (P, 4)."""
         return cls(name, values[:, 0], values[:, 1], values[:, 2], values[:, 3], look, goes_on, points, stops)
+
+    @property
+    def banded(self) -> bool:
+        """Whether its intervals are a band, not bars."""
+        return not self.points and (self.stops is None or not len(self.stops))
 
     @property
     def width(self) -> float:
@@ -138,8 +143,8 @@ class Panel:
 
     def _intervals(self) -> list[str]:
         """What the bands and bars are, of those that there are."""
-        bands = any(line.stops is None and not line.points for line in self.lines)
-        bars = any(line.points or (line.stops is not None and len(line.stops)) for line in self.lines)
+        bands = any(line.banded for line in self.lines)
+        bars = not all(line.banded for line in self.lines)
         kinds = " and ".join(kind for kind, there in (("bands", bands), ("bars", bars)) if there)
         return [f"{kinds.capitalize()}: Wilson 95 %."] if kinds else []
 
@@ -184,9 +189,9 @@ def _draw(axes: Axes, line: Line, band: float) -> None:
         x, y, drawstyle="steps-post", color=look.colour, linestyle=look.style, linewidth=line.width, marker=look.marker,
         markersize=4.5, markevery=0.12,
     )  # fmt: skip
-    if line.stops is None:
+    if line.banded:
         axes.fill_between(x, low, high, step="post", color=look.colour, alpha=band, linewidth=0)
-    elif len(line.stops):
+    elif line.stops is not None:
         at, (right, least, most) = line.stops[:, 0], 100 * line.stops[:, 1:].T
         axes.plot(at, right, marker="o", markersize=3.5, color=look.colour, linestyle="")
         bars = (np.maximum(right - least, 0), np.maximum(most - right, 0))
