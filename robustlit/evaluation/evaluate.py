@@ -96,7 +96,8 @@ def _what_a_claim_rests_on(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
 def _check_attacks(attacks: object) -> None:
     """Raises a TypeError that says what to write unless these are attacks, in a list or by name."""
     example = "for example attacks=[PGD(eps=0.3)], from robustlit.attacks"
-    if isinstance(attacks, (str, Attack)) or not isinstance(attacks, (Mapping, Iterable)):
+    # A generator could be read only once.
+    if isinstance(attacks, (str, Attack)) or not isinstance(attacks, (Mapping, Sequence)):
         given = repr(attacks) if isinstance(attacks, (str, Attack)) else type(attacks).__name__
         raise TypeError(f"attacks must be a list of attacks, or a mapping from names to them, got {given}; {example}")
     for attack in attacks.values() if isinstance(attacks, Mapping) else attacks:

@@ -23,6 +23,7 @@ from robustlit.attacks import FGSM, PGD
         (FGSM(eps=0.1), r"attacks must be a list .* got FGSM\("),
         (PGD, "attacks must be a list .* got "),
         (3, "attacks must be a list .* got int"),
+        ((attack for attack in [FGSM(eps=0.1)]), "attacks must be a list .* got generator"),
     ],
 )
 def test_what_is_no_attack_is_told_from_one(
