@@ -19,7 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 
 from robustlit.data import load_mnist
-from robustlit.evaluation import Check, Evaluation, Verdict
+from robustlit.results import Check, Evaluation, Verdict
 
 BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 OF_BUDGET = ("fgsm", "bim", "pgd", "mim")

@@ -26,7 +26,7 @@ from robustlit.data import MNIST
 from robustlit.data.base import ClassificationData
 from robustlit.defenses import DetectAndCorrect, OddsTest
 from robustlit.defenses.logit_detector import excess_of, roc
-from robustlit.evaluation.intervals import Accuracy
+from robustlit.results.intervals import Accuracy
 
 RATES = (0.01, 0.05)
 OF_THE_REPORT = 1.28  # its threshold for every class pair
@@ -170,7 +170,7 @@ def draw(lines: dict[str, Line], path: Path, n: int, adaptive_n: int) -> None:
     """Figure 14 of the report, with the line that it lacks."""
     from matplotlib.figure import Figure
 
-    from robustlit.evaluation.figures import COLOURS, STYLES
+    from robustlit.figures import COLOURS, STYLES
 
     figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
     axes = figure.subplots()

@@ -28,7 +28,7 @@ from robustlit import evaluate
 from robustlit.attacks import BIM, DDN, PGD, Attack, NearestL2, NewtonFool, WorstCase
 from robustlit.defenses import JumpReLUDefense, RandomJumpReLUDefense
 from robustlit.defenses.jumprelu import SURROGATES
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 ATTACKS: dict[str, Attack] = {
     "bim": BIM(eps=0.2, steps=10),

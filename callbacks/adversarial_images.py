@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from robustlit.attacks import Attack
-from robustlit.evaluation.figures import images_figure
+from robustlit.figures import images_figure
 
 
 class AdversarialImages(pl.Callback):

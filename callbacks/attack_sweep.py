@@ -12,11 +12,12 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack
-from robustlit.evaluation import Evaluation, Sweep
+from robustlit.evaluation import Sweep
 from robustlit.evaluation.evaluate import examples_of
-from robustlit.evaluation.figures import curves_csv, distance_grid, draw_run
 from robustlit.evaluation.sweep import Columns, as_evaluation
+from robustlit.figures import curves_csv, distance_grid, draw_run
 from robustlit.models import SmallCNN
+from robustlit.results import Evaluation
 from robustlit.training import distil, load_classifier
 
 from .log_evaluation import log_evaluation

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from robustlit.attacks.attack import BudgetAttack
-from robustlit.evaluation.figures import budgets_figure, save_figure
+from robustlit.figures import budgets_figure, save_figure
 from robustlit.threat import check_eps
 
 

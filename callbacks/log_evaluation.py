@@ -9,8 +9,8 @@ import numpy as np
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
-from robustlit.evaluation import Evaluation
-from robustlit.evaluation.figures import attacked_to, curves_figure, distance_grid, known_at
+from robustlit.figures import attacked_to, curves_figure, distance_grid, known_at
+from robustlit.results import Evaluation
 
 
 def summary_scalars(evaluation: Evaluation) -> dict[str, float]:

@@ -11,16 +11,17 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from robustlit.classifier import undefended
-from robustlit.evaluation import Evaluation, verdict
-from robustlit.evaluation.figures import draw_run, run_name, save_figure, verdict_figure
-from robustlit.evaluation.verdict import Verdict as Judged
-from robustlit.evaluation.verdict.judge import PROFILES
+from robustlit.figures import draw_run, run_name, save_figure, verdict_figure
+from robustlit.results import Evaluation
+from robustlit.results import Verdict as Judged
+from robustlit.verdict import verdict
+from robustlit.verdict.judge import PROFILES
 
 from .attack_sweep import AttackSweep
 
 
 class Verdict(pl.Callback):
-    """The checks of `robustlit.evaluation.verdict` on the `AttackSweep` before it, written, drawn and logged.
+    """The checks of `robustlit.verdict` on the `AttackSweep` before it, written, drawn and logged.
 
     `verdict.json` and its figure (PNG, SVG); the sweep's figures are drawn again, as they carry the verdict.
 

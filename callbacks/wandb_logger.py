@@ -16,9 +16,9 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
-from robustlit.cli_sync import Kept
-from robustlit.console import is_main_process
-from robustlit.wandb_account import logged_in, server
+from robustlit.cli.sync import Kept
+from robustlit.tracking.account import logged_in, server
+from robustlit.tracking.console import is_main_process
 
 # Of `wandb.Settings`: quiet, and bounded, for by default a run waits minutes for a server at its start and hours at its
 # end. `finish_timeout` does not stop the upload of a table, hence the bounds of each GraphQL request; the history keeps

@@ -24,10 +24,10 @@ from robustlit import Evaluation, evaluate
 from robustlit.attacks import BPDA, PGD, WorstCase
 from robustlit.comparison import compare, write_page
 from robustlit.data import MNIST
-from robustlit.evaluation import verdict
-from robustlit.evaluation.figures import curves_figure, models_figure, save_figure
+from robustlit.figures import curves_figure, models_figure, save_figure
 from robustlit.models import SmallCNN, TimmNet
 from robustlit.training import PGDAdversarialClassifier
+from robustlit.verdict import verdict
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|is zero at every pixel).*")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustlit.evaluation import Accuracy, Evaluation, evaluate
+    from robustlit.evaluation import evaluate
+    from robustlit.results import Accuracy, Evaluation
 
 __version__ = "0.1.0"
 __all__ = ["Accuracy", "Evaluation", "__version__", "evaluate"]
+_ROOMS = {"Accuracy": "results", "Evaluation": "results", "evaluate": "evaluation"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: the command line must answer --help without waiting for torch.
-    if name in __all__:
-        from robustlit import evaluation
-
-        return getattr(evaluation, name)
+    if name in _ROOMS:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

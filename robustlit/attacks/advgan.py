@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.attack import AttackResult, BudgetAttack
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.models.generator import load_generator, perturb
 from robustlit.threat import expand
@@ -80,10 +80,12 @@ class AdvGAN(BudgetAttack):
         self._check_target(self._generator(x), target)
         return super().run(model, x, y, target=target, index=index, seed=seed, eps=eps)
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
         generator = self._generator(x)
-        self._check_target(generator, goal.target)
+        self._check_target(generator, criterion.target)
         own = next((p.dtype for p in generator.parameters()), x.dtype)
         with torch.no_grad(), _held_in_eval(generator):
             shift = perturb(_Typed(generator, own), x, expand(eps, x))

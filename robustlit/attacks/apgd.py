@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import BudgetAttack, check_every
-from robustlit.attacks.checks import check_count, check_share
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import LOSSES, Goal, loss_for
+from robustlit.attacks.losses import LOSSES, Criterion, loss_for
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count, check_share
 from robustlit.threat import Ball, distance, expand
 
 _INERTIA = 0.75  # alpha of the paper: the share of a step that is new, the rest goes on as the last one did
@@ -59,17 +59,27 @@ class APGD(BudgetAttack):
             check_count(self.targets, "targets")
         check_share(self.rho, "rho")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
         best, margins = x.clone(), x.new_full((len(x),), -float("inf"))
         unbroken, aims = torch.arange(len(x), device=x.device), None
-        if self.targets is not None and goal.target is None:
-            logits = goal.others(victim.logits(x, rows))
-            aims = logits.topk(min(self.targets, goal.classes(logits) - 1), 1).indices  # (b, targets), likeliest first
+        if self.targets is not None and criterion.target is None:
+            logits = criterion.others(victim.logits(x, rows))
+            aims = logits.topk(
+                min(self.targets, criterion.classes(logits) - 1), 1
+            ).indices  # (b, targets), likeliest first
         for run in range(self.restarts * (1 if aims is None else aims.shape[1])):
-            aim = goal if aims is None else goal.toward(aims[:, run // self.restarts])
+            aim = criterion if aims is None else criterion.toward(aims[:, run // self.restarts])
             points, found, won = self._ascend(
-                victim, x[unbroken], goal.select(unbroken), aim.select(unbroken), rows[unbroken], draws, eps[unbroken]
+                victim,
+                x[unbroken],
+                criterion.select(unbroken),
+                aim.select(unbroken),
+                rows[unbroken],
+                draws,
+                eps[unbroken],
             )
             better = won | (found > margins[unbroken])
             best[unbroken[better]], margins[unbroken[better]] = points[better], found[better]
@@ -80,9 +90,9 @@ class APGD(BudgetAttack):
         return best
 
     def _ascend(
-        self, victim: Victim, x: Tensor, goal: Goal, aim: Goal, rows: Tensor, draws: Draws, eps: Tensor
+        self, victim: Victim, x: Tensor, criterion: Criterion, aim: Criterion, rows: Tensor, draws: Draws, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One run (algorithm 1 of the paper), climbing towards `aim`; over for an example when it reaches `goal`.
+        """One run (algorithm 1 of the paper), climbing towards `aim`; over for an example when it reaches `criterion`.
 
         Returns:
             points (b, ...): the first witness, else the point of highest loss; their margins (b,); won (b,) bool.
@@ -103,9 +113,9 @@ class APGD(BudgetAttack):
                 losses = loss(logits)
             if step == self.steps:
                 gradient = climb.gradient
-            reached = goal.reached(logits)
+            reached = criterion.reached(logits)
             higher = climb.note(losses.masked_fill(reached, float("inf")), gradient)  # nothing is above a witness
-            best_margin = torch.where(higher, goal.margin(logits).to(margins.dtype), best_margin)
+            best_margin = torch.where(higher, criterion.margin(logits).to(margins.dtype), best_margin)
             done = done | reached
             if step == self.steps:
                 break
@@ -118,8 +128,8 @@ class APGD(BudgetAttack):
                     best_margin[gone],
                     True,
                 )
-                inside, rows, goal, aim, climb = (
-                    inside[left], rows[left], goal.select(left), aim.select(left), climb.select(left),
+                inside, rows, criterion, aim, climb = (
+                    inside[left], rows[left], criterion.select(left), aim.select(left), climb.select(left),
                 )  # fmt: skip
                 best_margin, done = best_margin[left], done[left]
             if step == check_at:

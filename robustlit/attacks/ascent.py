@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.attack import BudgetAttack, check_every
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal, loss_for
+from robustlit.attacks.losses import Criterion, loss_for
 from robustlit.attacks.victim import Victim
 from robustlit.threat import Ball, expand
 
@@ -105,13 +105,15 @@ class GradientAscent(BudgetAttack):
                 x_adv = ball.step(x_adv, gradient, size)
         return x_adv
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
         best, best_loss = x.clone(), x.new_full((len(x),), -float("inf"))
         unbroken = torch.arange(len(x), device=x.device)
         for _ in range(self._restarts):
             points, losses, won = self._climb(
-                victim, x[unbroken], goal.select(unbroken), rows[unbroken], draws, eps[unbroken]
+                victim, x[unbroken], criterion.select(unbroken), rows[unbroken], draws, eps[unbroken]
             )
             better = won | (losses > best_loss[unbroken]) | (self._restarts == 1)
             best[unbroken[better]], best_loss[unbroken[better]] = points[better], losses[better]
@@ -122,13 +124,13 @@ class GradientAscent(BudgetAttack):
         return best
 
     def _climb(
-        self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ball, share = Ball(x, eps, self.norm), self._step_over_eps
         z = ball.random_point(draws) if self._random_start else x
         judge_last = self._steps > 1 or self._restarts > 1
         return climb(
-            victim, ball, z, goal, rows,
+            victim, ball, z, criterion, rows,
             steps=[share] * self._steps, decay=self._decay, judge_last=judge_last, opening=not self._random_start,
         )  # fmt: skip
 
@@ -137,12 +139,12 @@ def climb(
     victim: Victim,
     ball: Ball,
     z: Tensor,
-    goal: Goal,
+    criterion: Criterion,
     rows: Tensor,
     *,
     steps: Sequence[float],
     decay: float | None = None,
-    aim: Goal | None = None,
+    aim: Criterion | None = None,
     loss: str = "ce",
     judge_last: bool = True,
     opening: bool = False,
@@ -153,20 +155,20 @@ def climb(
         victim: the model under attack.
         ball: where the points may lie; b examples.
         z: (b, ...) where to start; in the ball.
-        goal: what ends the ascent.
+        criterion: what ends the ascent.
         rows: (b,) which examples of the victim's batch these are.
         steps: length of each step as a multiple of eps.
         decay: how much of its velocity a step keeps; None steps along the gradient itself.
-        aim: the goal whose loss is climbed; None means `goal`.
+        aim: the criterion whose loss is climbed; None means `criterion`.
         loss: one of `LOSSES`.
         judge_last: False leaves the point after the last step unjudged, and returns it: the only candidate of a single
             step, which the caller will judge.
         opening: `z` is the image, and the victim may have been opened with it.
 
     Returns:
-        points (b, ...), their losses for `goal` (b,), won (b,) bool.
+        points (b, ...), their losses for `criterion` (b,), won (b,) bool.
     """
-    aim = goal if aim is None else aim
+    aim = criterion if aim is None else aim
     points, losses = z.clone(), ball.eps.new_full((len(z),), -float("inf"))
     won = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     inside = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in `points`
@@ -185,7 +187,7 @@ def climb(
                 warnings.warn(_BLIND.format(name=type(victim.view).__name__), stacklevel=2)
         if share is None or not victim.sees_itself:  # the last iterate only has to be judged
             logits = victim.logits(z, rows)
-        reached, height = goal.reached(logits), loss_for(loss, goal)(logits).to(losses.dtype)
+        reached, height = criterion.reached(logits), loss_for(loss, criterion)(logits).to(losses.dtype)
         # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
         better = ~done & (reached | ((height > best_loss) & (step > 0)))
         best, best_loss = torch.where(expand(better, z), z, best), torch.where(better, height, best_loss)
@@ -197,10 +199,10 @@ def climb(
             if not len(left):
                 break
             points[inside[gone]], losses[inside[gone]], won[inside[gone]] = best[gone], best_loss[gone], True
-            inside, rows, goal, aim, ball = (
+            inside, rows, criterion, aim, ball = (
                 inside[left],
                 rows[left],
-                goal.select(left),
+                criterion.select(left),
                 aim.select(left),
                 ball.select(left),
             )

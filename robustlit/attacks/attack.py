@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import check_labels
 from robustlit.threat import NORMS, check_eps, check_images, distance
@@ -116,7 +116,7 @@ class Attack(ABC):
             seed: None draws from the device's generator.
 
         Returns:
-            The result per example. An example that reaches the goal unchanged is returned as it is, at distance 0.
+            The result per example. An example that reaches the criterion unchanged is returned as it is, at distance 0.
 
         Raises:
             ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient, a
@@ -156,11 +156,11 @@ class Attack(ABC):
             index = torch.arange(len(x), device=x.device) if index is None else index.detach().clone().to(x.device)
             if seed is not None and victim.is_stochastic:
                 victim.reseed(seed, index)
-            goal, sought = victim.goal(y, target), victim.goal(y, target, safely=True)
+            criterion, sought = victim.criterion(y, target), victim.criterion(y, target, safely=True)
             clean = victim.open(x) if self._starts_at_image and victim.sees_itself else victim.logits(x)
             if _are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
-            classes = goal.classes(clean)
+            classes = criterion.classes(clean)
             check_labels(y, len(x), classes)
             if target is not None:
                 check_labels(target, len(x), classes, name="target")
@@ -176,11 +176,11 @@ class Attack(ABC):
                 judged = torch.where(done.unsqueeze(1), clean, judged)
             if bad := int((~victim.finite).sum()):
                 warnings.warn(_NOT_FINITE.format(bad=bad, count=len(x), attack=self.name), stacklevel=3)
-            success = goal.reached(judged)
+            success = criterion.reached(judged)
             return AttackResult(
                 x_adv=x_adv,
                 success=success,
-                prediction=goal.prediction(judged, success),
+                prediction=criterion.prediction(judged, success),
                 distance=distance(x_adv, x, self.norm),
                 forwards=victim.forwards,
                 backwards=victim.backwards,
@@ -188,7 +188,9 @@ class Attack(ABC):
             )
 
     @abstractmethod
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         """The witnesses, or best attempts, for the examples `x` (b, ...), which are `rows` of the victim's batch."""
 
 

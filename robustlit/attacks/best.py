@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 
 
@@ -15,7 +15,7 @@ class Best:
     Args:
         victim: the model that judges.
         x: images (b, ...).
-        goal: what counts as won.
+        criterion: what counts as won.
         rows: (b,) which examples of the victim's batch these are.
 
     Attributes:
@@ -23,8 +23,8 @@ class Best:
         won: (b,) bool.
     """
 
-    def __init__(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor) -> None:
-        self.victim, self.goal, self.rows = victim, goal, rows
+    def __init__(self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor) -> None:
+        self.victim, self.criterion, self.rows = victim, criterion, rows
         self.points = x.clone()
         self.margins = x.new_full((len(x),), -float("inf"))
         self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -32,17 +32,17 @@ class Best:
     def judge(self, z: Tensor, which: Tensor) -> Tensor:
         """Lets the model judge the points `z` (k, ...) of the examples `which` (k,); returns who has won, (k,) bool."""
         logits = self.victim.logits(z, self.rows[which])
-        goal = self.goal.select(which)
-        reached, margins = goal.reached(logits), goal.margin(logits).to(self.margins.dtype)
+        criterion = self.criterion.select(which)
+        reached, margins = criterion.reached(logits), criterion.margin(logits).to(self.margins.dtype)
         better = ~self.won[which] & (reached | (margins > self.margins[which]))
         self.points[which[better]], self.margins[which[better]] = z[better], margins[better]
         self.won[which] |= reached
         return reached
 
-    def goal_of_net(self, which: Tensor) -> Goal:
-        """The goals of the examples `which` (k,) for the logits (k, K) of a net that rejects nothing."""
-        goal = self.goal.select(which)
-        return Goal(goal.label, goal.target)
+    def criterion_of_net(self, which: Tensor) -> Criterion:
+        """The criteria of the examples `which` (k,) for the logits (k, K) of a net that rejects nothing."""
+        criterion = self.criterion.select(which)
+        return Criterion(criterion.label, criterion.target)
 
     @property
     def standing(self) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.checks import check_count, check_step_size
+from robustlit.checks import check_count, check_step_size
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.ddn import Nearest
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import expand
 
 _BORDER = (
@@ -68,20 +68,22 @@ class CarliniWagner(Attack):
                 f"initial_const must be positive, or None for the attack's rule, got {self.initial_const!r}"
             )
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         found = Nearest(x)
         start = torch.atanh((2 * x - 1) * (1 - _BORDER))
         low, high = x.new_zeros(len(x)), x.new_full((len(x),), float("inf"))
         c = None if self.initial_const is None else torch.full_like(low, self.initial_const)
         for _ in range(self.searches):
-            c, won = self._minimise(victim, found, start, goal, rows, c)
+            c, won = self._minimise(victim, found, start, criterion, rows, c)
             high = torch.where(won, torch.minimum(high, c), high)
             low = torch.where(won, low, torch.maximum(low, c))
             c = torch.where(high.isinf(), 10 * c, (low + high) / 2).clamp(max=_LARGEST)
         return found.points
 
     def _minimise(
-        self, victim: Victim, found: Nearest, start: Tensor, goal: Goal, rows: Tensor, c: Tensor | None
+        self, victim: Victim, found: Nearest, start: Tensor, criterion: Criterion, rows: Tensor, c: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """One search: what it meets goes into `found`. Returns c (B,) and whether the example had a success (B,)."""
         w, x, everyone = start, found.x, c
@@ -94,7 +96,7 @@ class CarliniWagner(Attack):
         for step in range(self.steps):
             tanh = w.tanh()
             z = (tanh + 1) / 2
-            logits, margin, gradient = victim.gradient(z, goal.margin, rows)
+            logits, margin, gradient = victim.gradient(z, criterion.margin, rows)
             if everyone is None:  # |z - x| = lead / |g| on a linear margin, where 2 |z - x| = c |g|
                 lead = (self.confidence - margin).clamp_min(1e-6)
                 slope = torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
@@ -102,8 +104,8 @@ class CarliniWagner(Attack):
                 c = everyone = torch.where(slope > 0, guess, 1e-3).nan_to_num(nan=1e-3).clamp(1e-10, _LARGEST)
             assert c is not None
             judged = logits if victim.sees_itself else victim.logits(z, rows)
-            lead = goal.margin(judged)
-            reached = goal.reached(judged)
+            lead = criterion.margin(judged)
+            reached = criterion.reached(judged)
             if self.confidence:
                 reached &= lead >= self.confidence
             found.meet(z, reached, lead, inside)
@@ -116,8 +118,9 @@ class CarliniWagner(Attack):
                     break
                 before = least = least[stay]
                 if len(stay) < len(loss):
-                    inside, rows, goal, c, x, w, z, tanh = (
-                        inside[stay], rows[stay], goal.select(stay), c[stay], x[stay], w[stay], z[stay], tanh[stay],
+                    inside, rows, criterion, c, x, w, z, tanh = (
+                        inside[stay], rows[stay], criterion.select(stay), c[stay],
+                        x[stay], w[stay], z[stay], tanh[stay],
                     )  # fmt: skip
                     margin, gradient, mean, square = margin[stay], gradient[stay], mean[stay], square[stay]
             pull = c * (margin < self.confidence)  # the hinge

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import LossPerExample, Victim
+from robustlit.checks import check_count
 from robustlit.threat import check_eps, distance, expand
 
 
@@ -50,12 +50,14 @@ class DDN(Attack):
             raise ValueError(f"gamma must be a share in (0, 1), got {self.gamma!r}; the paper's is 0.05")
         check_eps(self.initial_norm, "l2", "initial_norm")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         witness = Nearest(x)
         walk = Walk(witness, x, x.new_full((len(x),), self.initial_norm), draws)
         for step in range(self.steps):
             length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
-            walk.step(victim, goal, rows, goal.log_odds, x.new_full((len(x),), length), self.gamma)
+            walk.step(victim, criterion, rows, criterion.log_odds, x.new_full((len(x),), length), self.gamma)
         return witness.points
 
 
@@ -111,15 +113,15 @@ class Walk:
         self.random = unit(draws.normal(x))
 
     def step(
-        self, victim: Victim, goal: Goal, rows: Tensor, loss: LossPerExample, length: Tensor, gamma: float
+        self, victim: Victim, criterion: Criterion, rows: Tensor, loss: LossPerExample, length: Tensor, gamma: float
     ) -> None:
         """Judges the point, moves `length` (B,) along the gradient of `loss`, and sets the norm."""
         x = self.witness.x
         logits, _, gradient = victim.gradient(self.z, loss, rows)
         if not victim.sees_itself:
             logits = victim.logits(self.z, rows)
-        reached = goal.reached(logits)
-        self.witness.meet(self.z, reached, goal.margin(logits))
+        reached = criterion.reached(logits)
+        self.witness.meet(self.z, reached, criterion.margin(logits))
         direction = unit(gradient)
         blind = ~direction.flatten(1).any(1)
         delta = self.z - x + expand(length, x) * torch.where(expand(blind, x), self.random, direction)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import distance, expand
 
 _FIRST, _BLOCK = 4, 9  # classes differentiated in the first look, and in each later one where those do not settle it
@@ -76,22 +76,24 @@ class DeepFool(Attack):
             if self.candidates < 2:
                 raise ValueError("candidates must be at least 2, got 1: the true class is one of them; None means all")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
-        every, everyone = goal, rows
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
+        every, everyone = criterion, rows
         best, won = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         inside, start, z = torch.arange(len(x), device=x.device), x, x  # the examples still in the batch
         logits = victim.logits(z, rows)
-        first = goal.margin(logits).to(x.dtype)
+        first = criterion.margin(logits).to(x.dtype)
         margins, slopes = torch.full_like(first, -math.inf), torch.empty(0)
         for step in range(self.steps):
             if step == 0:
-                near, slopes = self._survey(victim, z, goal, rows, logits)
+                near, slopes = self._survey(victim, z, criterion, rows, logits)
             else:
-                near = self._look_again(victim, z, goal, rows, logits, slopes)
+                near = self._look_again(victim, z, criterion, rows, logits, slopes)
             z = self._move(start, z, near, step)
             logits = victim.logits(z, rows)
-            margin = goal.margin(logits).to(x.dtype)
-            reached = goal.reached(logits)
+            margin = criterion.margin(logits).to(x.dtype)
+            reached = criterion.reached(logits)
             if not victim.is_stochastic:  # whose votes are no margin
                 reached &= margin > _rounding(logits)
             better = reached | (margin > margins[inside])
@@ -102,8 +104,8 @@ class DeepFool(Attack):
             if not len(left):
                 break
             if len(left) < len(inside):
-                inside, rows, goal, start, z, slopes, logits = (
-                    inside[left], rows[left], goal.select(left), start[left], z[left], slopes[left], logits[left],
+                inside, rows, criterion, start, z, slopes, logits = (
+                    inside[left], rows[left], criterion.select(left), start[left], z[left], slopes[left], logits[left],
                 )  # fmt: skip
         if victim.is_stochastic:  # next to the boundary it would lose the recount
             return best
@@ -114,18 +116,20 @@ class DeepFool(Attack):
             )
         return best
 
-    def _survey(self, victim: Victim, z: Tensor, goal: Goal, rows: Tensor, logits: Tensor) -> tuple[Nearest, Tensor]:
+    def _survey(
+        self, victim: Victim, z: Tensor, criterion: Criterion, rows: Tensor, logits: Tensor
+    ) -> tuple[Nearest, Tensor]:
         """The first look: the classes of highest logit in turn, until no other can be nearer.
 
         Returns:
             The nearest boundary, and the slope of each class (b, K): 0 for those that are no candidates, the steepest
             seen for those passed over.
         """
-        gaps = _gaps(logits, goal)
-        classes = goal.classes(logits)
+        gaps = _gaps(logits, criterion)
+        classes = criterion.classes(logits)
         candidates = classes if self.candidates is None else min(self.candidates, classes)
-        order = goal.others(gaps).topk(candidates - 1, 1).indices
-        near, found = self._look(victim, z, goal, rows, order[:, :_FIRST])
+        order = criterion.others(gaps).topk(candidates - 1, 1).indices
+        near, found = self._look(victim, z, criterion, rows, order[:, :_FIRST])
         slopes = torch.zeros_like(order, dtype=z.dtype)
         slopes[:, :_FIRST] = found
         for begin in range(_FIRST, candidates - 1, _BLOCK):
@@ -134,7 +138,7 @@ class DeepFool(Attack):
             if not len(more):
                 break
             other, found = self._look(
-                victim, z[more], goal.select(more), rows[more], order[more, begin : begin + _BLOCK]
+                victim, z[more], criterion.select(more), rows[more], order[more, begin : begin + _BLOCK]
             )
             slopes[more, begin : begin + _BLOCK] = found
             closer = other.distance < near.distance[more]
@@ -143,25 +147,27 @@ class DeepFool(Attack):
         return near, torch.zeros_like(logits, dtype=z.dtype).scatter(1, order, slopes)
 
     def _look_again(
-        self, victim: Victim, z: Tensor, goal: Goal, rows: Tensor, logits: Tensor, slopes: Tensor
+        self, victim: Victim, z: Tensor, criterion: Criterion, rows: Tensor, logits: Tensor, slopes: Tensor
     ) -> Nearest:
         """The nearest boundary among the few that are near by the slopes known so far; brings those up to date."""
-        estimates = (_gaps(logits, goal).abs() / slopes).masked_fill(slopes == 0, math.inf)
-        estimates, classes = estimates.topk(min(_FEW, goal.classes(logits) - 1), largest=False)
+        estimates = (_gaps(logits, criterion).abs() / slopes).masked_fill(slopes == 0, math.inf)
+        estimates, classes = estimates.topk(min(_FEW, criterion.classes(logits) - 1), largest=False)
         alone = estimates[:, 1] > _SAFETY * estimates[:, 0] if classes.shape[1] > 1 else torch.ones_like(rows) > 0
         near = Nearest.like(z)
         for part, count in ((alone, 1), (~alone, classes.shape[1])):
             some = torch.nonzero(part).squeeze(1)
             if len(some):
                 chosen = classes[some, :count]
-                found, new = self._look(victim, z[some], goal.select(some), rows[some], chosen)
+                found, new = self._look(victim, z[some], criterion.select(some), rows[some], chosen)
                 near.put(some, found)
                 slopes[some] = slopes[some].scatter(1, chosen, new)
         return near
 
-    def _look(self, victim: Victim, z: Tensor, goal: Goal, rows: Tensor, classes: Tensor) -> tuple[Nearest, Tensor]:
+    def _look(
+        self, victim: Victim, z: Tensor, criterion: Criterion, rows: Tensor, classes: Tensor
+    ) -> tuple[Nearest, Tensor]:
         """Linearises the model towards `classes` (b, k): the nearest boundary of them, and the slope (b, k) of each."""
-        _, gaps, gradients = victim.jacobian(z, lambda logits: _gaps(logits, goal).gather(1, classes), rows)
+        _, gaps, gradients = victim.jacobian(z, lambda logits: _gaps(logits, criterion).gather(1, classes), rows)
         dual = 2 if self.norm == "l2" else 1
         slopes = torch.linalg.vector_norm(gradients.flatten(2), dual, dim=2)  # (b, k)
         slopes = slopes.clamp_min(torch.finfo(z.dtype).tiny)
@@ -228,11 +234,11 @@ class Nearest:
             mine[index] = new if rows is None else new[rows]
 
 
-def _gaps(logits: Tensor, goal: Goal) -> Tensor:
+def _gaps(logits: Tensor, criterion: Criterion) -> Tensor:
     """(b, K) each logit less the one to beat."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    return logits - goal.own(logits).unsqueeze(1)
+    return logits - criterion.own(logits).unsqueeze(1)
 
 
 def _rounding(logits: Tensor) -> Tensor:
@@ -240,7 +246,9 @@ def _rounding(logits: Tensor) -> Tensor:
     return 100 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
 
 
-def _trim(victim: Victim, x: Tensor, witness: Tensor, goal: Goal, rows: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def _trim(
+    victim: Victim, x: Tensor, witness: Tensor, criterion: Criterion, rows: Tensor, first: Tensor, last: Tensor
+) -> Tensor:
     """The adversarial point nearest to `x` found on the way to `witness`, by regula falsi (Illinois) on the margin.
 
     Args:
@@ -256,8 +264,8 @@ def _trim(victim: Victim, x: Tensor, witness: Tensor, goal: Goal, rows: Tensor, 
         at = torch.minimum(torch.maximum(root + 0.02 * width, low + 0.1 * width), high - 0.02 * width)
         way = x[inside]
         logits = victim.logits(way + expand(at, way) * (witness[inside] - way), rows[inside])
-        margin = goal.select(inside).margin(logits).to(x.dtype)
-        beyond = goal.select(inside).reached(logits) & (margin > _rounding(logits))
+        margin = criterion.select(inside).margin(logits).to(x.dtype)
+        beyond = criterion.select(inside).reached(logits) & (margin > _rounding(logits))
         far[inside], near[inside] = torch.where(beyond, at, high), torch.where(beyond, low, at)
         # Illinois: the end that stays counts half, else it would stay for ever.
         last[inside] = torch.where(beyond, margin, last[inside] / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustlit.attacks.checks import check_count
+from robustlit.checks import check_count
 from robustlit.classifier import DRAWS, attack_view, undefended
 
 

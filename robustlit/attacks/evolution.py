@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
+from robustlit.checks import check_count
 from robustlit.classifier import is_stochastic, undefended
 
 

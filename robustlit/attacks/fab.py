@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import Ball, check_eps, distance, expand
 
 _NEWTON = 12  # steps of a projection, which sorts no pixels
@@ -66,22 +66,24 @@ class FAB(Attack):
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
         check_eps(self.eps, self.norm)
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         best, nearest = x.clone(), x.new_full((len(x),), math.inf)
         closest = torch.full_like(nearest, -math.inf)  # margin of the best attempt
         others = None
-        if goal.target is None:
-            logits = goal.others(victim.logits(x, rows))
-            others = logits.argsort(dim=1, descending=True)[:, : min(self.candidates, goal.classes(logits) - 1)]
+        if criterion.target is None:
+            logits = criterion.others(victim.logits(x, rows))
+            others = logits.argsort(dim=1, descending=True)[:, : min(self.candidates, criterion.classes(logits) - 1)]
 
         def leads(logits: Tensor) -> Tensor:  # (b, k), positive beyond a boundary
             if others is None:
-                return goal.margin(logits).unsqueeze(1)
-            return logits.gather(1, others) - goal.own(logits).unsqueeze(1)
+                return criterion.margin(logits).unsqueeze(1)
+            return logits.gather(1, others) - criterion.own(logits).unsqueeze(1)
 
         def judge(z: Tensor, logits: Tensor) -> Tensor:
             nonlocal best, nearest, closest
-            reached, margin, far = goal.reached(logits), goal.margin(logits), distance(z, x, self.norm)
+            reached, margin, far = criterion.reached(logits), criterion.margin(logits), distance(z, x, self.norm)
             closer = nearest.isinf() & ~reached & (margin > closest)
             take = closer | (reached & (far < nearest))
             best = torch.where(expand(take, z), z, best)

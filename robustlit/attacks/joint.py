@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from robustlit.attacks.ascent import accelerate
 from robustlit.attacks.attack import BudgetAttack, check_every
 from robustlit.attacks.best import Best
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.classifier import attack_view, can_reject, draws_of
 from robustlit.threat import Ball
 
@@ -92,14 +92,16 @@ class JointAttack(BudgetAttack):
                 rule = "at least 0" if least == 0 else "positive"
                 raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
-        model, best = victim.model, Best(victim, x, goal, rows)
+        model, best = victim.model, Best(victim, x, criterion, rows)
         if not callable(getattr(model, "detection", None)):
             raise ValueError(_NO_DETECTION.format(name=type(model).__name__))
         ways = [_Unflagged(model)] if can_reject(model) else [_Unflagged(model), _flagged(model)]
         weights = [_Weights(x.new_full((len(x),), self.weight)) for _ in ways]
-        aims = Goal(goal.label, goal.target)  # of the net behind the detector, which rejects nothing
+        aims = Criterion(criterion.label, criterion.target)  # of the net behind the detector, which rejects nothing
         with ExitStack() as stack:
             # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
             seen = [stack.enter_context(Victim(w, x, keep_generators=False, draws=draws_of(model))) for w in ways]
@@ -114,7 +116,7 @@ class JointAttack(BudgetAttack):
                         draws.select(left).fork(number),
                         aims.select(left),
                     )
-                    if number % 2 and goal.target is None:
+                    if number % 2 and criterion.target is None:
                         aim = aim.toward(rivals[left, number // 2 % rivals.shape[1]])
                     z = ball.x if number == 0 else ball.random_point(mine)
                     fooled = self._climb(best, way, ball, z, aim, weight.now[left], left)
@@ -125,7 +127,7 @@ class JointAttack(BudgetAttack):
         return best.points
 
     def _climb(
-        self, best: Best, way: Victim, ball: Ball, z: Tensor, aim: Goal, weight: Tensor, inside: Tensor
+        self, best: Best, way: Victim, ball: Ball, z: Tensor, aim: Criterion, weight: Tensor, inside: Tensor
     ) -> Tensor:
         """One search from `z` for the examples `inside` (b,); says whom the net was fooled about when it ended, (b,).
 
@@ -146,7 +148,7 @@ class JointAttack(BudgetAttack):
             seen, _, gradient = way.gradient(z, loss, inside)
             fooled[number] = aim.margin(seen[:, :-1]) > 0
             if step % every == 0:
-                hopeful = (best.goal_of_net(inside).margin(seen[:, :-1]) > 0) & (seen[:, -1] < 0)
+                hopeful = (best.criterion_of_net(inside).margin(seen[:, :-1]) > 0) & (seen[:, -1] < 0)
                 won = torch.zeros_like(hopeful)
                 if bool(hopeful.any()):
                     won[hopeful] = best.judge(z[hopeful], inside[hopeful])

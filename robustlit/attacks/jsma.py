@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustlit.attacks.attack import Attack
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.threat import expand
 
@@ -70,7 +70,9 @@ class JSMA(Attack):
         if self.outputs not in ("probabilities", "logits"):
             raise ValueError(f"outputs must be 'logits' or 'probabilities', got {self.outputs!r}")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         best, best_odds = x.clone(), x.new_full((len(x),), -math.inf)
         inside, start, z = torch.arange(len(x), device=x.device), x.flatten(1), x.flatten(1)  # still in the batch
         limit = max(2, int(self.gamma * start.shape[1]))
@@ -78,10 +80,10 @@ class JSMA(Attack):
         for step in range(steps + 1):
             image = z.view(-1, *x.shape[1:])
             if step < steps:
-                logits, target, others = self._gradients(victim, image, goal, rows)
+                logits, target, others = self._gradients(victim, image, criterion, rows)
             if step == steps or not victim.sees_itself:  # the last iterate only has to be judged
                 logits = victim.logits(image, rows)
-            reached, odds = goal.reached(logits), goal.log_odds(logits).to(x.dtype)
+            reached, odds = criterion.reached(logits), criterion.log_odds(logits).to(x.dtype)
             better = reached | ((odds > best_odds[inside]) & (step > 0))
             best[inside] = torch.where(expand(better, image), image, best[inside])
             best_odds[inside] = torch.where(better, odds, best_odds[inside])
@@ -93,29 +95,31 @@ class JSMA(Attack):
             left = torch.nonzero(found & ~reached).squeeze(1)
             if not len(left):
                 break
-            inside, rows, goal, start, z, pair = (
-                inside[left], rows[left], goal.select(left), start[left], z[left], pair[left],
+            inside, rows, criterion, start, z, pair = (
+                inside[left], rows[left], criterion.select(left), start[left], z[left], pair[left],
             )  # fmt: skip
             z = z.scatter(1, pair, (z.gather(1, pair) + self.theta).clamp_(0, 1))
         return best
 
-    def _gradients(self, victim: Victim, image: Tensor, goal: Goal, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradients(
+        self, victim: Victim, image: Tensor, criterion: Criterion, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The view's logits, and the gradients (b, D) of the wanted output and of the sum of the others."""
         if self.outputs == "probabilities":
-            logits, _, gradient = victim.gradient(image, goal.log_odds, rows)
+            logits, _, gradient = victim.gradient(image, criterion.log_odds, rows)
             return logits, gradient.flatten(1), -gradient.flatten(1)
-        logits, _, gradients = victim.jacobian(image, partial(_target_and_rest, goal=goal), rows)
+        logits, _, gradients = victim.jacobian(image, partial(_target_and_rest, criterion=criterion), rows)
         target, others = gradients.flatten(2).unbind(1)
         return logits, target, others
 
 
-def _target_and_rest(logits: Tensor, goal: Goal) -> Tensor:
+def _target_and_rest(logits: Tensor, criterion: Criterion) -> Tensor:
     """(b, 2): the logit to raise, and the sum of the others."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    target = goal.target
+    target = criterion.target
     if target is None:
-        target = goal.others(logits.detach()).argmax(1)
+        target = criterion.others(logits.detach()).argmax(1)
     target = target.unsqueeze(1)
     return torch.cat([logits.gather(1, target), logits.scatter(1, target, 0.0).sum(1, keepdim=True)], 1)
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from robustlit.attacks.ascent import accelerate
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.classifier import check_labels, undefended
 from robustlit.threat import Ball, check_images
 
@@ -104,20 +104,22 @@ class LogitMatching(BudgetAttack):
         for name in ("draws", "steps", "tries", "look"):
             check_count(getattr(self, name), name)
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
-        best = Best(victim, x, goal, rows)
+        best = Best(victim, x, criterion, rows)
         # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
         with Victim(undefended(victim.model), x, keep_generators=False, draws=1) as source:
             guides = self._imitated(victim.model, source.view, x)
-            rivals = Goal(goal.label).others(source.logits(x)).argsort(1, descending=True)[:, :-1]
+            rivals = Criterion(criterion.label).others(source.logits(x)).argsort(1, descending=True)[:, :-1]
             guides.check_classes(rivals.shape[1] + 1)
             for number in range(self.tries):
                 left = best.standing
                 if not len(left):
                     break
-                aim = Goal(goal.label, goal.target).select(left)
-                if number % 2 and goal.target is None:
+                aim = Criterion(criterion.label, criterion.target).select(left)
+                if number % 2 and criterion.target is None:
                     aim = aim.toward(rivals[left, number // 2 % rivals.shape[1]])
                 ball, mine = Ball(x[left], eps[left], self.norm), draws.select(left).fork(number)
                 z = ball.x if number == 0 else ball.random_point(mine)
@@ -131,7 +133,7 @@ class LogitMatching(BudgetAttack):
         best: Best,
         source: Victim,
         guides: _Imitated,
-        aim: Goal,
+        aim: Criterion,
         ball: Ball,
         z: Tensor,
         inside: Tensor,
@@ -223,7 +225,7 @@ class _Losses:
     The guide, and whether the net is fooled, are read off the logits at the image itself, so `here` comes first.
     """
 
-    def __init__(self, guides: _Imitated, aim: Goal) -> None:
+    def __init__(self, guides: _Imitated, aim: Criterion) -> None:
         self.guides, self.aim = guides, aim
 
     def here(self, logits: Tensor) -> Tensor:

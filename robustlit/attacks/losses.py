@@ -11,11 +11,11 @@ from torch import Tensor
 
 LOSSES = ("ce", "dlr", "margin")
 _HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
-_Goal = TypeVar("_Goal", bound="Goal")
+_Goal = TypeVar("_Goal", bound="Criterion")
 
 
 @dataclass
-class Goal:
+class Criterion:
     """Untargeted: any class but the true one. Targeted: the class asked for, and no other.
 
     Args:
@@ -32,7 +32,7 @@ class Goal:
     rejects: bool = False
 
     def select(self: _Goal, keep: Tensor) -> _Goal:
-        """The goals of the examples in `keep`."""
+        """The criteria of the examples in `keep`."""
         return replace(self, label=self.label[keep], target=None if self.target is None else self.target[keep])
 
     def toward(self: _Goal, target: Tensor) -> _Goal:
@@ -61,7 +61,7 @@ class Goal:
         return others
 
     def reached(self, logits: Tensor) -> Tensor:
-        """(B,) bool: the logits (B, K) classify as the goal wants. Logits that are not finite never count."""
+        """(B,) bool: the logits (B, K) classify as the criterion wants. Logits that are not finite never count."""
         if self.share:
             chances = logits.softmax(1)
             anchored = chances.gather(1, self.anchor.unsqueeze(1)).squeeze(1)
@@ -76,7 +76,7 @@ class Goal:
         return won & torch.isfinite(logits).all(1)
 
     def prediction(self, logits: Tensor, reached: Tensor) -> Tensor:
-        """(B,) the class of the highest logit; where the goal was reached by a `share`, of those that it wants."""
+        """(B,) the class of the highest logit; where the criterion was reached by a `share`, of those that it wants."""
         if not self.share:
             return logits.argmax(1)
         if self.target is not None:
@@ -84,7 +84,7 @@ class Goal:
         return torch.where(reached.unsqueeze(1), self.others(logits), logits).argmax(1)
 
     def margin(self, logits: Tensor) -> Tensor:
-        """(B,) positive where the goal is reached: best other logit less the true one, or target less best other.
+        """(B,) positive where the criterion is reached: best other logit less the true one, or target less best other.
 
         The loss of Carlini and Wagner (2017), their f6 with the sign turned. Of a model that may refuse, the refusal
         counts with the true class.
@@ -95,7 +95,7 @@ class Goal:
         return others - own if self.target is None else own - others
 
     def log_odds(self, logits: Tensor) -> Tensor:
-        """(B,) the loss that rises towards the goal: log odds against the true class, or of the target.
+        """(B,) the loss that rises towards the criterion: log odds against the true class, or of the target.
 
         Cross-entropy is softplus of it, so both order points alike and ascend in the same direction. But the gradient
         of cross-entropy fades with confidence: in float32 it turns away beyond a margin of 17 logits and is zero
@@ -127,6 +127,6 @@ class Goal:
         return difference / (spread + 1e-12)
 
 
-def loss_for(name: str, goal: Goal) -> Callable[[Tensor], Tensor]:
-    """The loss, logits (B, K) -> (B,), that rises towards the goal; `name` is one of LOSSES."""
-    return {"ce": goal.log_odds, "dlr": goal.dlr, "margin": goal.margin}[name]
+def loss_for(name: str, criterion: Criterion) -> Callable[[Tensor], Tensor]:
+    """The loss, logits (B, K) -> (B,), that rises towards the criterion; `name` is one of LOSSES."""
+    return {"ce": criterion.log_odds, "dlr": criterion.dlr, "margin": criterion.margin}[name]

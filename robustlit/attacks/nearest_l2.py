@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.ddn import Nearest, Walk
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import expand
 
 
@@ -51,46 +51,50 @@ class NearestL2(Attack):
         for name in ("explore", "candidates", "kept", "refine", "finish"):
             check_count(getattr(self, name), name)
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
-        walks = [self._explore(victim, x, goal, rows, draws, None)]
-        if goal.target is None:
-            logits = goal.others(victim.logits(x, rows))
-            order = logits.argsort(1, descending=True)[:, : min(self.candidates, goal.classes(logits) - 1)]
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
+        walks = [self._explore(victim, x, criterion, rows, draws, None)]
+        if criterion.target is None:
+            logits = criterion.others(victim.logits(x, rows))
+            order = logits.argsort(1, descending=True)[:, : min(self.candidates, criterion.classes(logits) - 1)]
             if order.shape[1] > 1:  # of two classes, the other one is any
-                walks += [self._explore(victim, x, goal, rows, draws, heading) for heading in order.unbind(1)]
+                walks += [self._explore(victim, x, criterion, rows, draws, heading) for heading in order.unbind(1)]
         ranks = torch.stack([walk.norms for walk in walks]).argsort(dim=0, stable=True)  # (walks, B)
         kept = []
         for rank in ranks[: self.kept]:
             witness = _pick(walks, rank)
             # Refining what is no witness would be a walk from a failure: those start from the example's best.
             witness = _better(witness, _pick(walks, ranks[0]))
-            _refine(victim, witness, goal, rows, draws, self.refine, (0.3, 0.003), (0.2, 0.001))
+            _refine(victim, witness, criterion, rows, draws, self.refine, (0.3, 0.003), (0.2, 0.001))
             kept.append(witness)
         best = _pick(kept, torch.stack([witness.norms for witness in kept]).argmin(0))
-        _refine(victim, best, goal, rows, draws, self.finish, (0.1, 0.002), (0.05, 0.001))
+        _refine(victim, best, criterion, rows, draws, self.finish, (0.1, 0.002), (0.05, 0.001))
         return best.points
 
     def _explore(
-        self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, heading: Tensor | None
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, heading: Tensor | None
     ) -> Nearest:
-        """One walk from the image, towards the goal or towards the classes `heading` (B,)."""
+        """One walk from the image, towards the criterion or towards the classes `heading` (B,)."""
 
         def lead(logits: Tensor) -> Tensor:
             if heading is None:
-                return goal.log_odds(logits)
-            return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - goal.own(logits)
+                return criterion.log_odds(logits)
+            return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - criterion.own(logits)
 
         walk = Walk(Nearest(x), x, x.new_ones(len(x)), draws)
         for step in range(self.explore):
             length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.explore)) / 2
-            walk.step(victim, goal, rows, lead, x.new_full((len(x),), length), _fall(0.2, 0.02, step / self.explore))
+            walk.step(
+                victim, criterion, rows, lead, x.new_full((len(x),), length), _fall(0.2, 0.02, step / self.explore)
+            )
         return walk.witness
 
 
 def _refine(
     victim: Victim,
     witness: Nearest,
-    goal: Goal,
+    criterion: Criterion,
     rows: Tensor,
     draws: Draws,
     steps: int,
@@ -103,7 +107,7 @@ def _refine(
     walk = Walk(witness, witness.points, torch.where(start > 0, start, 1.0), draws)
     for step in range(steps):
         length = walk.norm * _fall(*lengths, step / steps)
-        walk.step(victim, goal, rows, goal.margin, length, _fall(*gammas, step / steps))
+        walk.step(victim, criterion, rows, criterion.margin, length, _fall(*gammas, step / steps))
 
 
 def _fall(first: float, last: float, progress: float) -> float:

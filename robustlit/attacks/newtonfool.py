@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack, check_every
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import expand
 
 
@@ -57,7 +57,9 @@ class NewtonFool(Attack):
         if isinstance(self.eta, bool) or not isinstance(self.eta, Real) or not 0 < float(self.eta) < math.inf:
             raise ValueError(f"eta must be positive and finite, got {self.eta!r}; the paper's is 0.01")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         best, best_odds = x.clone(), x.new_full((len(x),), -math.inf)
         won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         inside, z = torch.arange(len(x), device=x.device), x  # the examples still in the batch
@@ -65,12 +67,12 @@ class NewtonFool(Attack):
         every = check_every(x)
         for step in range(self.steps + 1):
             if step < self.steps:
-                view, odds, gradient = victim.gradient(z, goal.log_odds, rows)
+                view, odds, gradient = victim.gradient(z, criterion.log_odds, rows)
                 logits = view
             if step == self.steps or not victim.sees_itself:  # the last iterate only has to be judged
                 logits = victim.logits(z, rows)
-            loss = goal.log_odds(logits).to(x.dtype)
-            reached = goal.reached(logits)
+            loss = criterion.log_odds(logits).to(x.dtype)
+            reached = criterion.reached(logits)
             better = ~won[inside] & (reached | ((loss > best_odds[inside]) & (step > 0)))
             best[inside] = torch.where(expand(better, z), z, best[inside])
             best_odds[inside] = torch.where(better, loss, best_odds[inside])
@@ -81,8 +83,9 @@ class NewtonFool(Attack):
                 left = torch.nonzero(~won[inside]).squeeze(1)
                 if not len(left):
                     break
-                inside, rows, goal, z, gradient, odds, longest = (
-                    inside[left], rows[left], goal.select(left), z[left], gradient[left], odds[left], longest[left],
+                inside, rows, criterion, z, gradient, odds, longest = (
+                    inside[left], rows[left], criterion.select(left),
+                    z[left], gradient[left], odds[left], longest[left],
                 )  # fmt: skip
             z = _newton_step(z, odds.to(z.dtype), gradient, longest, view.shape[1])
         return best

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import BudgetAttack, check_every
-from robustlit.attacks.checks import check_count, check_share
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count, check_share
 from robustlit.threat import Ball, distance, expand
 
 # The share of the pixels that a patch covers is halved after each of these queries of 10 000 (section 4.1 of the
@@ -53,7 +53,9 @@ class Square(BudgetAttack):
         check_count(self.restarts, "restarts")
         check_share(self.patch, "patch")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
         if x.ndim != 4:
             raise ValueError(f"Square moves patches of images (B, C, H, W), got shape {tuple(x.shape)}")
@@ -61,7 +63,7 @@ class Square(BudgetAttack):
         unbroken = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             ball, mine = Ball(x[unbroken], eps[unbroken], self.norm), draws.select(unbroken).fork(restart)
-            points, found, won = self.walk(victim, ball, goal.select(unbroken), rows[unbroken], mine)
+            points, found, won = self.walk(victim, ball, criterion.select(unbroken), rows[unbroken], mine)
             better = won | (found > margins[unbroken])
             best[unbroken[better]], margins[unbroken[better]] = points[better], found[better]
             unbroken = unbroken[~won]
@@ -70,7 +72,7 @@ class Square(BudgetAttack):
         return best
 
     def walk(
-        self, victim: Victim, ball: Ball, goal: Goal, rows: Tensor, draws: Draws, start: Tensor | None = None
+        self, victim: Victim, ball: Ball, criterion: Criterion, rows: Tensor, draws: Draws, start: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One random search of each example until it wins, from `start` (b, ...) or else from the attack's own pattern.
 
@@ -89,7 +91,7 @@ class Square(BudgetAttack):
                 side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
                 z = patches(points[inside], ball, side, draws)
             logits = victim.logits(z, rows)
-            reached, margin = goal.reached(logits), goal.margin(logits).to(margins.dtype)
+            reached, margin = criterion.reached(logits), criterion.margin(logits).to(margins.dtype)
             better = ~won[inside] & (reached | (margin > margins[inside]))
             points[inside] = torch.where(expand(better, z), z, points[inside])
             margins[inside] = torch.where(better, margin, margins[inside])
@@ -98,7 +100,7 @@ class Square(BudgetAttack):
                 left = torch.nonzero(~won[inside]).squeeze(1)
                 if not len(left):
                     break
-                inside, rows, goal = inside[left], rows[left], goal.select(left)
+                inside, rows, criterion = inside[left], rows[left], criterion.select(left)
                 ball, draws = ball.select(left), draws.select(left)
         return points, margins, won
 

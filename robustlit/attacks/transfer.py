@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.attack import Attack, BudgetAttack
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 
 
@@ -58,7 +58,7 @@ class Transfer(Attack):
             raise ValueError(f"source must be a model (nn.Module), got {self.source!r}")
         if isinstance(self.stretch, bool) or not 1 <= self.stretch < float("inf"):
             raise ValueError(f"stretch must be finite and at least 1, got {self.stretch!r}; 1 changes nothing")
-        # An instance has the name, the norm and the goals of its attack.
+        # An instance has the name, the norm and the criteria of its attack.
         for name in ("norm", "norms", "targeted", "untargeted"):
             object.__setattr__(self, name, getattr(self.attack, name))
         object.__setattr__(self, "name", f"transfer-{self.attack.name}")
@@ -68,21 +68,23 @@ class Transfer(Attack):
         stretch = "" if self.stretch == 1 else f", stretch={self.stretch!r}"
         return f"Transfer({self.attack!r}, <{type(self.source).__name__}>{stretch})"
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         found = x.clone()
         # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
         with Victim(self.source, x, keep_generators=False) as source:
             # The source's own: it need not be stochastic, or able to refuse, as the victim may be.
-            goal = source.goal(goal.label, goal.target, safely=True)
+            criterion = source.criterion(criterion.label, criterion.target, safely=True)
             if eps is None:
-                here = torch.nonzero(~goal.reached(source.logits(x))).squeeze(1)
+                here = torch.nonzero(~criterion.reached(source.logits(x))).squeeze(1)
             else:
                 here = torch.arange(len(x), device=x.device)
-                goal = _Endless(goal.label, goal.target, goal.share, goal.rejects)
+                criterion = _Endless(criterion.label, criterion.target, criterion.share, criterion.rejects)
             if len(here):
                 radii = None if eps is None else eps[here]
                 found[here] = self.attack._search(
-                    source, x[here], goal.select(here), here, draws.select(here), radii
+                    source, x[here], criterion.select(here), here, draws.select(here), radii
                 ).detach()
             victim.forwards.index_add_(0, rows, source.forwards)
             victim.backwards.index_add_(0, rows, source.backwards)
@@ -104,8 +106,8 @@ class _TransferWithinBudget(Transfer, BudgetAttack):
         super().__post_init__()
 
 
-class _Endless(Goal):
-    """A goal that nothing reaches: an attack then climbs to the end of its budget."""
+class _Endless(Criterion):
+    """A criterion that nothing reaches: an attack then climbs to the end of its budget."""
 
     def reached(self, logits: Tensor) -> Tensor:
         return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.classifier import attack_view, can_reject, check_logits, draws_of, is_stochastic
 
 LossPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,)
@@ -144,14 +144,14 @@ class Victim:
         elif self.device.type != "cpu":
             torch.manual_seed(number)
 
-    def goal(self, label: Tensor, target: Tensor | None = None, *, safely: bool = False) -> Goal:
+    def criterion(self, label: Tensor, target: Tensor | None = None, *, safely: bool = False) -> Criterion:
         """What counts as won, (B,) labels and targets: of a stochastic model, at least half of the votes.
 
         The votes against the label are counted together, whichever classes they are for: a model that is misled in four
         draws of five is not robust because the fifth's class comes first. `safely` asks for 13 of the 20.
         """
         share = 0.0 if not self.is_stochastic else _SAFE if safely else _HALF
-        return Goal(label, target, share, can_reject(self.model))
+        return Criterion(label, target, share, can_reject(self.model))
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits (B, K) of the real model, without gradients; one forward for each row.

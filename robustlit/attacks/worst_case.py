@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robustlit.attacks.ascent import climb
 from robustlit.attacks.attack import BudgetAttack
-from robustlit.attacks.checks import check_count
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count
 from robustlit.threat import Ball, distance, expand
 
 _DECAY = 0.75  # of the velocity
@@ -89,13 +89,15 @@ class WorstCase(BudgetAttack):
         super().__post_init__()
         check_count(self.rounds, "rounds")
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         assert eps is not None
         logits = victim.logits(x, rows)
-        margins = goal.margin(logits).nan_to_num(nan=-float("inf"))  # (b,) the highest so far
+        margins = criterion.margin(logits).nan_to_num(nan=-float("inf"))  # (b,) the highest so far
         # Below 0 for every example: a tie, or a vote that is lost but not by enough, is as near as can be.
         clean = margins.clamp(max=-1e-12)
-        best, rivals = x.clone(), _rivals(goal, logits)
+        best, rivals = x.clone(), _rivals(criterion, logits)
         unbroken = torch.arange(len(x), device=x.device)
         for number, part in enumerate(_PLAN * self.rounds):
             if isinstance(part, _Walk) and x.ndim != 4:
@@ -103,14 +105,18 @@ class WorstCase(BudgetAttack):
             near = unbroken[margins[unbroken] >= part.within * clean[unbroken]]
             if not len(near):
                 continue
-            ball, sought, mine = Ball(x[near], eps[near], self.norm), goal.select(near), draws.select(near).fork(number)
+            ball, sought, mine = (
+                Ball(x[near], eps[near], self.norm),
+                criterion.select(near),
+                draws.select(near).fork(number),
+            )
             if isinstance(part, _Walk):
                 walk = Square(eps=self.eps, norm=self.norm, queries=part.queries, patch=part.patch)
                 start = None if part.afresh else best[near]
                 points, found, won = walk.walk(victim, ball, sought, rows[near], mine, start)
             else:
                 aim = sought
-                if part.rival is not None and goal.target is None:
+                if part.rival is not None and criterion.target is None:
                     aim = sought.toward(rivals[near, min(part.rival, rivals.shape[1] - 1)])
                 lengths = [_STEP * (1 - step / part.steps) for step in range(part.steps)]
                 points, found, won = climb(
@@ -127,9 +133,9 @@ class WorstCase(BudgetAttack):
         return best
 
 
-def _rivals(goal: Goal, logits: Tensor) -> Tensor:
+def _rivals(criterion: Criterion, logits: Tensor) -> Tensor:
     """The wrong classes (b, K - 1), likeliest first."""
-    return goal.others(logits).argsort(1, descending=True)[:, : goal.classes(logits) - 1]
+    return criterion.others(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
 
 
 def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:

@@ -10,9 +10,9 @@ from robustlit.comparison.curves import AXES
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.measures import broken_by_less
 from robustlit.comparison.runs import Run, text
-from robustlit.evaluation.figures.extent import Search, searched
-from robustlit.evaluation.table import TOLERANCE
-from robustlit.evaluation.verdict.check import FAIL
+from robustlit.figures.extent import Search, searched
+from robustlit.results.table import TOLERANCE
+from robustlit.results.verdict import FAIL
 
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 _EACH = 3  # failed verdicts, up to which each has a sentence

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from robustlit.comparison.runs import INFORMED, Run, text
-from robustlit.evaluation.figures.extent import Search, attacked_to, searched
-from robustlit.evaluation.results import Evaluation
-from robustlit.evaluation.table import TOLERANCE
+from robustlit.figures.extent import Search, attacked_to, searched
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.table import TOLERANCE
 
 AXES = ("l2", "linf")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from robustlit.comparison.runs import ComparisonError, Run
-from robustlit.evaluation.results import Evaluation
+from robustlit.results.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

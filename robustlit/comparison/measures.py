@@ -14,9 +14,9 @@ from robustlit.comparison.curves import View
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.origin import origin
 from robustlit.comparison.runs import Run, text
-from robustlit.evaluation.results import Evaluation
-from robustlit.evaluation.table import TOLERANCE
-from robustlit.evaluation.verdict.check import FAIL, INCONCLUSIVE, PASS, Verdict
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.table import TOLERANCE
+from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
 
 
 def facts(run: Run) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _written(value: object, path: str) -> str:
 @cache
 def _files(group: str) -> list[tuple[str, object]]:
     """The files of a group of recipes: name and contents."""
-    from robustlit.config import recipes_folder
+    from robustlit.experiment.recipes import recipes_folder
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = sorted((recipes_folder() / group).glob("*.yaml"))

@@ -13,8 +13,8 @@ _OF_AN_EVALUATION = ("data", "sweep", "trainer", "logger", "eps", "norm", "seed"
 @cache
 def default_recipe() -> Mapping[str, Any]:
     """What it composes where the command line changes nothing, as config.yaml would hold it."""
-    from robustlit.compose import composed
-    from robustlit.config import read_fractions, recipe_files, register_recipes, stored
+    from robustlit.experiment.composition import composed
+    from robustlit.experiment.recipes import read_fractions, recipe_files, register_recipes, stored
 
     register_recipes(recipe_files())
     config = composed(["recipe=standard", "data=mnist", "sweep=worst_case"])

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from robustlit.evaluation.results import Evaluation
-from robustlit.evaluation.table import DISTANCES, KNOWLEDGE, TABLE, EvaluationError
-from robustlit.evaluation.verdict.check import Verdict
-from robustlit.evaluation.verdict.tie import stored_verdict
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.stored_verdict import stored_verdict
+from robustlit.results.table import DISTANCES, KNOWLEDGE, TABLE, EvaluationError
+from robustlit.results.verdict import Verdict
 
 # Control characters, halves of pairs, and what turns the direction of the text around it.
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.fgsm import FGSM
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.defenses.fitted import CHUNK, check_clean, held_still, some
 from robustlit.defenses.svc import LogitSVC
 from robustlit.threat import check_eps
@@ -101,7 +101,7 @@ def fgsm_logits(
             part, label = part.to(device), label.to(device)
             for budget in eps:
                 attack = FGSM(eps=budget)
-                adversarial = attack.maximise(net, part, Goal(label).log_odds)
+                adversarial = attack.maximise(net, part, Criterion(label).log_odds)
                 logits.append(net(adversarial).float().cpu())
                 labels.append(label.cpu())
     return torch.cat(logits), torch.cat(labels)

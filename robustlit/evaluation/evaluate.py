@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack, NearestL2, WorstCase
-from robustlit.evaluation.results import Evaluation
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
+from robustlit.results.evaluation import Evaluation
 
 Progress = Callable[[str, float], None]  # what runs now, share of everything done
 

@@ -13,8 +13,8 @@ from robustlit.attacks import Attack, AttackResult, BudgetAttack, Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import can_reject, check_labels, undefended
 from robustlit.evaluation.constancy import warn_if_random
-from robustlit.evaluation.results import Evaluation
-from robustlit.evaluation.table import COLUMNS, DISTANCES, KNOWLEDGE
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.table import COLUMNS, DISTANCES, KNOWLEDGE
 from robustlit.threat import TOLERANCE, check_eps, check_images, check_norm, distance
 
 Columns = dict[str, np.ndarray]
@@ -128,7 +128,7 @@ class Sweep:
             check_labels(y, len(x), logits.shape[1] - can_reject(model))
             warn_if_random(victim, x, logits)
             # For whoever classifies a clean image, a refusal is an error like any other.
-            broken = replace(victim.goal(y.long()), rejects=False).reached(logits)
+            broken = replace(victim.criterion(y.long()), rejects=False).reached(logits)
         # Logits that are not finite classify nothing.
         clean = ~broken & torch.isfinite(logits).all(1)
         rows = torch.nonzero(clean).squeeze(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustlit.models._checks import check_integer
+from robustlit.checks import check_integer
 
 _SMALLEST = 8
 _OTHER_IMAGES = (

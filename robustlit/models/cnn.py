@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from robustlit.models._checks import check_integer, check_sizes
+from robustlit.checks import check_integer, check_sizes
 from robustlit.models.normalize import normalization
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robustlit.models._checks import check_integer
+from robustlit.checks import check_integer
 
 
 class EmbeddingClassifier(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.models._checks import check_integer, check_sizes
+from robustlit.checks import check_integer, check_sizes
 
 FORMAT = 1
 _HYPERPARAMETERS = ("in_chans", "image_size", "width", "blocks")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.models._checks import check_integer, check_sizes
+from robustlit.checks import check_integer, check_sizes
 from robustlit.models.normalize import normalization
 
 SMALLEST_SIDE = 32  # pixels: DenseNet and VGG halve five times, and fail on 28

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.objectives.inner import InnerAttack
 from robustlit.objectives.objective import ObjectiveOutput
 
@@ -52,7 +52,7 @@ class AdversarialTraining:
     def worst_inputs(self, classifier: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial versions (B, C, H, W) of the images, detached."""
         # The direction of the cross-entropy, without its vanishing gradient.
-        return self._inner.maximise(classifier, x, Goal(y).log_odds)
+        return self._inner.maximise(classifier, x, Criterion(y).log_odds)
 
     def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:
         """Mean cross-entropy of the adversarial versions."""

@@ -14,7 +14,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import check_labels
 from robustlit.models.generator import AdvGANGenerator, perturb, save_generator
@@ -42,7 +42,7 @@ class AdvGANTraining(pl.LightningModule):
     was shown, those by which validation chooses among epochs included.
 
     Logs, at validation, of the victim: `val/accuracy`, `val/robust_accuracy` (under the generator), `val/fooling_rate`
-    (share of the rightly classified that the generator gets to its goal), `val/l2` (mean norm of the perturbation); in
+    (share of the rightly classified that the generator misleads), `val/l2` (mean norm of the perturbation); in
     a black box `val/agreement` and `val/agreement_generated` (share of equal predictions of substitute and victim) and
     `queries`; in training each loss. `test/...` likewise. Two to three optimizer steps make one training step, and
     Lightning's `global_step` counts each. It runs in one process.
@@ -203,16 +203,16 @@ class AdvGANTraining(pl.LightningModule):
         self.log_dict({"train/adversarial_loss": adversarial, "train/gan_loss": gan, "train/hinge_loss": hinge})
 
     def _adversarial(self, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the goal is missed, the mean margin, no lower than -confidence; and its gradient (B, ...)."""
-        goal = self._goal(y)
+        """How far the criterion is missed, the mean margin, no lower than -confidence; and its gradient (B, ...)."""
+        criterion = self._goal(y)
         model = self.net if self.substitute is None else self.substitute
         # A Victim knows the traps: eval mode, no gradients for weights, the precision around us, a defended net's twin.
         with Victim(model, x_adv, ambient_autocast=True, keep_generators=False) as victim:
-            _, margins, gradient = victim.gradient(x_adv, lambda z: goal.margin(z).clamp(max=self.confidence))
+            _, margins, gradient = victim.gradient(x_adv, lambda z: criterion.margin(z).clamp(max=self.confidence))
         return -margins.mean(), -gradient / len(x_adv)
 
-    def _goal(self, y: Tensor) -> Goal:
-        return Goal(y, None if self.target is None else torch.full_like(y, self.target))
+    def _goal(self, y: Tensor) -> Criterion:
+        return Criterion(y, None if self.target is None else torch.full_like(y, self.target))
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

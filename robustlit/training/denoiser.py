@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack, Transfer
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.classifier import undefended
 from robustlit.defenses.denoiser import Denoiser
 from robustlit.objectives.objective import ObjectiveOutput
@@ -119,7 +119,7 @@ class Denoising:
         eps = low + (high - low) * float(torch.rand(()))
         source = undefended(classifier) if self.knowledge == "greybox" else classifier
         # The direction of the cross-entropy, without its vanishing gradient.
-        x_adv = self.attack.maximise(source, x[:many], Goal(y[:many]).log_odds, eps=eps)
+        x_adv = self.attack.maximise(source, x[:many], Criterion(y[:many]).log_odds, eps=eps)
         return torch.cat([x_adv, corrupted[many:]])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import APGD, FGSM
 from robustlit.attacks.apgd import _Climb, _windows
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.threat import Ball, distance
 
 LOGITS = torch.tensor([[4.0, 1.0, 3.0, -2.0], [0.5, 2.0, 1.0, 1.5], [-9.0, -7.0, -8.0, -12.0]])
@@ -20,25 +20,25 @@ def test_dlr_is_the_papers_ratio() -> None:
     label = torch.tensor([0, 0, 2])
     # (best other - own) / (first - third)
     expected = torch.tensor([(3 - 4) / (4 - 1), (2 - 0.5) / (2 - 1), (-7 + 8) / (-7 + 9)])
-    torch.testing.assert_close(Goal(label).dlr(LOGITS), expected)
+    torch.testing.assert_close(Criterion(label).dlr(LOGITS), expected)
     target = torch.tensor([1, 3, 0])
     # (target - own) / (first - mean of third and fourth)
     expected = torch.tensor([(1 - 4) / (4 + 0.5), (1.5 - 0.5) / (2 - 0.75), (-9 + 8) / (-7 + 10.5)])
-    torch.testing.assert_close(Goal(label, target).dlr(LOGITS), expected)
+    torch.testing.assert_close(Criterion(label, target).dlr(LOGITS), expected)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_dlr_does_not_see_the_scale_of_the_logits(scale: float) -> None:
-    goal = Goal(torch.tensor([0, 0, 2]))
-    torch.testing.assert_close(goal.dlr(LOGITS * scale), goal.dlr(LOGITS), rtol=1e-4, atol=1e-4)
+    criterion = Criterion(torch.tensor([0, 0, 2]))
+    torch.testing.assert_close(criterion.dlr(LOGITS * scale), criterion.dlr(LOGITS), rtol=1e-4, atol=1e-4)
 
 
 def test_dlr_of_too_few_classes_is_the_margin() -> None:
     two, three = LOGITS[:, :2], LOGITS[:, :3]
     label, target = torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1])
-    assert torch.equal(Goal(label).dlr(two), Goal(label).margin(two))
-    assert torch.equal(Goal(label, target).dlr(two), Goal(label, target).margin(two))
-    assert torch.equal(Goal(label, target).dlr(three), Goal(label, target).margin(three))
+    assert torch.equal(Criterion(label).dlr(two), Criterion(label).margin(two))
+    assert torch.equal(Criterion(label, target).dlr(two), Criterion(label, target).margin(two))
+    assert torch.equal(Criterion(label, target).dlr(three), Criterion(label, target).margin(three))
 
 
 def test_progress_is_checked_at_the_papers_steps() -> None:

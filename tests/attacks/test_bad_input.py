@@ -15,7 +15,7 @@ from robustlit.attacks import BIM, FGSM, MIM, PGD, Attack, BudgetAttack
 from robustlit.attacks.apgd import APGD
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.eot import EOT
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 
 ATTACKS = [FGSM(0.1), BIM(0.1, steps=3), PGD(0.1, steps=3), MIM(0.1, steps=3), PGD(1.5, norm="l2", steps=3)]
@@ -27,10 +27,12 @@ class Fixed(Attack):
     """Returns what it was told to, so that what surrounds an attack can be seen by itself."""
 
     name: ClassVar[str] = "fixed"
-    answer: Callable[[Victim, Tensor, Goal, Tensor], Tensor] = lambda victim, x, goal, rows: 1 - x
+    answer: Callable[[Victim, Tensor, Criterion, Tensor], Tensor] = lambda victim, x, criterion, rows: 1 - x
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
-        return self.answer(victim, x, goal, rows)
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
+        return self.answer(victim, x, criterion, rows)
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,12 @@ def test_a_ratio_of_logits_that_there_are_too_few_of(classes: int, targeted: boo
     result = attack.run(model, GREY, FIRST, target=FIRST + 1 if targeted else None, seed=0)
     assert result.x_adv.isfinite().all()
     assert result.success.all()
-    goal = Goal(FIRST, FIRST + 1 if targeted else None)
+    criterion = Criterion(FIRST, FIRST + 1 if targeted else None)
     logits = torch.randn(4, classes, dtype=torch.float64)
     if classes < (4 if targeted else 3):
-        torch.testing.assert_close(goal.dlr(logits), goal.margin(logits))
+        torch.testing.assert_close(criterion.dlr(logits), criterion.margin(logits))
     else:
-        torch.testing.assert_close(goal.dlr(logits * 7 + 3), goal.dlr(logits))
+        torch.testing.assert_close(criterion.dlr(logits * 7 + 3), criterion.dlr(logits))
 
 
 @every
@@ -141,8 +143,8 @@ def test_a_misclassified_example_costs_two_passes(attack: BudgetAttack) -> None:
 def test_only_those_still_to_break_reach_the_search() -> None:
     seen = []
 
-    def answer(victim: Victim, x: Tensor, goal: Goal, rows: Tensor) -> Tensor:
-        seen.append((x, goal.label.tolist(), rows.tolist()))
+    def answer(victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor) -> Tensor:
+        seen.append((x, criterion.label.tolist(), rows.tolist()))
         return (x + 0.5).requires_grad_()  # as an optimiser's variable would be
 
     x = torch.linspace(0.4, 0.5, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4).clone()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD
 from robustlit.attacks.eot import EOT
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import VOTES, Victim
 from robustlit.classifier import DefendedClassifier, attack_view, draws_of, is_stochastic, undefended
 
@@ -111,14 +111,14 @@ def test_votes_against_the_label_count_together() -> None:
     for target in (1, 2, 3):
         assert not BIM(eps=0.1, steps=2).run(EOT(Spread(), 5), x, y, target=y + target).success.any()
     with Victim(net := EOT(Spread(), 5), x) as victim:
-        votes, goal = victim.logits(x), victim.goal(y)
-        assert goal.reached(votes).all()
-        assert goal.prediction(votes, torch.tensor([False, True])).tolist()[0] == 0
-        assert not victim.goal(y, safely=True).reached(votes).any()
-        assert victim.goal(y, y).reached(votes).tolist() == [False, False]
+        votes, criterion = victim.logits(x), victim.criterion(y)
+        assert criterion.reached(votes).all()
+        assert criterion.prediction(votes, torch.tensor([False, True])).tolist()[0] == 0
+        assert not victim.criterion(y, safely=True).reached(votes).any()
+        assert victim.criterion(y, y).reached(votes).tolist() == [False, False]
     with Victim(net.model, x) as victim:
-        assert victim.goal(y, safely=True).share == 0
-        assert victim.goal(y).prediction(votes, torch.tensor([True, True])).tolist() == [0, 0]
+        assert victim.criterion(y, safely=True).share == 0
+        assert victim.criterion(y).prediction(votes, torch.tensor([True, True])).tolist() == [0, 0]
 
 
 def test_a_search_goes_on_until_the_recount_is_safe() -> None:
@@ -169,7 +169,7 @@ def test_the_votes() -> None:
         rows = [[0.0, 1.0, 2.0]] * 4 + [[value, 300.0, 2.0]]
         with Victim(EOT(Fixed(rows)), x) as victim:
             logits = victim.logits(x, torch.tensor([1, 0]))
-            assert not Goal(torch.zeros(2, dtype=torch.int64)).reached(logits).any()
+            assert not Criterion(torch.zeros(2, dtype=torch.int64)).reached(logits).any()
             assert not victim.finite.any()
 
 

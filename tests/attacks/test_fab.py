@@ -88,8 +88,8 @@ def test_alone_and_in_another_order(
     target = (y + 3) % 10
 
     def run(rows: Tensor) -> AttackResult:
-        goal = target[rows] if targeted else None
-        return attack.run(net, x[rows], y[rows], target=goal, index=rows + 40, seed=7)
+        criterion = target[rows] if targeted else None
+        return attack.run(net, x[rows], y[rows], target=criterion, index=rows + 40, seed=7)
 
     whole = run(torch.arange(4))
     assert whole.x_adv.dtype == torch.float64

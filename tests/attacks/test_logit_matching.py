@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD, LogitMatching
 from robustlit.attacks.logit_matching import _Imitated, _Losses
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.data import MNIST, Examples, load_mnist
 
 N = 30
@@ -133,15 +133,15 @@ def test_the_guide_is_the_nearest_one_that_the_defense_accepts() -> None:
     logits = torch.tensor([[0.5, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.5], [0.0, 0.0, 3.0]])
     here = torch.zeros(3, 3)
 
-    def chosen(goal: Goal, accepted: Tensor = accepted) -> list[int]:
-        losses = _Losses(_Imitated(labels, accepted, logits, logits), goal)
+    def chosen(criterion: Criterion, accepted: Tensor = accepted) -> list[int]:
+        losses = _Losses(_Imitated(labels, accepted, logits, logits), criterion)
         losses.here(here)
         return losses.chosen.tolist()
 
     own = torch.tensor([0, 1, 2])
-    assert chosen(Goal(own)) == [2, 0, 0]
-    assert chosen(Goal(own, torch.tensor([1, 2, 0]))) == [2, 4, 0]
-    assert chosen(Goal(own, torch.tensor([1, 2, 0])), torch.zeros(5) > 0) == [1, 3, 0]  # better those than none
+    assert chosen(Criterion(own)) == [2, 0, 0]
+    assert chosen(Criterion(own, torch.tensor([1, 2, 0]))) == [2, 4, 0]
+    assert chosen(Criterion(own, torch.tensor([1, 2, 0])), torch.zeros(5) > 0) == [1, 3, 0]  # better those than none
 
 
 @pytest.mark.parametrize("settings", [LINF, L2], ids=["linf", "l2"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD, BudgetAttack
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.classifier import undefended
 from robustlit.threat import distance
 
@@ -359,28 +359,30 @@ def test_confidence_is_no_robustness(confidence: float, net: nn.Module, digits: 
 def test_log_odds_order_and_ascend_as_cross_entropy_does() -> None:
     logits = (torch.randn(50, 7, dtype=torch.float64) * 3).requires_grad_(True)
     y, target = torch.randint(7, (50,)), torch.randint(7, (50,))
-    for goal, cross_entropy in (
-        (Goal(y), F.cross_entropy(logits, y, reduction="none")),
-        (Goal(y, target), -F.cross_entropy(logits, target, reduction="none")),
+    for criterion, cross_entropy in (
+        (Criterion(y), F.cross_entropy(logits, y, reduction="none")),
+        (Criterion(y, target), -F.cross_entropy(logits, target, reduction="none")),
     ):
-        odds = goal.log_odds(logits)
+        odds = criterion.log_odds(logits)
         (ours,) = torch.autograd.grad(odds.sum(), logits, retain_graph=True)
         (theirs,) = torch.autograd.grad(cross_entropy.sum(), logits)
         torch.testing.assert_close(F.normalize(ours, dim=1), F.normalize(theirs, dim=1))
         assert torch.equal(odds.argsort(), cross_entropy.argsort())
-    assert torch.equal(Goal(y).log_odds(logits) > 0, Goal(y).log_odds(logits).detach() > 0)
+    assert torch.equal(Criterion(y).log_odds(logits) > 0, Criterion(y).log_odds(logits).detach() > 0)
     # Log odds of zero: the true class has half of the probability.
     even = torch.tensor([[2.0, 2.0 - 1e9], [0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(Goal(torch.tensor([0, 0])).log_odds(even)[1], torch.tensor(0.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        Criterion(torch.tensor([0, 0])).log_odds(even)[1], torch.tensor(0.0, dtype=torch.float64)
+    )
 
 
 def test_when_a_goal_is_reached() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [float("nan"), 3.0, 2.0], [1.0, float("inf"), 0.0]])
     label, target = torch.tensor([0, 0, 0, 0]), torch.tensor([2, 1, 1, 1])
-    assert Goal(label).reached(logits).tolist() == [False, True, False, False]
-    assert Goal(label, target).reached(logits).tolist() == [False, True, False, False]
-    assert Goal(label, torch.tensor([1, 2, 0, 0])).reached(logits).tolist() == [False] * 4
-    chosen = Goal(label, target).select(torch.tensor([1, 0]))
+    assert Criterion(label).reached(logits).tolist() == [False, True, False, False]
+    assert Criterion(label, target).reached(logits).tolist() == [False, True, False, False]
+    assert Criterion(label, torch.tensor([1, 2, 0, 0])).reached(logits).tolist() == [False] * 4
+    chosen = Criterion(label, target).select(torch.tensor([1, 0]))
     assert chosen.target is not None
     assert chosen.target.tolist() == [1, 2]
 

@@ -27,7 +27,7 @@ from robustlit.attacks import (
     Transfer,
     WorstCase,
 )
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.training import RobustClassifier
 
 
@@ -73,27 +73,27 @@ def test_a_goal_knows_the_refusal() -> None:
     logits = torch.tensor(
         [[3.0, 1, 2, 0], [1, 3, 2, 0], [1, 3, 2, 4], [2, 1, 0, 2.5]]  # right, wrong, refused though wrong, refused
     )
-    goal = Goal(label, rejects=True)
-    assert goal.reached(logits).tolist() == [False, True, False, False]
-    assert goal.margin(logits).tolist() == [-1, 2, -1, -1.5]
-    assert (goal.margin(logits) > 0).tolist() == goal.reached(logits).tolist()
-    assert goal.others(logits).argmax(1).tolist() == [2, 1, 1, 1]
-    assert (goal.log_odds(logits) - torch.tensor([[1.0, 2], [3, 2], [3, 2], [1, 0]]).logsumexp(1)).tolist() == (
+    criterion = Criterion(label, rejects=True)
+    assert criterion.reached(logits).tolist() == [False, True, False, False]
+    assert criterion.margin(logits).tolist() == [-1, 2, -1, -1.5]
+    assert (criterion.margin(logits) > 0).tolist() == criterion.reached(logits).tolist()
+    assert criterion.others(logits).argmax(1).tolist() == [2, 1, 1, 1]
+    assert (criterion.log_odds(logits) - torch.tensor([[1.0, 2], [3, 2], [3, 2], [1, 0]]).logsumexp(1)).tolist() == (
         pytest.approx([-3, -1, -4, -2.5])
     )
-    targeted = goal.toward(torch.tensor([1, 1, 1, 1]))
+    targeted = criterion.toward(torch.tensor([1, 1, 1, 1]))
     assert targeted.reached(logits).tolist() == [False, True, False, False]
     assert targeted.margin(logits).tolist() == [-2, 1, -1, -1.5]
-    assert goal.classes(logits) == 3
-    chosen = goal.select(torch.tensor([2]))
+    assert criterion.classes(logits) == 3
+    chosen = criterion.select(torch.tensor([2]))
     assert (chosen.rejects, len(chosen.label)) == (True, 1)
 
 
 def test_of_votes_neither_the_label_nor_the_refusal_counts() -> None:
     votes = torch.tensor([[0.2, 0.6, 0.2], [0.2, 0.3, 0.5], [0.0, 0.4, 0.6]]).log()
-    goal = Goal(torch.tensor([0, 0, 0]), share=0.48, rejects=True)
-    assert goal.reached(votes).tolist() == [True, False, False]
-    assert goal.prediction(votes, goal.reached(votes)).tolist() == [1, 2, 2]
+    criterion = Criterion(torch.tensor([0, 0, 0]), share=0.48, rejects=True)
+    assert criterion.reached(votes).tolist() == [True, False, False]
+    assert criterion.prediction(votes, criterion.reached(votes)).tolist() == [1, 2, 2]
 
 
 ATTACKS = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import FGSM, MIM, PGD, Attack, BudgetAttack
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.transfer import Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.data import load_mnist
@@ -26,19 +26,21 @@ N = 30
 
 @dataclass(frozen=True)
 class Boundary(Attack):
-    """A minimal attack: steps along the normalised gradient until the goal is reached, no farther."""
+    """A minimal attack: steps along the normalised gradient until the criterion is reached, no farther."""
 
     name: ClassVar[str] = "boundary"
     norms: ClassVar[tuple[str, ...]] = ("l2",)
     targeted: ClassVar[bool] = False
     norm: str = field(default="l2", kw_only=True)
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
-        assert not goal.reached(victim.logits(x, rows)).any()  # the contract of every search
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
+        assert not criterion.reached(victim.logits(x, rows)).any()  # the contract of every search
         z, won = x.clone(), torch.zeros(len(x), dtype=torch.bool)
         for _ in range(20):
-            logits, _, gradient = victim.gradient(z, goal.margin, rows)
-            won |= goal.reached(logits)
+            logits, _, gradient = victim.gradient(z, criterion.margin, rows)
+            won |= criterion.reached(logits)
             step = 0.25 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             z = torch.where(won.view(-1, 1, 1, 1), z, (z + step).clamp(0, 1))
         return z
@@ -117,7 +119,7 @@ def test_the_point_of_highest_loss_is_taken_over_all_restarts(
     losses = []
     for restarts in (1, 4):
         x_adv = Transfer(PGD(eps=0.1, steps=5, restarts=restarts), source)(net, x, y, seed=0)
-        losses.append(Goal(y).log_odds(source(x_adv)))
+        losses.append(Criterion(y).log_odds(source(x_adv)))
     assert (losses[1] >= losses[0] - 1e-5).all()
     assert (losses[1] > losses[0] + 1e-4).any()
 

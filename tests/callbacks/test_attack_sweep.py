@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from robustlit.attacks import FGSM, PGD, Attack, AttackResult
 from robustlit.callbacks import AttackSweep
 from robustlit.data import MNIST
-from robustlit.evaluation import Evaluation, evaluate
+from robustlit.evaluation import evaluate
+from robustlit.results import Evaluation
 from robustlit.training import RobustClassifier
 
 MakeTrainer = Callable[..., pl.Trainer]

@@ -24,9 +24,9 @@ from robustlit.attacks import FGSM, PGD
 from robustlit.callbacks import AdversarialImages, AttackSweep, wandb_logger
 from robustlit.callbacks.log_evaluation import area_under_curve, log_evaluation, summary_scalars
 from robustlit.data import MNIST
-from robustlit.evaluation import Evaluation
-from robustlit.evaluation.figures import attacked_to, distance_grid, known_at
+from robustlit.figures import attacked_to, distance_grid, known_at
 from robustlit.objectives import Standard
+from robustlit.results import Evaluation
 from robustlit.training import RobustClassifier
 
 ENDS = {"l2": 10.0, "linf": 0.5}

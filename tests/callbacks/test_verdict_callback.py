@@ -15,9 +15,9 @@ from torch import nn
 from robustlit.attacks import PGD
 from robustlit.callbacks import AttackSweep, Verdict
 from robustlit.data import MNIST
-from robustlit.evaluation import Evaluation
-from robustlit.evaluation import Verdict as Judged
 from robustlit.objectives import Standard
+from robustlit.results import Evaluation
+from robustlit.results import Verdict as Judged
 from robustlit.training import RobustClassifier
 
 

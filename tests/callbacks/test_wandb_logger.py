@@ -15,8 +15,8 @@ from wandb_server import WandbServer
 
 from robustlit.callbacks import wandb_logger
 from robustlit.callbacks.wandb_logger import finish_wandb
-from robustlit.console import is_main_process
-from robustlit.wandb_account import logged_in
+from robustlit.tracking.account import logged_in
+from robustlit.tracking.console import is_main_process
 
 
 @pytest.fixture(autouse=True)

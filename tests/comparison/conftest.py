@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 ATTACKS = {"fgsm": ("linf", (0.1, 0.3, 0.4)), "pgd": ("linf", (0.1, 0.3, 0.4)), "nearest_l2": ("l2", ())}
 Make = Callable[..., Path]

@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from pages import body_of, data_of, needs_a_browser, shown
 
-from robustlit.cli_evaluate import _overridden, _parsed, evaluate
+from robustlit.cli.evaluate import _overridden, _parsed, evaluate
 from robustlit.comparison import compare, write_page
 from robustlit.comparison.again import again
 from robustlit.comparison.overrides import UnwritableError, overrides
 from robustlit.comparison.runs import read_run
-from robustlit.config import read_fractions, recipe_files, recipes_folder, register_recipes, stored
-from robustlit.evaluation import Evaluation
+from robustlit.experiment.recipes import read_fractions, recipe_files, recipes_folder, register_recipes, stored
+from robustlit.results import Evaluation
 from robustlit.training import read_checkpoint
 from robustlit.training.checkpoint import pack
 
@@ -167,7 +167,7 @@ def test_a_net_of_the_users_is_evaluated_again_by_its_function(
         composed_to.append({**stored(config), "ckpt_path": origin})
         return 0
 
-    monkeypatch.setattr("robustlit.run.evaluate_own", instead)
+    monkeypatch.setattr("robustlit.experiment.run.evaluate_own", instead)
     assert evaluate(["--model", "a_net_of_mine:build", *given]) == 0
     folder = tmp_path / "runs" / "mine"
     attacks = dict.fromkeys(composed_to[0]["sweep"]["attacks"], ("linf", (0.1,)))

@@ -14,7 +14,7 @@ import pytest
 from pages import bits, data_of
 
 from robustlit.comparison import ComparisonError, compare
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 Make = Callable[..., Path]
 

@@ -10,7 +10,7 @@ import pytest
 from pages import body_of, data_of, needs_a_browser, shown, with_a_script
 
 from robustlit.comparison import compare, write_page
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 Make = Callable[..., Path]
 L2_ALONE = {"nearest_l2": ("l2", ())}

@@ -15,7 +15,7 @@ from pages import bits, data_of, read_off
 
 from robustlit.comparison import compare, write_page
 from robustlit.comparison.curves import ruler, thinned
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 Make = Callable[..., Path]
 

@@ -10,10 +10,10 @@ import pytest
 from pages import bits, data_of, read_off
 
 from robustlit.comparison import compare
-from robustlit.evaluation import Evaluation
-from robustlit.evaluation.figures import attacked_to
-from robustlit.evaluation.figures.curves import curve_line
-from robustlit.evaluation.figures.panel import Look
+from robustlit.figures import attacked_to
+from robustlit.figures.curves import curve_line
+from robustlit.figures.panel import Look
+from robustlit.results import Evaluation
 
 Make = Callable[..., Path]
 

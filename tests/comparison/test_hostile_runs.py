@@ -12,7 +12,7 @@ import pytest
 from pages import body_of, data_of, needs_a_browser, shown
 
 from robustlit.comparison import ComparisonError, compare, write_page
-from robustlit.evaluation import Check, Evaluation, Verdict
+from robustlit.results import Check, Evaluation, Verdict
 
 Make = Callable[..., Path]
 PROBE = '<img src=x onerror="document.documentElement.dataset.broken=1">'

@@ -11,7 +11,7 @@ from typing import Any
 from pages import body_of, data_of, needs_a_browser, shown, with_a_script
 
 from robustlit.comparison import compare, write_page
-from robustlit.evaluation import Check, Verdict
+from robustlit.results import Check, Verdict
 
 Make = Callable[..., Path]
 # What is cut off or lies over what follows, once all is laid out as for a printer.

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from robustlit import Evaluation, evaluate
 from robustlit.attacks import FGSM, PGD
 from robustlit.comparison import compare, write_page
-from robustlit.evaluation import Check, Verdict, verdict
+from robustlit.results import Check, Verdict
+from robustlit.verdict import verdict
 
 Make = Callable[..., Path]
 

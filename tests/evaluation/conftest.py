@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlit.evaluation import Evaluation
+from robustlit.results import Evaluation
 
 
 class LinearNet(nn.Module):

@@ -17,7 +17,7 @@ from robustlit.callbacks import AttackSweep
 from robustlit.data import MNIST
 from robustlit.defenses import BitDepth
 from robustlit.evaluation import Sweep
-from robustlit.evaluation.figures import curves_figure
+from robustlit.figures import curves_figure
 from robustlit.models import SmallCNN
 from robustlit.objectives import Standard
 from robustlit.training import RobustClassifier, distil

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD, Attack, Transfer
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Goal
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.evaluation import Sweep, evaluate
 from robustlit.evaluation.sweep import as_evaluation
@@ -45,7 +45,9 @@ class Shortest(Attack):
 
     name: ClassVar[str] = "shortest"
 
-    def _search(self, victim: Victim, x: Tensor, goal: Goal, rows: Tensor, draws: Draws, eps: Tensor | None) -> Tensor:
+    def _search(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
+    ) -> Tensor:
         w = victim.model.w.detach()
         score = (x - 0.5).flatten(1) @ w
         return x - (1.0001 * score / w.abs().sum())[:, None].mul(w.sign()).view_as(x)

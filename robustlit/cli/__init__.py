@@ -1,0 +1,5 @@
+"""The command line: arguments only, one file a command."""
+
+from robustlit.cli.main import main
+
+__all__ = ["main"]

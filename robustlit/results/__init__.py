@@ -1,0 +1,18 @@
+"""The table of per-example results and everything that is read off it. Needs no torch."""
+
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.intervals import Accuracy, wilson_interval
+from robustlit.results.table import EvaluationError
+from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check, Verdict
+
+__all__ = [
+    "FAIL",
+    "INCONCLUSIVE",
+    "PASS",
+    "Accuracy",
+    "Check",
+    "Evaluation",
+    "EvaluationError",
+    "Verdict",
+    "wilson_interval",
+]

@@ -1,0 +1,197 @@
+"""Recipes that put a defense around a trained classifier, or an objective on what one has learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from robustlit.classifier import undefended
+from robustlit.data import MNIST
+from robustlit.defenses import BitDepth
+from robustlit.experiment.build import fill_model
+from robustlit.training import load_classifier
+
+Run = Callable[..., int]
+RECIPE = """# A defense of the test's.
+defaults:
+  - override /model: small_cnn
+base: null
+base_epochs: 1
+defense:
+  _target_: {target}
+  bits: 1
+objective:
+  _target_: {objective}
+optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 2e-3}}
+monitor: val/accuracy
+trainer:
+  max_epochs: 1
+"""
+TINY = ["data.train_size=1500", "data.batch_size=50", "data.val_size=100", "data.test_size=60",
+        "sweep.attacks.pgd.steps=3", "sweep.attacks.bim.steps=2", "logger=none"]  # fmt: skip
+PLAIN = [a for a in TINY if not a.startswith("sweep.")] + ["sweep=none"]
+
+
+class Fitted(BitDepth):
+    """A defense that is fitted: it keeps the mean of what it was shown."""
+
+    mean: Tensor
+
+    def __init__(self, net: nn.Module, bits: int = 1) -> None:
+        super().__init__(net, bits)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def fit(self, *, clean: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], seed: int) -> None:
+        """Keeps the numbers of examples."""
+        if seed == 13:
+            raise ValueError("these images cannot be fitted to")
+        assert len(clean[0]) == len(clean[1])
+        self.mean.copy_(torch.tensor([len(clean[0]), len(held_out[0])]))
+
+
+class OnSimilarity:
+    """An objective that learns one matrix from a trained classifier."""
+
+    needs_reference = True
+
+    def __init__(self, similarity: list[list[float]] | str = "learned") -> None:
+        self.similarity_matrix = None if isinstance(similarity, str) else torch.tensor(similarity)
+
+    def prepare(self, reference: nn.Module | None, images: Tensor, labels: Tensor) -> None:
+        """Mean probabilities of each class."""
+        assert reference is not None
+        with torch.no_grad():
+            found = reference(images).softmax(1)
+        self.similarity_matrix = torch.stack([found[labels == k].mean(0) for k in range(10)])
+
+    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> Any:
+        """Cross-entropy against the matrix."""
+        assert self.similarity_matrix is not None
+        logits = classifier(x)
+        return {"loss": F.cross_entropy(logits, self.similarity_matrix[y]), "logits": logits}
+
+
+def write(folder: Path, name: str, target: str, objective: str = "robustlit.objectives.Standard") -> str:
+    folder.mkdir(exist_ok=True)
+    text = RECIPE.format(target=target, objective=objective)
+    if target == "none":
+        text = text.replace("defense:\n  _target_: none\n  bits: 1\n", "")
+    (folder / f"{name}.yaml").write_text(text)
+    return f"--config-dir={folder}"
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> str:
+    """A folder of recipes of the tests."""
+    here = "tests.test_assembly" if __name__.startswith("tests.") else __name__
+    write(tmp_path / "own", "bits", "robustlit.defenses.BitDepth")
+    write(tmp_path / "own", "fitted", f"{here}.Fitted")
+    return write(tmp_path / "own", "similar", "none", f"{here}.OnSimilarity")
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def test_a_defense_around_a_classifier_that_is_trained_first(run: Run, recipes: str, tmp_path: Path) -> None:
+    assert run("train", recipes, "recipe=bits", *TINY, "sweep.knowledge=[greybox, adaptive]") == 0
+    folder = tmp_path / "runs" / "bits"
+    assert {f.name for f in (folder / "checkpoints").iterdir()} == {"base.ckpt", "best.ckpt"}
+    base, best = (load_classifier(folder / "checkpoints" / f"{name}.ckpt")[0] for name in ("base", "best"))
+    assert isinstance(best, BitDepth)
+    for one, other in zip(base.state_dict().values(), undefended(best).state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    results = results_of(folder)
+    assert results["clean"]["accuracy"] > 0.5
+    assert {"pgd", "pgd-greybox"} <= set(results["attacks"])
+    # Again, and with the defense's own value changed.
+    assert run("evaluate", "runs/bits", "logger=none") == 0
+    again = results_of(tmp_path / "runs" / "bits-eval")
+    assert again["attacks"] == results["attacks"]
+    assert run("evaluate", "runs/bits", "logger=none", "model.bits=8") == 0
+    assert results_of(tmp_path / "runs" / "bits-eval-2")["attacks"] != results["attacks"]
+    # On that classifier, without training.
+    assert run("train", recipes, "recipe=bits", *TINY, "base=runs/bits/checkpoints/base.ckpt", "name=second") == 0
+    assert {f.name for f in (tmp_path / "runs/second/checkpoints").iterdir()} == {"best.ckpt"}
+    assert results_of(tmp_path / "runs" / "second")["attacks"]["pgd"] == results["attacks"]["pgd"]
+
+
+def test_a_defense_is_fitted_to_the_training_split_and_set_on_the_validation_split(
+    run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", recipes, "recipe=fitted", *PLAIN) == 0
+    folder = tmp_path / "runs" / "fitted"
+    state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    assert state["net.mean"].tolist() == [1500, 100]
+    package = __name__.split(".")[0]
+    best, _ = load_classifier(folder, trusted=[package])
+    assert best.mean.tolist() == [1500, 100]
+    # What was trained stays when the fit fails; an empty run does not.
+    assert run("train", recipes, "recipe=fitted", *PLAIN, "seed=13", "name=failed") == 1
+    assert "cannot be fitted to" in capsys.readouterr().err
+    assert (tmp_path / "runs/failed/checkpoints/base.ckpt").is_file()
+    base = "base=runs/fitted/checkpoints/base.ckpt"
+    assert run("train", recipes, "recipe=fitted", *PLAIN, "seed=13", "name=empty", base) == 1
+    assert not (tmp_path / "runs/empty").exists()
+
+
+def test_what_an_objective_learned_is_kept_in_the_recipe(run: Run, recipes: str, tmp_path: Path) -> None:
+    assert run("train", recipes, "recipe=similar", *PLAIN) == 0
+    folder = tmp_path / "runs" / "similar"
+    config = OmegaConf.load(folder / "config.yaml")
+    matrix = torch.tensor(OmegaConf.to_object(config.objective.similarity))
+    assert matrix.shape == (10, 10)
+    assert torch.allclose(matrix.sum(1), torch.ones(10), atol=1e-4)
+    assert {f.name for f in (folder / "checkpoints").iterdir()} == {"base.ckpt", "best.ckpt", "last.ckpt"}
+    # A resumed run takes the matrix that it began with, and trains no other classifier.
+    more = ["ckpt_path=runs/similar/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    (folder / "checkpoints" / "base.ckpt").unlink()
+    assert run("train", recipes, "recipe=similar", *PLAIN, *more) == 0
+    assert not (folder / "checkpoints" / "base.ckpt").exists()
+    assert OmegaConf.load(folder / "config.yaml").objective.similarity == config.objective.similarity
+
+
+def test_a_base_that_does_not_fit_is_refused_before_anything_is_computed(
+    run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model": {"_target_": "robustlit.models.SmallCNN"}, "data": {"_target_": "robustlit.data.CIFAR10"}}
+    weights = {f"net.{k}": v for k, v in load_small().state_dict().items()}
+    torch.save({"state_dict": weights, "robustlit": {"format": 1, "config": config}}, tmp_path / "other.ckpt")
+    assert run("train", recipes, "recipe=bits", *TINY, "base=other.ckpt") == 1
+    assert "base=other.ckpt was trained on CIFAR10, this recipe runs on MNIST" in capsys.readouterr().err
+    assert run("train", recipes, "recipe=bits", *TINY, "base=nowhere") == 1
+    assert "no checkpoint at nowhere" in capsys.readouterr().err
+    assert run("train", recipes, "recipe=bits", *TINY, "defense.bits=11") == 1
+    assert "bits must be a whole number from 1 to 8, got 11" in capsys.readouterr().err
+    assert run("train", recipes, "recipe=bits", *TINY, "ckpt_path=other.ckpt") == 1
+    assert "nothing to resume" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def load_small() -> nn.Module:
+    from robustlit.models import SmallCNN
+
+    return SmallCNN()
+
+
+def test_nulls_are_filled_in_wherever_a_net_stands() -> None:
+    config = OmegaConf.create(
+        {
+            "model": {"net": {"num_classes": None, "in_chans": 7}},
+            "defense": {"part": {"deeper": {"image_size": None}}, "width": None},
+            "module": {"in_chans": None, "mean": "${model.net}"},
+        }
+    )
+    fill_model(config, MNIST(val_size=100))
+    assert config.model.net == {"num_classes": 10, "in_chans": 7}
+    assert config.defense == {"part": {"deeper": {"image_size": 28}}, "width": None}
+    assert config.module.in_chans == 1

@@ -1,0 +1,84 @@
+"""What a net is asked before it is attacked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from robustlit.data import MNIST
+from robustlit.experiment.preflight import check_takes
+from robustlit.experiment.recipes import ConfigError
+from robustlit.models import SmallCNN, TimmNet
+
+
+class Returns(nn.Module):
+    """Returns what a function makes of a net's logits."""
+
+    def __init__(self, change: Any, *, rejects: bool = False) -> None:
+        super().__init__()
+        self.net, self.change, self.rejects = SmallCNN(), change, rejects
+
+    def forward(self, x: Tensor) -> Any:
+        return self.change(self.net(x))
+
+
+class Faulty(nn.Module):
+    """Has a fault that has nothing to do with its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer_that_was_forgotten(x)
+
+
+@pytest.fixture(scope="module")
+def data() -> MNIST:
+    return MNIST(test_size=20)
+
+
+def test_nets_for_these_images_pass_and_no_draw_is_taken(data: MNIST) -> None:
+    refuses = Returns(lambda z: torch.cat([z, z[:, :1]], 1), rejects=True)  # an eleventh output for its refusal
+    noisy = Returns(lambda z: z + torch.rand_like(z))
+    for net in (SmallCNN(), refuses, noisy, TimmNet("resnet18")):
+        state = torch.get_rng_state()
+        check_takes(net.eval(), data, "net")
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            SmallCNN(in_chans=3),
+            r"mine does not take images of shape \(1, 1, 28, 28\): Given groups=1.*3 channels.*; res",
+        ),
+        (SmallCNN(num_classes=12), r"mine returns 12 logits for the 10 classes of mnist; build it with 10 outputs, "),
+        (Returns(lambda z: {"logits": z}), r"mine: the model must return logits \(B, K\), got dict; wrap it"),
+        (
+            Returns(lambda z: z, rejects=True),
+            r"9 logits, besides the one of its refusal for the 10 classes of mnist; build it with 11 ",
+        ),
+        (Returns(lambda z: z.argmax(1)), r"mine: the model must return logits .* got shape \(1,\)"),
+    ],
+)
+def test_what_it_cannot_be_attacked_with_is_said(net: nn.Module, message: str, data: MNIST) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        check_takes(net.eval(), data, "mine")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet18", {}), ("vit_tiny_patch16_224", {"in_chans": 1})],  # other channels, another size
+)
+def test_nets_of_timm_are_pointed_to_the_adapter(name: str, options: dict[str, Any], data: MNIST) -> None:
+    net = timm.create_model(name, num_classes=10, **options).eval()
+    with pytest.raises(ConfigError, match=rf"robustlit\.models\.TimmNet\('{name}'\) adapts channels and size"):
+        check_takes(net, data, "mine")
+
+
+def test_a_fault_of_the_net_keeps_its_traceback(data: MNIST) -> None:
+    with pytest.raises(AttributeError, match="layer_that_was_forgotten"):
+        check_takes(Faulty(), data, "mine")

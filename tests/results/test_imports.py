@@ -1,0 +1,27 @@
+"""What importing the table, the figures and the comparison loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from robustlit import threat
+from robustlit.results import table
+
+HEAVY = ("torch", "pytorch_lightning", "sklearn", "timm", "wandb")
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_reading_and_drawing_results_needs_no_torch() -> None:
+    code = "; ".join(f"import robustlit.{name}" for name in ("results", "figures", "comparison", "experiment.report"))
+    assert run(f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
+
+
+def test_the_tolerance_is_that_of_the_attacks() -> None:
+    assert table.TOLERANCE == threat.TOLERANCE

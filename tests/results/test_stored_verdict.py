@@ -1,0 +1,153 @@
+"""A verdict belongs to the table that it judged, and is shown beside no other."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Text
+
+from robustlit.figures import curves_figure, draw_run, knowledge_figure, models_figure, on_common_examples
+from robustlit.results import Check, Evaluation, EvaluationError, Verdict
+from robustlit.results.stored_verdict import stored_verdict
+
+Make = Callable[..., Evaluation]
+ROWS = [(k, "pgd", 0.3, 0.02 * k if k < 12 else None) for k in range(20)]
+OTHERS = [*ROWS[:-1], (19, "pgd", 0.3, 0.05)]
+
+
+@pytest.fixture
+def judged(table: Make) -> Evaluation:
+    return table(ROWS)
+
+
+def verdict_on(evaluation: Evaluation | None) -> Verdict:
+    """A verdict that fails; tied to nothing, as older ones are, for None."""
+    found = Verdict([Check(13, "a", "FAIL", "b")], "full", 9, "linf", 0.3, 0, 5, 0.1)
+    return found if evaluation is None else found.of(evaluation)
+
+
+def test_it_says_what_it_judged_and_is_read_back(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+    file = verdict_on(judged).save(tmp_path)
+    written = json.loads(file.read_text())
+    assert (written["table"], written["evaluated"]) == (judged.digest, 20)
+    assert Verdict.load(tmp_path) == verdict_on(judged)
+    assert verdict_on(judged).is_of(judged) is True
+    assert verdict_on(judged).is_of(table(ROWS)) is True
+    assert verdict_on(judged).is_of(table(OTHERS)) is False
+    assert verdict_on(None).is_of(judged) is None
+    # Of columns with another meaning nobody can tell.
+    file.write_text(json.dumps(written | {"table": "v2:00"}))
+    assert Verdict.load(tmp_path).is_of(judged) is None
+
+
+@pytest.mark.parametrize("change", [{"table": 3}, {"evaluated": "many"}])
+def test_a_damaged_tie_is_refused(judged: Evaluation, tmp_path: Path, change: dict[str, object]) -> None:
+    file = verdict_on(judged).save(tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match="table must be text and evaluated a number"):
+        Verdict.load(tmp_path)
+
+
+def test_a_reader_gets_the_verdict_on_its_table_alone(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "evaluation"
+    assert stored_verdict(tmp_path / "run", judged) == (None, "")
+    verdict_on(judged).save(folder)
+    assert stored_verdict(tmp_path / "run", judged) == (verdict_on(judged), "")
+    found, told = stored_verdict(folder, table(OTHERS))
+    assert found is None
+    assert told == "judged another table than the one here (of as many examples, with other results)"
+    found, told = stored_verdict(folder, table(ROWS[:15]))
+    assert found is None
+    assert told == "judged another table than the one here (of 20 examples; here are 15)"
+    verdict_on(None).save(folder)
+    found, told = stored_verdict(folder, judged)
+    assert found == verdict_on(None)
+    assert told.startswith("does not say which table it judged")
+
+
+def test_who_loads_a_verdict_alone_is_warned_of_another_table_beside_it(
+    judged: Evaluation, table: Make, tmp_path: Path
+) -> None:
+    file = verdict_on(judged).save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Verdict.load(tmp_path)  # no table
+        judged.save(tmp_path)
+        Verdict.load(tmp_path)
+        table(OTHERS).save(tmp_path / "other")
+        file.rename(tmp_path / "other" / "verdict.json")
+    with pytest.warns(
+        UserWarning, match=r"verdict.json judged another table .*; judge the checkpoint again \(robustlit"
+    ):
+        Verdict.load(tmp_path / "other")
+
+
+def test_a_table_written_anew_sets_the_verdict_on_the_old_one_aside(
+    judged: Evaluation, table: Make, tmp_path: Path
+) -> None:
+    def files() -> set[str]:
+        return {file.name for file in tmp_path.glob("verdict*")}
+
+    mine = {"verdict.json", "verdict.png", "verdict.svg"}
+    judged.save(tmp_path)
+    text = verdict_on(judged).save(tmp_path).read_text()
+    for kind in ("png", "svg"):
+        (tmp_path / f"verdict.{kind}").write_text(kind)
+    judged.save(tmp_path)
+    table(ROWS).save(tmp_path)
+    assert files() == mine
+    table(OTHERS).save(tmp_path)
+    earlier = {f"verdict_of_an_earlier_table.{kind}" for kind in ("json", "png", "svg")}
+    assert files() == earlier
+    assert (tmp_path / "verdict_of_an_earlier_table.json").read_text() == text
+    verdict_on(table(OTHERS)).save(tmp_path)
+    judged.save(tmp_path)
+    assert files() == {*earlier, "verdict_of_an_earlier_table-2.json"}
+    assert (tmp_path / "verdict_of_an_earlier_table.json").read_text() == text
+
+
+def test_an_older_verdict_stays_until_the_table_changes(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+    verdict_on(None).save(tmp_path)
+    judged.save(tmp_path)  # written after its verdict
+    judged.save(tmp_path)
+    assert stored_verdict(tmp_path, judged)[0] is not None
+    table(OTHERS).save(tmp_path)
+    assert stored_verdict(tmp_path, table(OTHERS)) == (None, "")
+    assert (tmp_path / "verdict_of_an_earlier_table.json").is_file()
+
+
+def test_no_figure_shows_a_verdict_on_another_table(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+    other = verdict_on(table(OTHERS))
+    said = "the verdict judged another table than the one here"
+    with pytest.raises(EvaluationError, match=said):
+        curves_figure(judged, verdict=other)
+    with pytest.raises(EvaluationError, match=said):
+        knowledge_figure(judged, "pgd", verdict=other)
+    with pytest.raises(EvaluationError, match=f"mine: {said}"):
+        models_figure({"mine": judged}, attack="pgd", verdicts={"mine": other})
+    with pytest.raises(EvaluationError, match=said):
+        draw_run(judged, tmp_path, ["l2"], verdict=other)
+    for shown in (verdict_on(judged), verdict_on(None)):
+        curves_figure(judged, verdict=shown)
+
+
+def test_the_examples_in_common_keep_the_verdict_on_all_and_say_so(judged: Evaluation, table: Make) -> None:
+    cut = on_common_examples({"mine": judged, "few": table(ROWS[:15])})["mine"]
+    assert cut.n == 15
+    assert cut.on(range(10)).whole is judged
+    assert verdict_on(judged).is_of(cut.on(range(10))) is True
+    assert verdict_on(table(OTHERS)).is_of(cut) is False
+    figures = {
+        "The verdict is on all 20 examples.": curves_figure(cut, verdict=verdict_on(judged)),
+        "The verdict on mine is on all 20 examples.": models_figure(
+            {"mine": cut}, verdicts={"mine": verdict_on(judged)}
+        ),
+    }
+    for said, figure in figures.items():
+        figure.draw_without_rendering()
+        assert said in " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
+    assert judged.on(range(30)) is judged
