@@ -1,4 +1,4 @@
-"""The door: `python train.py recipe=pgd_adv_train [key=value ...]`; the same as `robustlit train`."""
+"""Train by a recipe: `python train.py recipe=pgd_adv_train [key=value ...]`, the same as `robustlit train`."""
 
 from robustlit.cli import main
 

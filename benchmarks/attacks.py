@@ -7,8 +7,8 @@
 
 All libraries run in turn within one process, the order turned each round. The columns:
 - x ours: median over the rounds of a library's time over ours, taken within a round (above 1: ours is faster), until
-  it is known who fell: ours judge their results, for the others one forward that does so is added. On one thread of a
-  CPU the clock is the process's own, so that others on the machine do not tip it;
+  success is known for every image: ours judge their results, for the others one forward is added. On one thread of a
+  CPU the clock is the process's own, so that other load on the machine does not matter;
 - error: share in error by a fresh forward, inside the box and within eps;
 - median: distance over the images that needed an attack, infinite where it failed;
 - fwd, bwd: passes per image, counted outside the attack;
@@ -44,7 +44,7 @@ from rich.table import Table
 
 
 def arguments() -> argparse.Namespace:
-    """What the user asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attacks", help=f"names with commas between; all: {','.join(m.name for m in MATCHES)}")
     parser.add_argument(
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where the figures were taken, and with what."""
+    """Return the device and the versions that the figures depend on."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -90,7 +90,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def table_of(match: Match, lines: list[Line], count: int) -> Table:
-    """A match as a table."""
+    """Return a match as a table."""
     table = Table(title=f"{match.name}: {count} images", title_justify="left", box=None, pad_edge=False)
     heads = ("", "ms", "x ours (min - max)", "error", f"median {match.norm}", "median l2", "fwd", "bwd", "x bare")
     for head in heads:
@@ -115,7 +115,7 @@ def table_of(match: Match, lines: list[Line], count: int) -> Table:
 
 
 def record(match: Match, net: str, line: Line) -> dict[str, Any]:
-    """A line for the JSON file."""
+    """Return a line of the JSON file."""
     outcome = line.outcome
     figures = {"error": outcome.rate, "median": outcome.median, "median_l2": outcome.median_l2, "bare": line.bare}
     finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
@@ -124,7 +124,7 @@ def record(match: Match, net: str, line: Line) -> dict[str, Any]:
 
 
 def compare(wanted: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    """Every match on every net."""
+    """Run every match on every net."""
     libraries = list(PACKAGES) if wanted.peers is None else [n for n in wanted.peers.split(",") if n != "none"]
     if unknown := [name for name in libraries if name not in PACKAGES]:
         raise SystemExit(f"there is no peer called {', '.join(unknown)}; there are {', '.join(PACKAGES)}, none")
@@ -145,9 +145,9 @@ def compare(wanted: argparse.Namespace, console: Console) -> list[dict[str, Any]
             try:
                 match.ours(wanted.eps * match.scale)
             except (ImportError, AttributeError):
-                console.print(f"{match.name}: ours is not there")
+                console.print(f"{match.name}: ours is not available")
                 continue
-            with contextlib.redirect_stdout(io.StringIO()):  # peers talk
+            with contextlib.redirect_stdout(io.StringIO()):  # peers print
                 lines = contest(match, rivals, net, x, y, wanted.eps, wanted.rounds)
             console.print(table_of(match, lines, min(len(x), match.few)), "")
             records += [record(match, name, line) for line in lines]
@@ -155,7 +155,7 @@ def compare(wanted: argparse.Namespace, console: Console) -> list[dict[str, Any]
 
 
 def main() -> None:
-    """Runs what the user asked for, prints it, and writes the JSON file."""
+    """Run the chosen mode, print its tables, and write the JSON file."""
     wanted = arguments()
     torch.set_num_threads(wanted.threads)
     logging.disable(logging.WARNING)  # ART's and torchattacks' notes

@@ -1,4 +1,4 @@
-"""How long `robustlit compare` takes, and how large its page is: made-up runs of nine attacks, in a fresh process.
+"""Time and page size of `robustlit compare` on synthetic runs of nine attacks, in a fresh process.
 
 python benchmarks/comparison.py --runs 50 --n 1000
 python benchmarks/comparison.py --runs 50 --n 1000 --knowledge adaptive,greybox,blackbox
@@ -28,13 +28,13 @@ CHECKS = 19
 
 
 def made_evaluation(index: np.ndarray, labels: np.ndarray, knowledge: list[str], seed: int) -> Evaluation:
-    """Nine attacks, four of them at eight budgets: a net of random strength, each example of random hardness.
+    """Return nine attacks, four of them at eight budgets, on a network and examples of random robustness.
 
     Args:
         index: (n,) numbers of the examples.
         labels: (n,) their classes.
-        knowledge: of the attackers.
-        seed: of the run.
+        knowledge: Kinds of knowledge of the attackers.
+        seed: Seed of the run.
     """
     draws, n = np.random.default_rng(seed), len(index)
     clean = draws.random(n) > 0.01 * (1 + seed % 4)
@@ -67,7 +67,7 @@ def made_evaluation(index: np.ndarray, labels: np.ndarray, knowledge: list[str],
 
 
 def made_verdict(seed: int) -> Verdict:
-    """Nineteen checks with sentences of usual length; every tenth run fails one."""
+    """Return nineteen checks with findings of usual length; every tenth run fails one."""
     sentence = "a finding as long as they are: 17 of 500 (3.4 %; at most 0.2 %): and what could be tried next about it"
     status = ["PASS"] * 15 + ["INCONCLUSIVE"] * 3 + ["FAIL" if seed % 10 == 9 else "PASS"]
     checks = [
@@ -77,7 +77,7 @@ def made_verdict(seed: int) -> Verdict:
 
 
 def make_runs(folder: Path, count: int, n: int, knowledge: list[str]) -> list[Path]:
-    """Writes the run folders: real test digits' classes, everything else made up."""
+    """Write the run folders: real classes of test digits, everything else synthetic."""
     classes = load_mnist()[3].numpy()
     index = np.sort(np.random.default_rng(0).permutation(len(classes))[:n])
     runs = []
@@ -104,7 +104,7 @@ def make_runs(folder: Path, count: int, n: int, knowledge: list[str]) -> list[Pa
 
 
 def measured(runs: list[Path], page: Path) -> tuple[float, float]:
-    """Seconds of `robustlit compare` in a process of its own: by the wall clock, and of CPU."""
+    """Return wall-clock and CPU seconds of `robustlit compare` in a process of its own."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-m", "robustlit", "compare", *map(str, runs), "--out", str(page)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=50, help="how many (default 50)")
     parser.add_argument("--n", type=int, default=1000, help="examples of each (default 1000, at most 10000)")
     parser.add_argument("--knowledge", default="adaptive", help="comma-separated: adaptive,greybox,blackbox")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the fastest is told (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the fastest is printed (default 3)")
     wanted = parser.parse_args()
     if wanted.runs < 1 or not 1 <= wanted.n <= 10_000 or wanted.rounds < 1:
         parser.error("--runs and --rounds must be at least 1, --n within 1 and 10000")

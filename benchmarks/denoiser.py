@@ -1,12 +1,12 @@
-"""Runs of recipe=denoiser side by side, and what the denoiser does to images and to curves.
+"""Compare runs of recipe=denoiser, and draw their images and curves.
 
     python benchmarks/denoiser.py runs/denoiser runs/noise_only ...             # the table
     python benchmarks/denoiser.py runs/denoiser --undefended runs/standard-eval --folder docs     # and two pictures
 
-Nothing is attacked again for the table and the curves: they are read from the evaluation of each run. A column is an
-attack at a budget, in per cent of the test images that were left standing: "grey" crafted on the classifier alone to
-the end of the attack, "adaptive" through the autoencoder. A minimal attack (NewtonFool, DDN, C&W) has no budget: a grey
-column says how many of its nearest examples the denoiser undoes, an adaptive one the median L2 distance.
+The table and the curves are read from the evaluation of each run. A column is an attack at a budget, in per cent of the
+test images that stay robust: "grey" crafted on the classifier alone to the end of the attack, "adaptive" through the
+autoencoder. A minimal attack (NewtonFool, DDN, C&W) has no budget: a grey column is the share of its nearest examples
+that the denoiser undoes, an adaptive one the median L2 distance.
 
 The images are the first test digits: clean and denoised, then with the two attacks at `--eps` before and after
 denoising. The curves are accuracy against L2 distance under all attacks of a kind together.
@@ -36,7 +36,7 @@ BLUE, ORANGE, BLACK = "#0072B2", "#D55E00", "#000000"
 
 
 def row(run: Evaluation, budgets: list[float]) -> dict[str, str]:
-    """The columns of one run: name -> text."""
+    """Return the columns of one run: name -> text."""
     cells = {"n": str(run.n), "clean": f"{100 * float(run.clean_accuracy):.1f}"}
     for known, short in ((GREY, "grey"), (ADAPTIVE, "adaptive")):
         for attack in run.attacks:
@@ -47,15 +47,15 @@ def row(run: Evaluation, budgets: list[float]) -> dict[str, str]:
                 accuracy = run.accuracy(attack=attack, eps=eps, norm=run.norm_of(attack), knowledge=known)
                 cells[f"{short} {attack} {eps:g}"] = f"{100 * float(accuracy):.1f}"
             if not held and known == GREY:
-                standing = np.isinf(run.least_distances(attack, knowledge=known)).mean()
-                cells[f"{short} {attack}"] = f"{100 * standing:.1f}"
+                robust = np.isinf(run.least_distances(attack, knowledge=known)).mean()
+                cells[f"{short} {attack}"] = f"{100 * robust:.1f}"
             elif not held:
                 cells[f"{short} {attack} L2"] = f"{run.median_distance(attack, knowledge=known):.2f}"
     return cells
 
 
 def print_table(runs: dict[str, Evaluation], budgets: list[float]) -> None:
-    """A line a column, a column a run: there are more attacks than runs."""
+    """Print a table with a column per run, as there are more attacks than runs."""
     rows = {name: row(run, budgets) for name, run in runs.items()}
     table = Table(box=None)
     table.add_column("")
@@ -67,7 +67,7 @@ def print_table(runs: dict[str, Evaluation], budgets: list[float]) -> None:
 
 
 def curves(run: Evaluation, plain: Evaluation, end: float = 6.0) -> Figure:
-    """Accuracy against L2: undefended, grey-box, adaptive, each the worst case over the run's attacks."""
+    """Draw accuracy against L2: undefended, grey-box, adaptive, each the worst case over the run's attacks."""
     figure = Figure(figsize=(6.4, 3.8), dpi=110, layout="constrained")
     axes = figure.subplots()
     for found, known, name, colour, style in (
@@ -86,7 +86,7 @@ def curves(run: Evaluation, plain: Evaluation, end: float = 6.0) -> Figure:
 
 
 def images(defense: Denoiser, eps: float, count: int) -> Figure:
-    """Clean, grey-box and adaptive images in rows, each above what the denoiser makes of it."""
+    """Draw clean, grey-box and adaptive images in rows, each above the denoised image."""
     _, _, digits, labels = load_mnist()
     x, y = digits[:count].float() / 255, labels[:count]
     attack, index = PGD(eps=eps), torch.arange(count)
@@ -100,10 +100,10 @@ def images(defense: Denoiser, eps: float, count: int) -> Figure:
     figure = Figure(figsize=(0.95 * count + 0.6, 6.7), dpi=72, layout="constrained")
     panels = figure.subplots(len(rows), count, squeeze=False)
     for line, (name, shown, predicted) in zip(panels, rows, strict=True):
-        for axis, image, said, label in zip(line, shown, predicted.tolist(), y.tolist(), strict=True):
+        for axis, image, answer, label in zip(line, shown, predicted.tolist(), y.tolist(), strict=True):
             axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-            axis.set_title(f"{label} → {said}", fontsize=9, color="black" if said == label else "#C00000", pad=3)
+            axis.set_title(f"{label} → {answer}", fontsize=9, color="black" if answer == label else "#C00000", pad=3)
         line[0].set_ylabel(name, fontsize=10)
     figure.suptitle(
         f"PGD, L∞ {eps:g}; true → predicted, by the classifier alone and, under “denoised”, behind it", fontsize=10

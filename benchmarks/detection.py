@@ -4,8 +4,8 @@
     python benchmarks/detection.py --model runs/standard --figure PATH.png   # accuracy against L2 under BIM
 
 The defense is fitted here on the clean training split and calibrated on the validation split. Adversarial images are
-crafted on the undefended net to the end of every attack (grey-box), as the report's were; the adaptive line of the
-figure is PGD through the attack view, then a joint attack on whoever stands.
+crafted on the undefended net to the end of every attack (grey-box), as in the report; the adaptive line of the figure
+is PGD through the attack view, then a joint attack on the images that are still robust.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from robustlit.attacks.attack import Attack, BudgetAttack
 from robustlit.data import MNIST
 from robustlit.data.base import ClassificationData
 from robustlit.defenses import DetectAndCorrect, OddsTest
-from robustlit.defenses.logit_detector import excess_of, roc
 from robustlit.results.intervals import Accuracy
 
 RATES = (0.01, 0.05)
@@ -42,7 +41,7 @@ ADAPTIVE_GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
 def fitted(net: nn.Module, wanted: argparse.Namespace, data: ClassificationData) -> DetectAndCorrect:
-    """The defense, fitted on the clean training split and calibrated on the validation split."""
+    """Return the defense, fitted on the clean training split and calibrated on the validation split."""
     test = OddsTest(RATES[0], wanted.noises, wanted.scales, wanted.samples, wanted.fresh)
     defense = DetectAndCorrect(net, test).eval()
     if wanted.cache is not None and wanted.cache.is_file():
@@ -55,8 +54,8 @@ def fitted(net: nn.Module, wanted: argparse.Namespace, data: ClassificationData)
 
 
 def flags(defense: DetectAndCorrect, x: Tensor) -> list[Tensor]:
-    """Who is flagged at each of RATES, and at the report's threshold: (N,) bool each."""
-    scores = excess_of(defense, x) + defense.test.threshold
+    """Return which images are flagged at each of RATES, and at the report's threshold: (N,) bool each."""
+    scores = defense.excess(x) + defense.test.threshold
     found = []
     for rate in RATES:
         defense.calibrate(rate)
@@ -66,7 +65,7 @@ def flags(defense: DetectAndCorrect, x: Tensor) -> list[Tensor]:
 
 
 def crafted(attack: Attack, net: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What a grey-box attacker sends: the images (N, ...), who of them misleads the net (N,), and their mean L2."""
+    """Return grey-box images (N, ...), which of them mislead the net (N,), and their mean L2."""
     full = Transfer(attack, net) if isinstance(attack, BudgetAttack) else attack
     result = full.run(net, x, y, seed=seed)
     return result.x_adv, result.success, _mean_l2(result.x_adv, x)
@@ -77,7 +76,7 @@ def _mean_l2(x_adv: Tensor, x: Tensor) -> Tensor:
 
 
 def false_alarms(defense: DetectAndCorrect, x: Tensor, y: Tensor, console: Console) -> None:
-    """Prints how many clean test images are flagged, and what that costs."""
+    """Print how many clean test images are flagged, and the accuracy that it costs."""
     net = defense.net
     console.print(str(defense.test))
     right = [_share(_predict(model, x) == y) for model in (net, defense)]
@@ -86,9 +85,9 @@ def false_alarms(defense: DetectAndCorrect, x: Tensor, y: Tensor, console: Conso
         (*(f"asked for {r:.0%}" for r in RATES), "threshold 1.28"), flags(defense, x), strict=True
     ):
         console.print(f"  {name}: {100 * float(flagged.double().mean()):.2f} % of the clean images are flagged")
-    # The threshold's own uncertainty is that of a quantile of the held-out images; with more of them it shrinks.
+    # The threshold is a quantile of the held-out images: more of them make it more certain.
     more, held = copy.deepcopy(defense), defense.test.held_out_scores
-    scores = excess_of(defense, x) + defense.test.threshold
+    scores = defense.excess(x) + defense.test.threshold
     more.test.held_out_scores = torch.cat([held, scores[::2]]).sort(descending=True).values
     for rate in RATES:
         more.calibrate(rate)
@@ -100,7 +99,7 @@ def false_alarms(defense: DetectAndCorrect, x: Tensor, y: Tensor, console: Conso
 def detection_rates(
     defense: DetectAndCorrect, x: Tensor, y: Tensor, wanted: argparse.Namespace, console: Console
 ) -> None:
-    """Prints who is flagged among adversarial images, and what the corrector makes of them."""
+    """Print which adversarial images are flagged, and the accuracy of the corrector on them."""
     net, n = defense.net, wanted.n
     clean = x[:n]
     columns = ("images", "fool net", "mean L2", "AUC", "at 1 %", "at 5 %", "at 1.28", "SVC right", "defended")
@@ -112,13 +111,13 @@ def detection_rates(
         label = y[:count]
         x_adv, fools, length = crafted(attack, net, x[:count], label, wanted.seed)
         found = [100 * float(f.double().mean()) for f in flags(defense, x_adv[fools])]
-        area = roc(defense, clean_x=clean, adversarial_x=x_adv[fools]).auc
+        area = defense.roc(clean_x=clean, adversarial_x=x_adv[fools]).auc
         with torch.no_grad():
             read = torch.cat([defense.svc(net(part)).argmax(1) for part in x_adv[fools].split(500)])
         of_svc = 100 * float((read == label[fools]).double().mean())
-        stands = 100 * float((_predict(defense, x_adv) == label).double().mean())
+        robust = 100 * float((_predict(defense, x_adv) == label).double().mean())
         line = f"{count:>11}{100 * float(fools.double().mean()):>11.1f}{float(length):>11.2f}{area:>11.3f}"
-        console.print(f"{name:<28}{line}" + "".join(f"{v:>11.1f}" for v in (*found, of_svc, stands)))
+        console.print(f"{name:<28}{line}" + "".join(f"{v:>11.1f}" for v in (*found, of_svc, robust)))
 
 
 def _share(right: Tensor) -> Accuracy:
@@ -134,7 +133,7 @@ Line = list[tuple[float, float]]  # mean L2, accuracy in per cent
 
 
 def under_bim(defense: DetectAndCorrect, x: Tensor, y: Tensor, seed: int) -> tuple[Line, Line]:
-    """The undefended and the defended net on images that BIM crafts on the undefended one, a point for each eps."""
+    """Return the lines of the undefended and the defended net on grey-box BIM images, a point for each eps."""
     start = [(0.0, 100 * float((_predict(m, x) == y).double().mean())) for m in (defense.net, defense)]
     lines: tuple[Line, Line] = ([start[0]], [start[1]])
     for eps in GRID:
@@ -145,9 +144,9 @@ def under_bim(defense: DetectAndCorrect, x: Tensor, y: Tensor, seed: int) -> tup
 
 
 def adaptive(defense: DetectAndCorrect, x: Tensor, y: Tensor, wanted: argparse.Namespace) -> tuple[Line, list[str]]:
-    """The defended net under attackers who know the defense; who fell at a smaller eps has fallen."""
-    x_adv, standing = x.clone(), _predict(defense, x) == y
-    line: Line = [(0.0, 100 * float(standing.double().mean()))]
+    """Return the line of the defended net under adaptive attacks; images broken at a smaller eps stay broken."""
+    x_adv, robust = x.clone(), _predict(defense, x) == y
+    line: Line = [(0.0, 100 * float(robust.double().mean()))]
     notes = []
     for eps in ADAPTIVE_GRID:
         steps: tuple[Callable[[], BudgetAttack], ...] = (
@@ -155,19 +154,19 @@ def adaptive(defense: DetectAndCorrect, x: Tensor, y: Tensor, wanted: argparse.N
             lambda eps=eps: JointAttack(eps=eps, searches=wanted.searches),  # type: ignore[misc]
         )
         for make in steps:
-            rows = torch.nonzero(standing).squeeze(1)
+            rows = torch.nonzero(robust).squeeze(1)
             if len(rows):
                 result = make().run(defense, x[rows], y[rows], index=rows, seed=wanted.seed)
                 x_adv[rows] = result.x_adv
-                standing[rows] = ~result.success
-        share = _share(standing)
+                robust[rows] = ~result.success
+        share = _share(robust)
         line.append((float(_mean_l2(x_adv, x)), 100 * float(share)))
         notes.append(f"eps {eps:g}: {100 * share:.1f} % {[round(100 * b, 1) for b in share.interval]}")
     return line, notes
 
 
 def draw(lines: dict[str, Line], path: Path, n: int, adaptive_n: int) -> None:
-    """Figure 14 of the report, with the line that it lacks."""
+    """Draw figure 14 of the report, with an adaptive line."""
     from matplotlib.figure import Figure
 
     from robustlit.figures import COLOURS, STYLES
@@ -190,18 +189,18 @@ def draw(lines: dict[str, Line], path: Path, n: int, adaptive_n: int) -> None:
 
 
 def main() -> None:
-    """Prints the tables, or draws the figure."""
+    """Print the tables, or draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="undefended net: run folder, checkpoint or module:function")
     parser.add_argument("--weights", help="state dict for the function's net")
     parser.add_argument("--n", type=int, default=1000, help="test images to attack")
     parser.add_argument("--attacks", nargs="*", help="only those whose names begin so; none: clean images only")
-    parser.add_argument("--cache", type=Path, help="keep the fitted defense here, and take it from here if it is there")
+    parser.add_argument("--cache", type=Path, help="file to store the fitted defense in, and to load it from")
     parser.add_argument("--cw-n", type=int, default=300, help="of them for C&W, which is slow")
     parser.add_argument("--noises", nargs="+", default=["sign"])
     parser.add_argument("--scales", nargs="+", type=float, default=[0.03])
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--fresh", action="store_true", help="fresh noise at every look, as the paper; else kept noise")
+    parser.add_argument("--fresh", action="store_true", help="fresh noise at every call, as in the paper")
     parser.add_argument("--figure", type=Path, help="draw figure 14 here instead of printing the tables")
     parser.add_argument("--adaptive-n", type=int, default=100, help="images for the adaptive line of the figure")
     parser.add_argument("--searches", type=int, default=4, help="of the joint attack")

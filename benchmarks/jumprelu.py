@@ -1,15 +1,15 @@
-"""JumpReLU from kappa = 0 to 1: clean, against an attacker who does not know of the jumps, and against one who does.
+"""JumpReLU from kappa = 0 to 1: clean accuracy, and under grey-box and adaptive attacks.
 
     python benchmarks/jumprelu.py --model runs/standard                    # the table
-    python benchmarks/jumprelu.py --model runs/standard --surrogates       # all four twins, not the two that matter
+    python benchmarks/jumprelu.py --model runs/standard --surrogates       # all four, not the two strongest
     python benchmarks/jumprelu.py --model runs/standard --kappas 0.0645 --attacks bim,newtonfool --n 1000 --figures docs
     python benchmarks/jumprelu.py --model runs/standard --random --kappas 0.0645 --attacks bim,pgd_l2
-    python benchmarks/jumprelu.py --model runs/standard --frozen           # what no attacker can reach, proved
+    python benchmarks/jumprelu.py --model runs/standard --frozen           # units that no attack can move
 
 The third redraws figures 17 and 18 of the 2019 report (its kappa is 0.0645): accuracy against L2 under NewtonFool and
-BIM. The adaptive attacker differentiates every surrogate asked for, and takes the grey-box images too: each image
-counts as broken at the least distance that any of them finds. The signed number is the gap: the most points by which
-the adaptive curve lies above the undefended net's own, over all distances.
+BIM. The adaptive attack uses every surrogate asked for, and the grey-box images too: an image is broken at the least
+distance that any of them finds. The signed number is the gap: the largest difference, over all distances, between the
+adaptive curve and the undefended net's, in points.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ ATTACKS: dict[str, Attack] = {
     "pgd_l2": PGD(eps=1.5, steps=20, norm="l2"),
     "ddn": DDN(steps=60),
     "nearest_l2": NearestL2(),
-    "ensemble": WorstCase(eps=0.2),
+    "worst_case": WorstCase(eps=0.2),
 }
 GRID = {"linf": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3], "l2": [0.5, 1.0, 1.5, 2.0, 2.5]}
-# Where the table reads a curve: the distances at which the undefended net has lost some and not all.
+# Distances of the table: the undefended net is broken on some images there, not on all.
 AT = {"linf": 0.15, "l2": 1.5}
 TITLES = {"newtonfool": "NewtonFool (figure 17 of the report)", "bim": "BIM (figure 18 of the report)"}
-Reach = dict[str, np.ndarray]  # attack -> least distance of a witness per image, in the attack's norm
+Reach = dict[str, np.ndarray]  # attack -> least distance of an adversarial example per image, in the attack's norm
 
 
 class Subject:
-    """What is attacked: the images, the attacks, and the net without jumps under them.
+    """The images, the attacks, and the undefended net under them.
 
     Args:
-        net: the undefended classifier.
-        x, y: images (n, C, H, W) in [0, 1] and their classes.
-        attacks: by name.
-        surrogates: what the adaptive attacker differentiates.
+        net: The undefended classifier.
+        x, y: Images (n, C, H, W) in [0, 1] and their classes.
+        attacks: Attacks by name.
+        surrogates: Surrogates that the adaptive attack differentiates.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Subject:
         self.undefended = self.run(net, "adaptive")
 
     def run(self, model: nn.Module, knowledge: str) -> Evaluation:
-        """Everything against a model."""
+        """Return all attacks on a model."""
         return evaluate(model, self.data, self.attacks, grid=GRID, knowledge=[knowledge], batch_size=100)
 
     def reach(self, found: Evaluation, distance: str | None = None) -> Reach:
-        """Least distances, in each attack's own norm unless another is asked for."""
+        """Return least distances, by default in each attack's own norm."""
         (knowledge,) = {known for _, known in found.runs}
         return {
             name: found.least_distances(name, distance=distance or attack.norm, knowledge=knowledge)
@@ -76,30 +76,30 @@ class Subject:
 
 
 def defended(net: nn.Module, kappa: float, random: bool, surrogate: str) -> nn.Module:
-    """The net with jumps; random ones between 0.6 kappa and kappa."""
+    """Return the net with jumps; random ones between 0.6 kappa and kappa."""
     if random:
         return RandomJumpReLUDefense(net, 0.6 * kappa, kappa, surrogate=surrogate)
     return JumpReLUDefense(net, kappa, surrogate=surrogate)
 
 
 def nearest(reaches: list[Reach]) -> Reach:
-    """The least distance that any surrogate found."""
+    """Return the least distance that any surrogate found."""
     return {name: np.minimum.reduce([reach[name] for reach in reaches]) for name in reaches[0]}
 
 
 def accuracy(reach: np.ndarray, at: float) -> float:
-    """Share not broken within a distance, in per cent."""
+    """Return the share not broken within a distance, in per cent."""
     return 100 * float((reach > at + 1e-6).mean())
 
 
 def gap(ours: np.ndarray, undefended: np.ndarray) -> float:
-    """By how many points the first curve lies above the second at most, over all distances."""
+    """Return by how many points the first curve lies above the second at most, over all distances."""
     distances = np.unique(np.concatenate([ours, undefended, [0.0]]))
     return max(accuracy(ours, d) - accuracy(undefended, d) for d in distances[np.isfinite(distances)])
 
 
 def row(name: str, clean: float, reach: Reach, subject: Subject, against: Reach | None) -> None:
-    """One printed line: accuracy at a middle distance, and the gap."""
+    """Print one line: accuracy at a middle distance, and the gap."""
     cells = []
     for attack, distances in reach.items():
         cell = f"{accuracy(distances, AT[subject.attacks[attack].norm]):6.1f}"
@@ -109,18 +109,18 @@ def row(name: str, clean: float, reach: Reach, subject: Subject, against: Reach 
 
 @torch.no_grad()
 def frozen(conv: nn.Conv2d, x: Tensor, eps: float, kappa: float) -> tuple[float, float]:
-    """What is out of reach within eps in L-inf, by interval arithmetic: no attack can do better.
+    """Return what no attack within eps in L-inf can move, by interval arithmetic.
 
     Returns:
-        Share of the first layer's units whose activation is 0 at every point of the ball, and share of the pixels all
-        of whose units are.
+        Share of the first layer's units that are 0 at every point of the ball, and share of the pixels that only such
+        units see.
     """
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
     spread = F.conv2d((high - low) / 2, conv.weight.abs(), None, conv.stride, padding)
     closed = (conv((low + high) / 2) + spread <= kappa).double()
     ones = torch.ones_like(conv.weight, dtype=torch.float64)
-    pixels = x.double().requires_grad_(True)  # the units that see a pixel are those that its gradient comes from
+    pixels = x.double().requires_grad_(True)  # a pixel's gradient comes from the units that see it
     with torch.enable_grad():
         seen = (F.conv2d(pixels, ones, None, conv.stride, padding) * (1 - closed)).sum()
         (open_units,) = torch.autograd.grad(seen, pixels)
@@ -128,7 +128,7 @@ def frozen(conv: nn.Conv2d, x: Tensor, eps: float, kappa: float) -> tuple[float,
 
 
 def print_frozen(net: nn.Module, x: Tensor, kappas: list[float]) -> None:
-    """A line a threshold: shares of units and pixels at each eps."""
+    """Print a line per threshold: shares of units and pixels at each eps."""
     conv = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
     if conv is None or net.get_submodule("features")[0] is not conv:  # type: ignore[index]
         raise SystemExit("--frozen reads the first convolution, features[0], of a net such as BaseCNN")
@@ -142,13 +142,13 @@ def print_frozen(net: nn.Module, x: Tensor, kappas: list[float]) -> None:
 
 
 def curve(reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a curve: distances, ascending, and the accuracy from each on."""
+    """Return the points of a curve: ascending distances, and the accuracy from each on."""
     x = np.unique(np.append(reach[np.isfinite(reach)], 0.0))
     return x, np.array([accuracy(reach, d) for d in x])
 
 
 def draw(path: Path, title: str, lines: Mapping[str, np.ndarray]) -> None:
-    """Accuracy against L2, one colour, a style a line; a line ends at its farthest witness."""
+    """Draw accuracy against L2; a line ends at its farthest adversarial example."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
@@ -166,7 +166,7 @@ def draw(path: Path, title: str, lines: Mapping[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    """Runs what the user asked for and prints a line a threshold."""
+    """Print a line per threshold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint or run folder of an undefended classifier")
     parser.add_argument("--n", type=int, default=100, help="test digits")
@@ -180,7 +180,7 @@ def main() -> None:
         help="a line for each beside the union",
     )
     parser.add_argument("--random", action="store_true", help="kappa drawn from U(0.6 kappa, kappa)")
-    parser.add_argument("--frozen", action="store_true", help="only count what no attacker can reach")
+    parser.add_argument("--frozen", action="store_true", help="only count the units that no attack can move")
     parser.add_argument("--figures", type=Path, help="folder for the figures, one an attack")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
@@ -205,18 +205,18 @@ def main() -> None:
         grey = subject.run(defended(subject.net, kappa, wanted.random, "smooth"), "greybox")
         clean = float(grey.clean_accuracy)
         row(f"{label} grey-box", clean, subject.reach(grey), subject, None)
-        knowing = []
+        informed = []
         for surrogate in surrogates:
             found = subject.run(defended(subject.net, kappa, wanted.random, surrogate), "adaptive")
-            knowing.append(found)
+            informed.append(found)
             row(f"{label} {surrogate}", clean, subject.reach(found), subject, plain)
-        knowing.append(grey)  # what one who does not know can do, one who does can too
-        row(f"{label} adaptive", clean, nearest([subject.reach(e) for e in knowing]), subject, plain)
+        informed.append(grey)  # an adaptive attacker can also run the grey-box attack
+        row(f"{label} adaptive", clean, nearest([subject.reach(e) for e in informed]), subject, plain)
         for attack in names if wanted.figures else ():
             lines = {
                 "undefended": subject.reach(subject.undefended, "l2")[attack],
                 f"{label}, grey-box": subject.reach(grey, "l2")[attack],
-                f"{label}, adaptive": nearest([subject.reach(e, "l2") for e in knowing])[attack],
+                f"{label}, adaptive": nearest([subject.reach(e, "l2") for e in informed])[attack],
             }
             name = f"jumprelu_{'random_' if wanted.random else ''}{attack}.png"
             draw(wanted.figures / name, f"{TITLES.get(attack, attack)}, n = {wanted.n}", lines)

@@ -1,4 +1,4 @@
-"""Label embedding against one-hot labels: is the gain robustness, or a weaker attack?
+"""Compare label embedding with one-hot labels: is the gain robustness, or a weaker attack?
 
     python benchmarks/label_embedding.py                      # 3 seeds of every method, the table and the figure
     python benchmarks/label_embedding.py --floor 0.5 --seeds 5 --n 500 --figure out.png
@@ -9,7 +9,7 @@ similarity. All are attacked on the first test images, in L-inf, by
 - pgd: PGD, 40 steps up the cross-entropy, whose gradient soft targets weaken;
 - apgd-t: APGD on the difference-of-logits ratio, which no scale of the logits can mask, towards 5 classes in turn;
 - transfer: PGD images of a one-hot net of another seed, which the defense's gradients cannot mislead;
-- worst: the share of examples that stand under all three.
+- worst: the share of examples that are robust to all three.
 
 The tables have the mean over the seeds and, in brackets, the least and the greatest, in per cent.
 """
@@ -41,7 +41,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Method:
-    """How a net is trained: its objective, given a reference classifier, and what its logits are made of."""
+    """How a net is trained: its objective, and the module that wraps it."""
 
     name: str
     objective: Callable[[], Objective]
@@ -49,12 +49,12 @@ class Method:
 
 
 def methods(floor: float) -> list[Method]:
-    """One-hot first, then the control, the three sources of similarity, and regression."""
+    """Return one-hot first, then the control, the three sources of similarity, and regression."""
     spread = (1 - floor) * 10 / 9  # label smoothing gives a share of it back to the true class
     return [
         Method("one-hot", Standard),
         Method("smoothing", lambda: LabelSmoothing(spread)),
-        # A classifier is sure of its training images: only evened out does its confusion reach the floor.
+        # A classifier is sure of its training images: its confusion needs a temperature to reach the floor.
         Method("confusion", lambda: SoftLabelEmbedding("confusion", temperature=4.0, floor=floor)),
         Method("logits", lambda: SoftLabelEmbedding("logits", floor=floor)),
         Method("pixels", lambda: SoftLabelEmbedding("pixels", floor=floor)),
@@ -63,7 +63,7 @@ def methods(floor: float) -> list[Method]:
 
 
 def train(objective: Objective, wrap: Callable[[nn.Module], nn.Module], seed: int, epochs: int) -> nn.Module:
-    """A SmallCNN trained on MNIST with Adam and a one-cycle schedule, the same for every objective."""
+    """Return a SmallCNN trained on MNIST with Adam and a one-cycle schedule, the same for every objective."""
     images, labels, _, _ = load_mnist()
     kept = MNIST().train_val_indices[0]
     torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def train(objective: Objective, wrap: Callable[[nn.Module], nn.Module], seed: in
 
 
 def prepared(objective: Objective, reference: nn.Module) -> Objective:
-    """The objective, its similarities computed from training images where it needs that."""
+    """Return the objective, with similarities computed from training images where it needs them."""
     if isinstance(objective, SoftLabelEmbedding):
         x, y, _ = MNIST().tensors("train", REFERENCE_IMAGES)
         objective.prepare(reference, x, y)
@@ -89,7 +89,7 @@ def prepared(objective: Objective, reference: nn.Module) -> Objective:
 
 
 def attacked(net: nn.Module, source: nn.Module, x: Tensor, y: Tensor) -> Evaluation:
-    """Every attack at every budget; `source` is the net that images are transferred from."""
+    """Run every attack at every budget; `source` is the net that images are transferred from."""
     top = BUDGETS[-1]
     attacks: dict[str, Attack] = {
         "pgd": PGD(eps=top),
@@ -100,24 +100,24 @@ def attacked(net: nn.Module, source: nn.Module, x: Tensor, y: Tensor) -> Evaluat
 
 
 def kept(folder: Path) -> Evaluation | None:
-    """What an earlier run found, if it is there."""
+    """Return the stored result of an earlier run, if there is one."""
     return Evaluation.load(folder) if folder.is_dir() else None
 
 
 def accuracies(found: Evaluation) -> dict[tuple[str, float], float]:
-    """(attack, budget) -> accuracy; "worst" is that under all of them, budget 0 that on clean images."""
+    """Return (attack, budget) -> accuracy; "worst" is under all attacks, budget 0 on clean images."""
     table = {("worst", eps): float(found.worst_case(norm="linf", eps=eps)) for eps in BUDGETS}
     table |= {(a, eps): float(found.accuracy(attack=a, norm="linf", eps=eps)) for a in ATTACKS[:-1] for eps in BUDGETS}
     return table | {(a, 0.0): float(found.clean_accuracy) for a in ATTACKS}
 
 
 def shown(values: Sequence[float]) -> str:
-    """Mean and range over the seeds, in per cent."""
+    """Return mean and range over the seeds, in per cent."""
     return f"{100 * statistics.fmean(values):.1f} ({100 * min(values):.1f}-{100 * max(values):.1f})"
 
 
 def draw(results: dict[str, list[dict[tuple[str, float], float]]], floor: float, n: int, path: Path) -> None:
-    """A panel an attack, a line a method: mean over the seeds, and their range."""
+    """Draw a panel per attack and a line per method: mean and range over the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -144,26 +144,26 @@ def draw(results: dict[str, list[dict[tuple[str, float], float]]], floor: float,
 
 
 def arguments() -> argparse.Namespace:
-    """What the user asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--floor", type=float, default=0.9, help="probability of the true class in soft targets")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--n", type=int, default=1000, help="test digits")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="folder to keep what was found in, to go on where a run stopped")
+    parser.add_argument("--cache", type=Path, help="folder for results, so that a run that stopped can continue")
     parser.add_argument("--figure", type=Path, help="where to draw the figure")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Trains, attacks, prints a table an attack, and draws the figure."""
+    """Train, attack, print a table per attack, and draw the figure."""
     wanted = arguments()
     torch.set_num_threads(wanted.threads)
     console = Console(width=150, highlight=False)
     _, _, images, labels = load_mnist()
     x, y = images[: wanted.n].float() / 255, labels[: wanted.n].clone()
-    # Independent of every net under attack: neither its seed nor its weights are theirs.
+    # Independent of every net under attack: another seed, other weights.
     reference = train(Standard(), lambda net: net, seed=1000, epochs=wanted.epochs)
     results: dict[str, list[dict[tuple[str, float], float]]] = {}
     for method in methods(wanted.floor):

@@ -1,10 +1,10 @@
-"""What logging costs a training step: W&B offline, as the recipes log, against no logger at all.
+"""Cost of logging for a training step: W&B offline, as the recipes log, against no logger.
 
     python benchmarks/logging_overhead.py
 
-Both train the same net by `Trainer.fit` with the callbacks that every recipe has, in turn within one process, round
-after round; the ratio is taken within a round. W&B's own process runs beside and is part of the wall time where the
-cores are all in use. Starting and ending the W&B run are counted apart: they are paid once. Prints a table.
+Both train the same net with `Trainer.fit` and the callbacks of every recipe, alternately in one process; the ratio is
+taken within a round. W&B's own process runs at the same time and adds to the wall time when all cores are in use. The
+start and the end of the W&B run are timed separately, because a run pays for them once. Prints a table.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from training_step import EPS, PGD_STEPS, STEP_SIZE, time_lightning
 
 from robustlit.attacks import PGD
-from robustlit.callbacks import wandb_logger
 from robustlit.data import MNIST
 from robustlit.models import SmallCNN
 from robustlit.objectives import AdversarialTraining, Objective, Standard
+from robustlit.tracking.logger import finish_wandb, wandb_logger
 
 
 def logged(run: Callable[[Logger], float], folder: str) -> tuple[float, float]:
-    """Seconds per step of `run` under a W&B logger, and the seconds that starting and ending it took."""
-    import wandb
-
+    """Return the seconds per step of `run` with a W&B logger, and the seconds of its start and end."""
     started = time.perf_counter()
     logger = wandb_logger(folder=folder)
     if not isinstance(logger, WandbLogger):
@@ -38,15 +36,15 @@ def logged(run: Callable[[Logger], float], folder: str) -> tuple[float, float]:
     start = time.perf_counter() - started
     per_step = run(logger)
     started = time.perf_counter()
-    wandb.finish()
+    finish_wandb(0)
     return per_step, start + time.perf_counter() - started
 
 
 def main() -> None:
-    """Runs the rounds and prints a line a case."""
+    """Run the rounds and print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=1000, help="timed steps a round (PGD: a quarter of it)")
+    parser.add_argument("--steps", type=int, default=1000, help="timed steps in a round (PGD: a quarter)")
     parser.add_argument("--skip", type=int, default=20, help="steps before the clock starts")
     parser.add_argument("--batch-size", type=int, default=128)
     arguments = parser.parse_args()
@@ -65,7 +63,7 @@ def main() -> None:
         pairs, once = [], []
         for number in range(arguments.rounds):
             with tempfile.TemporaryDirectory() as folder:
-                # Which goes first alternates: a machine that warms up or is lent away would favour one side.
+                # The order alternates, so that a machine that warms up or is shared favours neither.
                 bare = run(None) if number % 2 == 0 else 0.0
                 with_wandb, around = logged(run, folder)
                 pairs.append((bare or run(None), with_wandb))

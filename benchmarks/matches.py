@@ -1,4 +1,4 @@
-"""Which attack of ours meets which attacks of other libraries, each at the same budget of steps.
+"""Which of our attacks is compared with which attacks of other libraries, each at the same number of steps.
 
 A match is one entry of `MATCHES`. `eps` is the L-inf budget that the user chose.
 """
@@ -21,14 +21,14 @@ class Match:
     """An attack of ours and its peers, at one budget of steps.
 
     Args:
-        name: what a user types after `--attacks`.
+        name: The name after `--attacks`.
         ours: eps -> the attack.
-        peers: the peers' calls.
-        norm: in which the distance is measured.
-        minimal: it seeks the nearest witness: its distances count; else only its error rate within eps.
-        scale: what `eps` is multiplied by: an L2 budget that means as much as the L-inf one.
-        targeted: each example is asked for the class after its own, as torchattacks' JSMA does.
-        few: at most so many images, because a peer takes minutes.
+        peers: The calls of the peers.
+        norm: Norm in which the distance is measured.
+        minimal: It minimises the distance, so its distances are compared; else only its error rate within eps.
+        scale: Factor on `eps`, for an L2 budget comparable to the L-inf one.
+        targeted: The target of each example is the class after its own, as in torchattacks' JSMA.
+        few: Most images, because a peer takes minutes.
     """
 
     name: str
@@ -273,7 +273,7 @@ MATCHES: tuple[Match, ...] = (
 
 
 def matches(names: str | None = None) -> list[Match]:
-    """The matches that a user asked for, in the table's order; all of them for None."""
+    """Return the matches of these names, in the table's order; all of them for None."""
     known = {match.name: match for match in MATCHES}
     wanted = list(known) if names is None else names.split(",")
     if unknown := [name for name in wanted if name not in known]:

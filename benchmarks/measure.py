@@ -1,4 +1,4 @@
-"""What one run of an attack did and cost: who fell, how near, how many passes, how long against the bare passes."""
+"""Measure one run of an attack: success, distances, passes, and seconds compared with the bare passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
 
 
 class Passes(nn.Module):
-    """A net that writes down its passes, seen from outside, so that every library is counted alike.
+    """A net that records its passes, so that every library is counted alike.
 
     Attributes:
         calls: one [examples, whether gradients were on, backward passes] for each forward.
@@ -33,7 +33,7 @@ class Passes(nn.Module):
         self.calls: list[list[int]] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """The net's logits, with a hook that counts backward passes."""
+        """Return the net's logits, with a hook that counts backward passes."""
         call = [len(x), int(torch.is_grad_enabled() and x.requires_grad), 0]
         self.calls.append(call)
         logits: Tensor = self.net(x)
@@ -42,12 +42,12 @@ class Passes(nn.Module):
         return logits
 
     def per_example(self, count: int) -> tuple[float, float]:
-        """Forward and backward passes for each of `count` examples."""
+        """Return the forward and backward passes per example, of `count` examples."""
         return sum(c[0] for c in self.calls) / count, sum(c[0] * c[2] for c in self.calls) / count
 
 
 def replay(net: nn.Module, x: Tensor, calls: list[list[int]]) -> float:
-    """Seconds that the same passes take with nothing around them: the floor of any implementation with these passes."""
+    """Return the seconds that the same passes take by themselves: the least for any code with these passes."""
     x = x.repeat(-(-max((c[0] for c in calls), default=1) // len(x)), *[1] * (x.ndim - 1))
     start = _now(x)
     for examples, wants_gradient, backwards in calls:
@@ -66,13 +66,13 @@ def replay(net: nn.Module, x: Tensor, calls: list[list[int]]) -> float:
 def _now(x: Tensor) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-    elif torch.get_num_threads() == 1:  # the process's own seconds, whoever else is on the machine
+    elif torch.get_num_threads() == 1:  # the process's own seconds, whatever else runs on the machine
         return time.process_time()
     return time.perf_counter()
 
 
 def ours(match: Match) -> Run:
-    """Our side of a match, called as the peers are."""
+    """Return our attack of a match, called as the peers are."""
 
     def craft(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         target = (y + 1) % 10 if match.targeted else None
@@ -82,9 +82,9 @@ def ours(match: Match) -> Run:
 
 
 def timed(run: Run, net: nn.Module, x: Tensor, y: Tensor, eps: float, verdict: bool = False) -> tuple[Tensor, float]:
-    """What an attack returns, and its seconds; with `verdict`, those of one forward on the result too.
+    """Return what an attack returns, and its seconds; with `verdict`, those of one forward on the result too.
 
-    Ours know who fell when they return, peers do not: the forward that tells is part of what their user waits for.
+    Our attacks return which examples are broken, peers do not: their users wait for one forward more.
     """
     net.eval()
     gc.collect()
@@ -102,10 +102,10 @@ def timed(run: Run, net: nn.Module, x: Tensor, y: Tensor, eps: float, verdict: b
 
 @dataclass
 class Outcome:
-    """What images crafted by anybody are worth, judged afresh: one entry per image.
+    """The images of an attack, judged afresh: one entry per image.
 
     Attributes:
-        error: (n,) bool, misclassified (or, targeted, classified as asked), inside the box, and within eps.
+        error: (n,) bool, misclassified (or, targeted, classified as the target), inside the box, and within eps.
         norm, l2: (n,) distances; 0 where no attack was needed, infinite where it failed, so that a median over all
             images cannot be lowered by failing on the hard ones.
     """
@@ -137,7 +137,7 @@ def _median(distances: Tensor) -> float:
 
 @torch.no_grad()
 def judge(net: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, match: Match, eps: float) -> Outcome:
-    """Judges images by the net's own forward; one that is not finite, leaves the box or the budget does not count."""
+    """Judge images by the net's own forward; one that is not finite, or outside the box or budget, does not count."""
     net.eval()
     bad = ~x_adv.isfinite().flatten(1).all(1)
     x_adv = torch.where(bad.view(-1, *[1] * (x.ndim - 1)), x, x_adv)
@@ -168,7 +168,7 @@ class Line:
 def contest(
     match: Match, rivals: list[Peer], net: nn.Module, x: Tensor, y: Tensor, eps: float, rounds: int
 ) -> list[Line]:
-    """Runs our attack and the rivals in turn, the order turned each round; ours is the first line."""
+    """Run our attack and the rivals in turn, rotating the order each round; ours is the first line."""
     eps = eps * match.scale
     x, y = x[: match.few], y[: match.few]
     runs: list[tuple[str, Run]] = [("robustlit", ours(match)), *((p.label, p.craft) for p in rivals)]

@@ -1,6 +1,6 @@
-"""The nets that the benchmark attacks: trained on the spot within seconds to a minute, or the user's own.
+"""The nets that the benchmarks attack: trained within seconds to a minute, or the user's own.
 
-They span what attacks meet: nets that fall at once, nets that resist, with BatchNorm and without.
+Undefended and adversarially trained nets, with BatchNorm and without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from robustlit.training.checkpoint import load_classifier
 
 
 class BatchNormCNN(nn.Sequential):
-    """Three convolutions with BatchNorm and dropout: a net whose train mode must not leak into an attack."""
+    """Three convolutions with BatchNorm and dropout: its train mode must not affect an attack."""
 
     def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
         layers: list[nn.Module] = []
@@ -57,7 +57,7 @@ RECIPES = {
 
 
 def train(recipe: Recipe, seed: int = 1) -> nn.Module:
-    """Trains a net as its recipe says; eps grows over the first half, without which small nets stay at chance."""
+    """Train a net by its recipe; eps grows over the first half, else small nets stay at chance."""
     images, labels, _, _ = load_mnist()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def train(recipe: Recipe, seed: int = 1) -> nn.Module:
 
 
 def built_in(name: str, cache: Path | None = None) -> nn.Module:
-    """A net of `RECIPES`, trained now or read from the folder `cache`, where it is kept."""
+    """Return a net of `RECIPES`, trained now or read from the folder `cache`, where it is kept."""
     if name not in RECIPES:
         raise SystemExit(f"there is no built-in net called {name}; there are {', '.join(RECIPES)}")
     path = None if cache is None else cache / f"{name}.pt"
@@ -95,11 +95,11 @@ def built_in(name: str, cache: Path | None = None) -> nn.Module:
 
 
 def given(model: str, weights: str | None = None) -> nn.Module:
-    """The user's net: a checkpoint or run folder of robustlit, or `module:function` that returns a net.
+    """Return the user's net: a checkpoint or run folder of robustlit, or `module:function` that returns a net.
 
     Args:
-        model: a path, or an import path seen from the current folder.
-        weights: a file with the state dict to fill the function's net with.
+        model: A path, or an import path relative to the current folder.
+        weights: A file with the state dict of the function's net.
     """
     if Path(model).exists() or ":" not in model:
         return load_classifier(model)[0].eval()
@@ -112,6 +112,6 @@ def given(model: str, weights: str | None = None) -> nn.Module:
 
 
 def test_digits(count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` test digits in [0, 1] and their classes."""
+    """Return the first `count` test digits in [0, 1] and their classes."""
     _, _, images, labels = load_mnist()
     return images[:count].float() / 255, labels[:count].clone()

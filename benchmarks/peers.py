@@ -44,17 +44,17 @@ class Peer:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """The name in a table."""
         return f"{self.library} {self.variant}".strip()
 
 
 def installed(library: str) -> bool:
-    """Whether a peer can be imported."""
+    """Return whether a peer can be imported."""
     return importlib.util.find_spec(library) is not None
 
 
 def load(library: str) -> Any:
-    """Imports a peer. adv-lib wants visdom, whose build fails on today's setuptools, only to draw: a stub will do."""
+    """Import a peer. adv-lib needs visdom only to draw, and its build fails today: a stub replaces it."""
     if library == AL and "visdom" not in sys.modules and not installed("visdom"):
         stub = types.ModuleType("visdom")
         stub.Visdom = type("Visdom", (), {})  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def _settings(given: Settings | dict[str, Any], eps: float) -> dict[str, Any]:
 
 
 def foolbox(name: str, settings: Settings | dict[str, Any] | None = None, *, minimal: bool = False) -> Peer:
-    """foolbox: a budget attack gets eps; a minimal one is asked for its nearest witness."""
+    """foolbox: a budget attack gets eps; a minimal one returns its nearest adversarial example."""
 
     def craft(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         attack = getattr(load(FB), name)(**_settings(settings or {}, eps))

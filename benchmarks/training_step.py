@@ -2,8 +2,8 @@
 
     python benchmarks/training_step.py
 
-Both train the same net on the same batches, in turn within one process, round after round; the ratio is taken within a
-round, so that a machine whose speed drifts does not tip it. Times are per step, set-up excluded. Prints a table.
+Both train the same net on the same batches, in turn within one process, for several rounds. The ratio is taken within a
+round, so that a drift of the machine's speed cancels. Times are per step, without set-up. Prints a table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Stopwatch(pl.Callback):
         self.skip, self.count, self.started, self.seconds = skip, 0, 0.0, 0.0
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Starts after `skip` steps and reads the clock after every later one."""
+        """Start after `skip` steps and read the clock after every later one."""
         self.count += 1
         now = time.perf_counter()
         if self.count == self.skip:
@@ -54,12 +54,12 @@ class Stopwatch(pl.Callback):
 
 
 def bare_standard(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy, written out."""
+    """Return the cross-entropy."""
     return F.cross_entropy(net(x), y)
 
 
 def bare_pgd(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """PGD adversarial training, written out."""
+    """Return the loss of PGD adversarial training."""
     low, high = (x - EPS).clamp(min=0), (x + EPS).clamp(max=1)
     x_adv = torch.clamp(x + (torch.rand_like(x) * 2 - 1) * EPS, low, high)
     net.eval()
@@ -72,7 +72,7 @@ def bare_pgd(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def time_bare(net: nn.Module, loss: Callable[..., Tensor], data: MNIST, steps: int, skip: int, dtype: Any) -> float:
-    """Seconds per step of the loop that one would write without a framework."""
+    """Return the seconds per step of a plain PyTorch loop."""
     images, labels, _, _ = load_mnist()
     indices = data.train_val_indices[0][torch.randperm(len(data.train_val_indices[0]))]
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -102,7 +102,7 @@ def time_lightning(
     precision: str = "32-true",
     logger: Logger | None = None,
 ) -> float:
-    """Seconds per step of `Trainer.fit` with the callbacks that every recipe has."""
+    """Return the seconds per step of `Trainer.fit` with the callbacks that every recipe has."""
     stopwatch = Stopwatch(skip)
     module = RobustClassifier(
         net,
@@ -129,7 +129,7 @@ def time_lightning(
 
 
 def main() -> None:
-    """Runs the rounds and prints a line a case."""
+    """Run the rounds and print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=150, help="timed steps a round (PGD: a quarter of it)")

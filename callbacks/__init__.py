@@ -1,5 +1,7 @@
 """Lightning callbacks and loggers of robustlit; installed as `robustlit.callbacks`."""
 
+from robustlit.tracking.logger import wandb_logger
+
 from .adversarial_images import AdversarialImages
 from .attack_sweep import AttackSweep
 from .catastrophic_overfitting import CatastrophicOverfitting
@@ -7,7 +9,6 @@ from .images_by_eps import ImagesByEps
 from .progress import Progress
 from .save_on_interrupt import SaveOnInterrupt
 from .verdict import Verdict
-from .wandb_logger import wandb_logger
 
 __all__ = [
     "AdversarialImages",

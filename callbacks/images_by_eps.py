@@ -1,99 +1,73 @@
-"""ImagesByEps: a grid of what an attack makes of the first test images as its budget grows."""
+"""Draw what an attack makes of images as its budget grows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.figures import budgets_figure, save_figure
 from robustlit.threat import check_eps
+from robustlit.tracking.metrics import IMAGES_BY_EPS
+
+from .first_images import FirstImages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-class ImagesByEps(pl.Callback):
-    """Draws the first test images, not chosen by success, under one attack at growing budgets, the clean ones first.
+class ImagesByEps(FirstImages):
+    """Draw the first test images under one attack at growing budgets, the clean ones first.
 
     Args:
-        attack: a budget attack; its own eps is not used.
-        budgets: in pixel units.
-        count: how many images.
-        seed: of the attack's random draws.
-        folder: where `images_by_eps.png` and `.svg` are written; None writes nothing.
-
-    Raises:
-        ValueError: no budget, one out of range, or no image asked for.
+        attack: A budget attack; its own eps is not used.
+        budgets: At least one, in pixel units.
+        count, seed: See `FirstImages`.
+        folder: Where `images_by_eps.png` and `.svg` are written; None writes nothing.
     """
 
+    subject = "images by eps"
+
     def __init__(
-        self,
-        attack: BudgetAttack,
-        budgets: Sequence[float] = (0.1, 0.2, 0.3, 0.4),
-        *,
-        count: int = 5,
-        seed: int = 0,
+        self, attack: BudgetAttack, budgets: Sequence[float] = (0.1, 0.2, 0.3, 0.4), *, count: int = 5, seed: int = 0,
         folder: str | Path | None = None,
-    ) -> None:
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+    ) -> None:  # fmt: skip
+        super().__init__(count, seed, folder)
         if not budgets:
             raise ValueError("budgets must name at least one eps, got none")
+        self.attack = attack
         self.budgets = sorted({check_eps(float(eps), attack.norm, name="budgets") for eps in budgets})
-        self.attack, self.count, self.seed = attack, count, seed
-        self.folder = None if folder is None else Path(folder)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Sequence[Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draws from the first batch, on the main process."""
-        if batch_idx or not trainer.is_global_zero:
-            return
-        x, y = batch[0][: self.count], batch[1][: self.count]
-        index = batch[2][: self.count] if len(batch) > 2 else torch.arange(len(y), device=y.device)
-        net: Any = pl_module.net
+    def draw(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Figure:
+        """Attack the images at every budget and return the figure."""
         with torch.no_grad():
             images, predictions = [x.cpu().numpy()], [net(x).argmax(1).tolist()]
         for eps in self.budgets:
             result = self.attack.run(net, x, y, index=index, seed=self.seed, eps=eps)
             images.append(result.x_adv.cpu().numpy())
             predictions.append(result.prediction.tolist())
-        figure = budgets_figure(
-            np.stack(images), [0.0, *self.budgets], y.tolist(), np.array(predictions),
-            _title(self.attack, len(y)),
-            norm=self.attack.norm,
-        )  # fmt: skip
-        if self.folder is not None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                save_figure(figure, self.folder / "images_by_eps")
-            except OSError as error:
-                rank_zero_warn(f"could not write the images by eps to {self.folder}: {error}")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                try:
-                    import wandb
+        budgets, title, norm = [0.0, *self.budgets], _title(self.attack, len(y)), self.attack.norm
+        return budgets_figure(np.stack(images), budgets, y.tolist(), np.array(predictions), title, norm=norm)
 
-                    logger.experiment.log({"images/by_eps": wandb.Image(figure)})
-                except Exception as error:  # wandb raises many kinds, none worth losing an evaluation for
-                    rank_zero_warn(f"W&B did not take the images by eps: {type(error).__name__}: {error}")
+    def write(self, figure: Figure, folder: Path) -> None:
+        """Write `images_by_eps.png` and `.svg`."""
+        save_figure(figure, folder / "images_by_eps")
+
+    def logged(self, figure: Figure) -> Iterator[dict[str, Any]]:
+        """Yield the figure."""
+        import wandb
+
+        yield {IMAGES_BY_EPS: wandb.Image(figure)}
 
 
 def _title(attack: BudgetAttack, count: int) -> str:
-    """The attack without the eps that is not used, and the norm, which stands below."""
+    """Describe the attack without the eps that is not used and without the norm, which the axis names."""
     kept = {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
     settings = ", ".join(f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str))
     return f"{attack.name}{f' ({settings})' if settings else ''} at growing eps, the first {count} test images"

@@ -1,64 +1,81 @@
-"""Argument checks shared by attacks and networks: each raises a ValueError that names the value and the rule."""
+"""Argument checks: each raises a ValueError that names the value, the rule and the way out."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 
 def check_count(value: object, name: str) -> None:
-    """Raises a ValueError unless `value` is a whole number of at least 1."""
+    """Raise a ValueError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def check_step_size(value: object, norm: str) -> None:
-    """Raises a ValueError unless `value` is None or a positive, finite number of pixel units, at most 2 for "linf"."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or float(value) <= 0:
-        raise ValueError(f"step_size must be positive, in pixel units, or None for the attack's rule, got {value!r}")
-    if norm == "linf" and float(value) >= 2:  # twice the largest ball: most likely 2/255 was meant
-        given = f"{float(value):g}"
+def is_number(value: object) -> bool:
+    """Return whether `value` is a finite real number; True and False are not numbers."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
+def check_positive(value: object, name: str, advice: str = "") -> None:
+    """Raise a ValueError, which ends with `advice`, unless `value` is positive and finite."""
+    if not is_number(value) or float(value) <= 0:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be positive and finite, got {value!r}{advice}")
+
+
+def check_not_negative(value: object, name: str, advice: str = "") -> None:
+    """Raise a ValueError, which ends with `advice`, unless `value` is at least 0 and finite."""
+    if not is_number(value) or float(value) < 0:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be at least 0 and finite, got {value!r}{advice}")
+
+
+def check_share(value: object, name: str, advice: str = "") -> None:
+    """Raise a ValueError, which ends with `advice`, unless `value` lies in (0, 1)."""
+    if not is_number(value) or not 0 < float(value) < 1:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be a share in (0, 1), got {value!r}{advice}")
+
+
+def check_choice(value: object, name: str, choices: Sequence[str]) -> None:
+    """Raise a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_step_size(step_size: object, relative_step_size: object, norm: str) -> None:
+    """Check a step length, None or in pixel units, and one as a multiple of eps, of which only one may be given.
+
+    Raises:
+        ValueError: Both are given, one is not positive and finite, or `step_size` is at least 2 for "linf".
+    """
+    if step_size is not None and relative_step_size is not None:
+        raise ValueError(
+            f"step_size must be None where relative_step_size is given, got step_size={step_size!r} (pixel units at "
+            f"eps) and relative_step_size={relative_step_size!r} (a multiple of eps); set one of them to None (null in "
+            "a recipe)"
+        )
+    if step_size is not None and (not is_number(step_size) or float(step_size) <= 0):  # type: ignore[arg-type]
+        raise ValueError(f"step_size must be positive pixel units, or None for the attack's rule, got {step_size!r}")
+    if step_size is not None and norm == "linf" and float(step_size) >= 2:  # type: ignore[arg-type]
+        given = f"{step_size:g}"  # twice the largest ball: most likely 2/255 was meant
         raise ValueError(f"step_size must be below 2 pixel units, got {given}; did you mean {given}/255?")
-
-
-def check_share(value: object, name: str) -> None:
-    """Raises a ValueError unless `value` is a number between 0 and 1, both left out."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
+    if relative_step_size is not None:
+        advice = "; it is a multiple of eps, None for the attack's rule"
+        check_positive(relative_step_size, "relative_step_size", advice)
 
 
 def check_sizes(num_classes: int, in_chans: int, image_size: int, smallest_image: int = 1) -> None:
-    """Refuse numbers that no classifier can be built from.
-
-    Args:
-        num_classes: Number of logits, at least 2.
-        in_chans: Channels of an image, at least 1.
-        image_size: Side of the square image in pixels, at least `smallest_image`.
-        smallest_image: Side in pixels below which the network has nothing left to classify.
-
-    Raises:
-        ValueError: A number is not an integer, or too small.
-    """
+    """Raise a ValueError for numbers of logits, channels or pixels (side) that no classifier can be built from."""
     check_integer("num_classes", num_classes, 2, "a classifier needs two classes or more")
     check_integer("in_chans", in_chans, 1, "1 for grey images, 3 for colour")
-    check_integer(
-        "image_size", image_size, smallest_image, "enlarge the images, or choose a network with less downsampling"
-    )
+    advice = "enlarge the images, or choose a network with less downsampling"
+    check_integer("image_size", image_size, smallest_image, advice)
 
 
 def check_integer(name: str, value: int, least: int, advice: str) -> None:
-    """Refuse a value that is not an integer of at least `least`.
+    """Raise a ValueError, which ends with `advice`, unless `value` is an integer of at least `least`.
 
-    Args:
-        name: What the user calls the value.
-        value: The value. None is what an unfilled `null` of a recipe arrives as.
-        least: The smallest value allowed.
-        advice: The way out, the last words of the error.
-
-    Raises:
-        ValueError: The value is None, not an integer, or below `least`.
+    None is what an unfilled `null` of a recipe arrives as.
     """
     if value is None:
         raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 NORMS = ("linf", "l2")
-TOLERANCE = 1e-6  # float32 rounding of x + eps; a witness farther out than eps + TOLERANCE is invalid
+TOLERANCE = 1e-6  # float32 rounding of x + eps; a point farther out than eps + TOLERANCE is invalid
 
 
 class UniformDraws(Protocol):
@@ -27,20 +27,20 @@ class UniformDraws(Protocol):
 
 
 def check_norm(norm: str) -> str:
-    """Returns `norm` if it is one that a budget can be given in ("linf" or "l2"), else raises ValueError."""
+    """Return `norm` if a budget can be given in it ("linf" or "l2"), else raise a ValueError."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     return norm
 
 
 def check_eps(eps: object, norm: str = "linf", name: str = "eps") -> float:
-    """Returns `eps` as a float if it is a usable budget, else raises a ValueError that says what to write.
-
-    An L-inf budget lies in (0, 1]: images lie in [0, 1], so 1 lets an attacker paint any picture. An L2 budget is
-    positive and finite.
-    """
+    """Return `eps` as a float if it is a usable budget (L-inf: in (0, 1]; L2: positive), else raise a ValueError."""
     if isinstance(eps, bool) or not isinstance(eps, Real):
-        hint = "; pass one value per example to the call: attack(model, x, y, eps=tensor)" if _is_tensor(eps) else ""
+        hint = (
+            "; pass one value per example to the call: attack(model, x, y, eps=tensor)"
+            if isinstance(eps, Tensor)
+            else ""
+        )
         raise ValueError(f"{name} must be a number in pixel units, got {eps!r}{hint}")
     value = float(eps)
     if not math.isfinite(value) or value <= 0:
@@ -51,12 +51,8 @@ def check_eps(eps: object, norm: str = "linf", name: str = "eps") -> float:
     return value
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
-
-
 def check_images(x: Tensor) -> None:
-    """Raises unless `x` is a float32 or float64 batch of at least one example with every value in [0, 1]."""
+    """Raise a ValueError unless `x` is a float32 or float64 batch, not empty, with every value in [0, 1]."""
     if x.ndim < 2:
         raise ValueError(f"images must be a batch (B, C, H, W) or (B, D), got shape {tuple(x.shape)}")
     if x.shape[0] == 0:
@@ -74,12 +70,12 @@ def check_images(x: Tensor) -> None:
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values shaped to broadcast against (B, ...) `like`."""
+    """Return the values (B,) shaped to broadcast against `like` (B, ...)."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
-    """Distance of each example in `norm` ("l0", "l1", "l2", "linf"): (B,). L0 counts changed values."""
+    """Return the distance (B,) of each example in `norm` ("l0", "l1", "l2", "linf"). L0 counts changed values."""
     difference = (x_adv - x).flatten(1)
     if norm == "l0":
         return (difference != 0).sum(1).to(x.dtype)
@@ -93,17 +89,11 @@ def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
 
 @dataclass
 class Ball:
-    """The points within eps of each example that are still images: an L-p ball, cut to the box [0, 1].
+    """The points within eps of each example that are still images: an L-p ball, cut to the box [0, 1]."""
 
-    Args:
-        x: images in [0, 1], (B, ...).
-        eps: radius of each example in pixel units, (B,); 0 leaves only the example itself.
-        norm: "linf" or "l2".
-    """
-
-    x: Tensor
-    eps: Tensor
-    norm: str
+    x: Tensor  # (B, ...) images in [0, 1]
+    eps: Tensor  # (B,) radius of each in pixel units; 0 leaves only the example itself
+    norm: str  # "linf" or "l2"
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -112,7 +102,7 @@ class Ball:
             self._low, self._high = (self.x - radius).clamp_(min=0), (self.x + radius).clamp_(max=1)
 
     def select(self, keep: Tensor) -> Ball:
-        """The balls of the examples in `keep` (positions or mask)."""
+        """Return the balls of the examples in `keep` (positions or mask)."""
         chosen = copy(self)
         chosen.x, chosen.eps = self.x[keep], self.eps[keep]
         if self.norm == "linf":
@@ -120,7 +110,7 @@ class Ball:
         return chosen
 
     def project(self, z: Tensor) -> Tensor:
-        """The point of the ball nearest to `z`, per example (for L2: nearest in the ball, then in the box)."""
+        """Return the point of the ball nearest to `z`, per example (for L2: nearest in the ball, then in the box)."""
         if self.norm == "linf":
             return z.clamp(self._low, self._high)
         # Clamping to the box after the ball cannot leave the ball: x is in the box, so no coordinate moves away from x.
@@ -129,12 +119,12 @@ class Ball:
         return (self.x + delta * expand((self.eps / length).clamp(max=1), z)).clamp_(0, 1)
 
     def step(self, z: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
-        """One projected step of steepest ascent: the unit-norm direction that raises a linear loss most.
+        """Return the points after a projected step of steepest ascent: the direction that raises a linear loss most.
 
         Args:
-            z: current points, (B, ...).
-            gradient: gradient of the loss at `z`, (B, ...); may be overwritten. A zero gradient moves nothing.
-            size: step length per example in pixel units, (B,).
+            z: Current points (B, ...).
+            gradient: Gradient (B, ...) of the loss at `z`; may be overwritten. A zero gradient moves nothing.
+            size: Step length (B,) in pixel units.
         """
         if self.norm == "linf":
             return gradient.sign_().mul_(expand(size, z)).add_(z).clamp_(self._low, self._high)
@@ -147,19 +137,13 @@ class Ball:
         return self.project(unit.mul_(expand(size / length, z)).add_(z))
 
     def random_point(self, draws: UniformDraws, *, in_box: bool = True) -> Tensor:
-        """A point drawn uniformly from each ball, then cut to the box: the random start of PGD.
-
-        `in_box=False` leaves out the cut: the point may lie outside [0, 1], though never outside the ball.
-        """
-        point = self._random_point(draws)
-        return point.clamp_(0, 1) if in_box else point
-
-    def _random_point(self, draws: UniformDraws) -> Tensor:
+        """Draw a point uniformly from each ball, then cut it to the box (unless `in_box=False`): PGD's random start."""
         if self.norm == "linf":
-            return self.x + (draws.uniform(self.x) * 2 - 1) * expand(self.eps, self.x)
-        direction = draws.normal(self.x)
-        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(torch.finfo(self.x.dtype).tiny)
-        # A radius of eps * u^(1/d) makes the point uniform in the ball rather than crowded at its centre.
-        u = draws.uniform(length.unsqueeze(1)).squeeze(1)
-        radius = self.eps * u.pow(1 / direction[0].numel())
-        return self.x + direction * expand(radius / length, self.x)
+            point = self.x + (draws.uniform(self.x) * 2 - 1) * expand(self.eps, self.x)
+        else:
+            direction = draws.normal(self.x)
+            length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(torch.finfo(self.x.dtype).tiny)
+            # A radius of eps * u^(1/d) makes the point uniform in the ball rather than crowded at its centre.
+            radius = self.eps * draws.uniform(length.unsqueeze(1)).squeeze(1).pow(1 / direction[0].numel())
+            point = self.x + direction * expand(radius / length, self.x)
+        return point.clamp_(0, 1) if in_box else point

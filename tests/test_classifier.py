@@ -18,20 +18,20 @@ class Defended(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.twin = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.net, self.view = nn.Linear(4, 3), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.round())
 
     def attack_view(self) -> nn.Module:
-        return self.twin
+        return self.view
 
     def undefended(self) -> nn.Module:
         return self.net
 
 
-class OnlyATwin(nn.Module):
-    """A defense whose author forgot the rest of the contract."""
+class OnlyAView(nn.Module):
+    """A defense without the other attributes of a defended classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Wrapper(nn.Module):
         return self.inner(x)
 
 
-def test_a_plain_net_is_its_own_twin() -> None:
+def test_a_plain_net_is_its_own_attack_view() -> None:
     net = nn.Linear(4, 3)
     assert attack_view(net) is net
     assert undefended(net) is net
@@ -69,18 +69,18 @@ def test_a_plain_net_is_its_own_twin() -> None:
     assert not isinstance(net, DefendedClassifier)
 
 
-def test_a_defended_one_answers_for_itself() -> None:
+def test_a_defended_classifier_has_its_own_attack_view() -> None:
     model = Defended()
     assert isinstance(model, DefendedClassifier)
-    assert attack_view(model) is model.twin
+    assert attack_view(model) is model.view
     assert undefended(model) is model.net
     assert is_stochastic(model) is True
     model.stochastic = False
     assert is_stochastic(model) is False
 
 
-def test_half_a_contract_still_gets_the_adaptive_attack() -> None:
-    model = OnlyATwin()
+def test_an_attack_view_alone_is_enough_for_the_adaptive_attack() -> None:
+    model = OnlyAView()
     assert attack_view(model) is model.net
     assert undefended(model) is model
     assert is_stochastic(model) is False
@@ -89,18 +89,18 @@ def test_half_a_contract_still_gets_the_adaptive_attack() -> None:
 def test_a_wrapper_does_not_hide_the_defense() -> None:
     model = Defended()
     wrapped = Wrapper(model)
-    assert attack_view(wrapped) is model.twin
+    assert attack_view(wrapped) is model.view
     assert undefended(wrapped) is model.net
     assert is_stochastic(wrapped) is True
 
 
-def test_a_layer_that_happens_to_be_called_stochastic_is_no_claim() -> None:
+def test_a_layer_called_stochastic_does_not_make_the_net_stochastic() -> None:
     net = nn.Sequential(nn.Linear(4, 3))
     net.stochastic = nn.Dropout(0.5)
     assert is_stochastic(net) is False
 
 
-def test_draws_are_asked_of_stochastic_models_alone() -> None:
+def test_draws_count_for_stochastic_models_only() -> None:
     model = Defended()
     assert draws_of(model) == 20
     model.draws = 5
@@ -129,14 +129,14 @@ def test_draws_are_asked_of_stochastic_models_alone() -> None:
         (torch.zeros(5, 3, dtype=torch.bool), ["torch.bool", "scores"]),
     ],
 )
-def test_what_are_no_logits(logits: object, parts: list[str]) -> None:
+def test_outputs_that_are_not_logits_are_refused(logits: object, parts: list[str]) -> None:
     with pytest.raises(ValueError, match="the model must return logits") as caught:
         check_logits(logits, 5)
     for part in parts:
         assert part in str(caught.value)
 
 
-def test_logits_are_returned_as_they_came() -> None:
+def test_logits_are_returned_unchanged() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         logits = torch.zeros(5, 2, dtype=dtype)
         assert check_logits(logits, 5) is logits

@@ -1,4 +1,4 @@
-"""Attacks: frozen hyper-parameters, called as `attack(model, x, y)` or, with the details, `attack.run(model, x, y)`."""
+"""Attacks: frozen dataclasses, called as `attack(model, x, y)` or, for a full result, `attack.run(model, x, y)`."""
 
 from robustlit.attacks.advgan import AdvGAN
 from robustlit.attacks.apgd import APGD
@@ -24,28 +24,7 @@ from robustlit.attacks.transfer import Transfer
 from robustlit.attacks.worst_case import WorstCase
 
 __all__ = [
-    "APGD",
-    "BIM",
-    "BPDA",
-    "DDN",
-    "EOT",
-    "FAB",
-    "FGSM",
-    "JSMA",
-    "MIM",
-    "PGD",
-    "AdvGAN",
-    "Attack",
-    "AttackResult",
-    "BudgetAttack",
-    "CarliniWagner",
-    "DeepFool",
-    "EvolutionStrategies",
-    "JointAttack",
-    "LogitMatching",
-    "NearestL2",
-    "NewtonFool",
-    "Square",
-    "Transfer",
-    "WorstCase",
-]
+    "APGD", "BIM", "BPDA", "DDN", "EOT", "FAB", "FGSM", "JSMA", "MIM", "PGD", "AdvGAN", "Attack", "AttackResult",
+    "BudgetAttack", "CarliniWagner", "DeepFool", "EvolutionStrategies", "JointAttack", "LogitMatching", "NearestL2",
+    "NewtonFool", "Square", "Transfer", "WorstCase",
+]  # fmt: skip

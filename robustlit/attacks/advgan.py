@@ -1,8 +1,7 @@
-"""AdvGAN: one forward of a generator that was trained for it."""
+"""AdvGAN: one forward of a trained generator."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.attack import AttackResult, BudgetAttack
+from robustlit.attacks.attack import Batch, BudgetAttack
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
+from robustlit.attacks.surroundings import held_in_eval
 from robustlit.attacks.victim import Victim
 from robustlit.models.generator import load_generator, perturb
 from robustlit.threat import expand
@@ -21,26 +21,22 @@ from robustlit.threat import expand
 
 @dataclass(frozen=True)
 class AdvGAN(BudgetAttack):
-    """x + eps tanh(G(x)), cut to the box, with G from `robustlit.training.AdvGANTraining` (`recipe=advgan`).
+    """x + eps tanh(G(x)), clipped to the box, with G from `robustlit.training.AdvGANTraining` (`recipe=advgan`).
 
     Xiao, Li, Zhu, He, Liu, Song: Generating adversarial examples with adversarial networks, 2018, arXiv:1801.02610.
-
-    An attack costs one forward of the generator, and the victim is only asked for its judgement: two forwards, no
-    backward. That leaves out what comes before: training G takes a forward and a backward of the victim (in a black
-    box, of the substitute, and the victim's answers) for every training image and epoch. A generator knows the victim
-    that it was trained on; against another it is a transfer attack. Its failure says little about a model's robustness.
+    An attack costs one forward of the generator and two of the model, which only judges; training is not included. A
+    generator is trained on one model; against another it is a transfer attack. Its failure proves little.
 
     Args:
-        eps: budget in pixel units. The perturbation scales with it; G is at its best at the budget it was trained for.
+        eps: Budget in pixel units. The perturbation scales with it; G is best at the budget it was trained for.
         norm: "linf".
-        generator: a file that `save_generator` wrote, read when it is first needed; or an `nn.Module` from images
-            (B, ...) to numbers of that shape, on their device. A generator with an attribute `target` that is not None
-            was trained to reach that one class: a call that asks for another is refused; one that asks for none counts
-            any wrong class.
+        generator: A file that `save_generator` wrote, read when first needed; or an `nn.Module` from images (B, ...) to
+            numbers of that shape, on their device. A generator whose attribute `target` is not None was trained to
+            reach that class: a call with another target is an error; a call without one counts any wrong class.
 
     Raises:
-        ValueError: eps out of range, unknown norm, a generator that is neither; at the call: no such file, or a damaged
-            one, images of another shape than it was made for, a class that it was not trained to reach.
+        ValueError: eps out of range, unknown norm, an invalid generator; at the call: a missing or damaged file, images
+            of another shape than it was made for, a class that it was not trained to reach.
     """
 
     name: ClassVar[str] = "advgan"
@@ -59,26 +55,15 @@ class AdvGAN(BudgetAttack):
             )
 
     def __repr__(self) -> str:
-        # A net prints over many lines; its class tells enough.
+        # A net prints over many lines; its class is enough.
         given = self.generator
         shown = repr(given) if isinstance(given, str) else f"<{type(given).__name__}>"
         return f"AdvGAN(norm={self.norm!r}, eps={self.eps!r}, generator={shown})"
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        *,
-        target: Tensor | None = None,
-        index: Tensor | None = None,
-        seed: int | None = None,
-        eps: float | Tensor | None = None,
-    ) -> AttackResult:
-        """Attacks a batch; arguments as in `BudgetAttack.run`. `target` must be the class G was trained to reach."""
-        # Before those that are classified so already are left out: the error must not depend on them.
-        self._check_target(self._generator(x), target)
-        return super().run(model, x, y, target=target, index=index, seed=seed, eps=eps)
+    def _check(self, given: Batch) -> None:
+        # For the whole batch, misclassified examples included: the error must not depend on them.
+        self._check_target(self._generator(given.x), given.target)
+        super()._check(given)
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
@@ -87,9 +72,8 @@ class AdvGAN(BudgetAttack):
         generator = self._generator(x)
         self._check_target(generator, criterion.target)
         own = next((p.dtype for p in generator.parameters()), x.dtype)
-        with torch.no_grad(), _held_in_eval(generator):
-            shift = perturb(_Typed(generator, own), x, expand(eps, x))
-        return shift
+        with torch.no_grad(), held_in_eval(generator):
+            return perturb(_Typed(generator, own), x, expand(eps, x))
 
     def _generator(self, x: Tensor) -> nn.Module:
         if isinstance(self.generator, nn.Module):
@@ -98,7 +82,7 @@ class AdvGAN(BudgetAttack):
                 raise ValueError(f"the generator is on {device}, the images on {x.device}; move it: generator.to(...)")
             return self.generator
         path = Path(self.generator).absolute()
-        # Read again when it was written anew; a missing file is for load_generator to word.
+        # Read again when the file has changed; load_generator reports a missing file.
         status = path.stat() if path.is_file() else None
         stamp = status and (status.st_mtime_ns, status.st_size, status.st_ino)
         generator = _loaded(path, stamp, x.device, x.dtype)
@@ -117,7 +101,7 @@ class AdvGAN(BudgetAttack):
         own = getattr(generator, "target", None)
         if own is None:
             raise ValueError(
-                "this generator was trained to leave the true class, whichever comes instead; leave target out, or "
+                "this generator was trained to leave the true class for any other; leave target out, or "
                 "train one for the class: AdvGANTraining(target=CLASS), recipe=advgan target=CLASS"
             )
         others = sorted({*target.tolist()} - {own})
@@ -130,13 +114,13 @@ class AdvGAN(BudgetAttack):
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, stamp: object, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    # Outside of inference mode, whose tensors could not take part in anything else later.
+    # Outside inference mode: its tensors could not be used with gradients later.
     with torch.inference_mode(False):
         return load_generator(path).to(device, dtype)
 
 
 class _Typed(nn.Module):
-    """A net of one precision for images of another."""
+    """Run a net of one precision on images of another."""
 
     def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -144,13 +128,3 @@ class _Typed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.to(self.dtype)).to(x.dtype)
-
-
-def _held_in_eval(net: nn.Module) -> ExitStack:
-    """Eval mode inside the block, each submodule's own mode after it; the flags are written as `Victim` does."""
-    stack = ExitStack()
-    for module in net.modules():
-        if module.training:
-            module.training = False
-            stack.callback(setattr, module, "training", True)
-    return stack

@@ -3,85 +3,90 @@
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.attack import BudgetAttack, check_every
+from robustlit.attacks.active import Active, all_positions
+from robustlit.attacks.attack import BudgetAttack
+from robustlit.attacks.best import Best, Loss
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion, loss_for
+from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_count, check_step_size
 from robustlit.threat import Ball, expand
 
-_BLIND = (
+_LONGEST_STEP = 2.0  # multiples of eps: from any point of the ball, such a step reaches any other
+_LONG_STEP = (
+    "{name} steps {step:.4g} pixel units, {ratio:.3g} times eps={eps:g}: a step longer than 2 eps leaves the ball from "
+    "every point; give the step as a multiple of eps, relative_step_size={rule:.4g} is the attack's own rule"
+)
+_ZERO_GRADIENT = (
     "the gradient of {name} is zero at every pixel of every example under attack (it rounds its input, or is dead), "
     "so a gradient-based attack is blind and its failure says nothing; give the model an attack_view() that is "
     "differentiable"
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientAscent(BudgetAttack):
-    """A budget attack that climbs the loss by projected steps of steepest ascent.
+    """A budget attack that climbs the loss by projected steps of steepest ascent: `FGSM`, `BIM`, `PGD`, `MIM`.
 
-    Subclasses say how many steps, how long, from where and how often; see `FGSM`, `BIM`, `PGD`, `MIM`.
+    Subclasses turn the attributes that a user may set into fields.
     """
 
-    @property
-    @abstractmethod
-    def _steps(self) -> int: ...
+    path: ClassVar[float] = 1.0  # length of all steps together as a multiple of eps, where no step is given
+    steps = 1
+    step_size = None  # type: float | None  # in pixel units, at the attack's own eps
+    relative_step_size = None  # type: float | None  # as a multiple of eps
+    random_start = False  # at a point of the ball instead of the image
+    start_in_box = True  # cut a random start in training to [0, 1]; in evaluation it always is: it may be the result
+    restarts = 1
+    decay = None  # type: float | None  # share of the velocity that a step keeps; None steps along the gradient itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.steps, "steps")
+        check_count(self.restarts, "restarts")
+        check_step_size(self.step_size, self.relative_step_size, self.norm)
+        given, ratio = (self.step_size, self.relative_step_size) != (None, None), self.step_over_eps
+        if given and ratio > _LONGEST_STEP * (1 + 1e-9):
+            sizes = {"step": ratio * self.eps, "ratio": ratio, "eps": self.eps, "rule": self.path / self.steps}
+            warnings.warn(_LONG_STEP.format(name=type(self).__name__, **sizes), stacklevel=3)
+
+    def __repr__(self) -> str:
+        # Without an unset relative_step_size: the text of an attack in saved tables stays what it was before that.
+        shown = [f for f in fields(self) if f.name != "relative_step_size" or self.relative_step_size is not None]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     @property
-    @abstractmethod
-    def _step_over_eps(self) -> float:
-        """Step length as a multiple of eps, so that a step scales when the call gives another budget."""
+    def step_over_eps(self) -> float:
+        """Step length as a multiple of eps: a step scales with the eps of a call."""
+        if self.relative_step_size is not None:
+            return self.relative_step_size
+        return self.path / self.steps if self.step_size is None else self.step_size / self.eps
 
     @property
-    def _random_start(self) -> bool:
-        return False
+    def starts_at_image(self) -> bool:
+        """Whether the first gradient is taken at the image itself."""
+        return not self.random_start
 
-    @property
-    def _starts_at_image(self) -> bool:
-        return not self._random_start
+    def maximise(self, model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float | None = None,
+                 eval_mode: bool = True) -> Tensor:  # fmt: skip
+        """Climb `loss` for adversarial training: the inner maximisation of Madry et al. (2018, equation 2.1).
 
-    @property
-    def _start_in_box(self) -> bool:
-        """Whether a random start in training is cut to [0, 1]; in evaluation it always is: it may be the witness."""
-        return True
-
-    @property
-    def _restarts(self) -> int:
-        return 1
-
-    @property
-    def _decay(self) -> float | None:
-        """How much of its velocity a step keeps; None steps along the gradient itself."""
-        return None
-
-    def maximise(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        loss: Callable[[Tensor], Tensor],
-        *,
-        eps: float | None = None,
-        eval_mode: bool = True,
-    ) -> Tensor:
-        """The inner maximisation of adversarial training (Madry 2018, equation 2.1): climbs `loss` and nothing else.
-
-        Every example takes every step and the last iterate is returned; nobody is judged and nobody leaves early, so
-        that the trainer sees the hardest point and no host synchronisation. It runs in the precision around it
-        (bf16 autocast is kept) and draws from the device's generator.
+        Every example takes every step, and the last points are returned: training sees the hardest points and does not
+        wait for the device. A bf16 autocast region is kept, and random numbers come from the device's generator.
 
         Args:
-            model: from images (B, C, H, W) in [0, 1] to logits (B, K).
-            x: images (B, C, H, W) in [0, 1]; not checked here, once a step would cost too much.
-            loss: logits (B, K) -> (B,).
-            eps: replaces the attack's own budget (a warm-up gives smaller ones); 0 returns `x`.
-            eval_mode: hold the model in eval mode while attacking; False leaves BatchNorm and dropout training.
+            model: From images (B, C, H, W) in [0, 1] to logits (B, K).
+            x: Images (B, C, H, W) in [0, 1]; not checked, because a check in every step would cost too much.
+            loss: Logits (B, K) -> (B,).
+            eps: Replaces the attack's own budget (a warm-up gives smaller ones); 0 returns `x`.
+            eval_mode: Hold the model in eval mode while attacking; False leaves BatchNorm and dropout training.
 
         Returns:
             (B, C, H, W) in [0, 1], detached.
@@ -93,14 +98,14 @@ class GradientAscent(BudgetAttack):
             x = x.detach().clone()  # an ordinary tensor even where the caller's was made in inference mode
             radius = x.new_full((len(x),), budget)
             ball = Ball(x, radius, self.norm)
-            size = radius * self._step_over_eps
+            size = radius * self.step_over_eps
             x_adv, velocity = ball.x, torch.zeros_like(x)
-            if self._random_start:
-                x_adv = ball.random_point(Draws(None, radius), in_box=self._start_in_box)
-            for _ in range(self._steps):
+            if self.random_start:
+                x_adv = ball.random_point(Draws(None, radius), in_box=self.start_in_box)
+            for _ in range(self.steps):
                 _, _, gradient = victim.gradient(x_adv, loss)
-                if self._decay is not None:
-                    velocity = accelerate(velocity, gradient, self._decay)
+                if self.decay is not None:
+                    velocity = accelerate(velocity, gradient, self.decay)
                     gradient = velocity.clone()
                 x_adv = ball.step(x_adv, gradient, size)
         return x_adv
@@ -109,115 +114,78 @@ class GradientAscent(BudgetAttack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        best, best_loss = x.clone(), x.new_full((len(x),), -float("inf"))
-        unbroken = torch.arange(len(x), device=x.device)
-        for _ in range(self._restarts):
-            points, losses, won = self._climb(
-                victim, x[unbroken], criterion.select(unbroken), rows[unbroken], draws, eps[unbroken]
-            )
-            better = won | (losses > best_loss[unbroken]) | (self._restarts == 1)
-            best[unbroken[better]], best_loss[unbroken[better]] = points[better], losses[better]
-            left = torch.nonzero(~won).squeeze(1)
-            unbroken, draws = unbroken[left], draws.select(left)
-            if not len(unbroken):
-                break
-        return best
-
-    def _climb(
-        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ball, share = Ball(x, eps, self.norm), self._step_over_eps
-        z = ball.random_point(draws) if self._random_start else x
-        judge_last = self._steps > 1 or self._restarts > 1
-        return climb(
-            victim, ball, z, criterion, rows,
-            steps=[share] * self._steps, decay=self._decay, judge_last=judge_last, opening=not self._random_start,
-        )  # fmt: skip
-
-
-def climb(
-    victim: Victim,
-    ball: Ball,
-    z: Tensor,
-    criterion: Criterion,
-    rows: Tensor,
-    *,
-    steps: Sequence[float],
-    decay: float | None = None,
-    aim: Criterion | None = None,
-    loss: str = "ce",
-    judge_last: bool = True,
-    opening: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One ascent of each example from `z` until it wins: the first witness, else the iterate of highest loss.
-
-    Args:
-        victim: the model under attack.
-        ball: where the points may lie; b examples.
-        z: (b, ...) where to start; in the ball.
-        criterion: what ends the ascent.
-        rows: (b,) which examples of the victim's batch these are.
-        steps: length of each step as a multiple of eps.
-        decay: how much of its velocity a step keeps; None steps along the gradient itself.
-        aim: the criterion whose loss is climbed; None means `criterion`.
-        loss: one of `LOSSES`.
-        judge_last: False leaves the point after the last step unjudged, and returns it: the only candidate of a single
-            step, which the caller will judge.
-        opening: `z` is the image, and the victim may have been opened with it.
-
-    Returns:
-        points (b, ...), their losses for `criterion` (b,), won (b,) bool.
-    """
-    aim = criterion if aim is None else aim
-    points, losses = z.clone(), ball.eps.new_full((len(z),), -float("inf"))
-    won = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    inside = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in `points`
-    best, best_loss, done = z, losses, won  # theirs
-    every, velocity = check_every(z), z if decay is None else torch.zeros_like(z)
-    for step, share in enumerate([*steps, None]):
-        if share is None and not judge_last:
-            best = z
-            break
-        if share is not None:
-            if step == 0 and opening and victim.is_open:
-                logits, _, gradient = victim.gradient_of_opening(loss_for(loss, aim), rows)
+        best, only_run = Best(x), self.restarts == 1
+        ascent = Ascent([self.step_over_eps] * self.steps, self.decay, Criterion.log_odds)
+        unbroken = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
+        for _ in range(self.restarts):
+            climbers = replace(unbroken)
+            if self.random_start:
+                climbers.z = climbers.ball.random_point(unbroken.draws)
+            if only_run:
+                best.points.copy_(climbers.z)
+            climb(victim, best, climbers, ascent)
+            if only_run and self.steps == 1:  # the only candidate: `run` judges it
+                best.points[climbers.at] = climbers.z
             else:
-                logits, _, gradient = victim.gradient(z, loss_for(loss, aim), rows)
-            if step == 0 and not bool(gradient.any()):
-                warnings.warn(_BLIND.format(name=type(victim.view).__name__), stacklevel=2)
-        if share is None or not victim.sees_itself:  # the last iterate only has to be judged
-            logits = victim.logits(z, rows)
-        reached, height = criterion.reached(logits), loss_for(loss, criterion)(logits).to(losses.dtype)
-        # The start counts when it wins, never for its loss: a failed attack returns a point it has climbed to.
-        better = ~done & (reached | ((height > best_loss) & (step > 0)))
-        best, best_loss = torch.where(expand(better, z), z, best), torch.where(better, height, best_loss)
-        done = done | reached
-        if share is None:
-            break
-        if step % every == 0 and bool(done.any()):
-            gone, left = torch.nonzero(done).squeeze(1), torch.nonzero(~done).squeeze(1)
-            if not len(left):
+                best.judge(victim, climbers, ascent.loss)
+            if not unbroken.keep(~best.success[unbroken.at]):
                 break
-            points[inside[gone]], losses[inside[gone]], won[inside[gone]] = best[gone], best_loss[gone], True
-            inside, rows, criterion, aim, ball = (
-                inside[left],
-                rows[left],
-                criterion.select(left),
-                aim.select(left),
-                ball.select(left),
-            )
-            z, gradient, best, best_loss, done = z[left], gradient[left], best[left], best_loss[left], done[left]
-            velocity = velocity[left] if decay is not None else z
-        if decay is not None:
-            velocity = accelerate(velocity, gradient, decay)
-            gradient = velocity.clone()
-        z = ball.step(z, gradient, ball.eps * share)
-    points[inside], losses[inside], won[inside] = best, best_loss, done
-    return points, losses, won
+        return best.points
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How to climb."""
+
+    lengths: Sequence[float]  # of each step, as a multiple of eps
+    decay: float | None  # share of its velocity that a step keeps; None steps along the gradient itself
+    loss: Loss
+
+
+@dataclass
+class Climbers(Active):
+    """Examples on their way up."""
+
+    ball: Ball  # where the points may lie
+    aim: Criterion  # that the loss is of; success is that of `criterion`
+    draws: Draws
+
+    def __post_init__(self) -> None:
+        self.gradient = self.velocity = torch.zeros_like(self.z)
+
+
+def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> None:
+    """Climb from the current points of `climbers`, each example until it succeeds.
+
+    `best` records the points that are left behind. Those that the last step ends at are in `climbers`, not yet judged.
+    """
+    for step, length in enumerate(ascent.lengths):
+        aim = climbers.aim
+
+        def loss(logits: Tensor, aim: Criterion = aim) -> Tensor:
+            return ascent.loss(aim, logits)
+
+        if victim.is_open:  # the image, classified already
+            logits, _, climbers.gradient = victim.gradient_of_opening(loss, climbers.rows)
+        else:
+            logits, _, climbers.gradient = victim.gradient(climbers.z, loss, climbers.rows)
+        if step == 0 and not bool(climbers.gradient.any()):
+            warnings.warn(_ZERO_GRADIENT.format(name=type(victim.view).__name__), stacklevel=2)
+        if not victim.sees_itself:
+            logits = victim.logits(climbers.z, climbers.rows)
+        record = best.record if step else best.record_success
+        record(climbers.at, climbers.z, climbers.criterion.reached(logits), ascent.loss(climbers.criterion, logits))
+        if not climbers.drop(best.success[climbers.at], step):
+            return
+        gradient = climbers.gradient
+        if ascent.decay is not None:
+            climbers.velocity = accelerate(climbers.velocity, gradient, ascent.decay)
+            gradient = climbers.velocity.clone()
+        climbers.z = climbers.ball.step(climbers.z, gradient, climbers.ball.eps * length)
 
 
 def accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:
-    """decay * velocity + gradient / |gradient|_1 (Dong 2018, equation 6), the norm of each example by itself."""
+    """Return decay * velocity + gradient / |gradient|_1 (Dong 2018, equation 6), with each example's own norm."""
     length = gradient.abs().flatten(1).sum(1)
     length = torch.where(length > 0, length, 1.0)
     return torch.addcdiv(velocity * decay, gradient, expand(length, gradient))

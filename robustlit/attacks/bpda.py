@@ -1,4 +1,4 @@
-"""BPDA: the value of a model or layer that hides its gradient, with the gradient of another."""
+"""BPDA: the output of a model or layer that hides its gradient, with the gradient of another."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustlit.classifier import draws_of, is_stochastic, undefended
 
+Function = nn.Module | Callable[[Tensor], Tensor]
 _SHAPES = (
     "backward must return the shape that the model returns, {value}, got {through}; without a backward the gradient "
     "passes straight through, which suits a layer that keeps the shape of the image: for a whole classifier give "
@@ -21,38 +22,33 @@ class BPDA(nn.Module):
     """Backward pass differentiable approximation: forward as `model`, backward as `backward`.
 
     Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security, 2018, arXiv:1802.00420. The output
-    is that of `model` to the last bit, so an attack is judged on the real thing; the gradient is that of `backward` at
-    the same input. A layer of a classifier is replaced where it stands,
+    is exactly that of `model`, so an attack is judged on the real model; the gradient is that of `backward` at the same
+    input. Replace a layer of a classifier in place,
 
         nn.Sequential(BPDA(jpeg), net)                   # straight through: the gradient of the identity
         nn.Sequential(BPDA(denoiser, backward=blur), net)
 
-    and a whole classifier is wrapped, `BPDA(model, backward=surrogate)`. Noise belongs outside of it, where value and
-    gradient share the draw: `EOT(nn.Sequential(noise, BPDA(rounding), net))`.
+    or wrap a whole classifier, `BPDA(model, backward=surrogate)`. Put noise outside of it, where output and gradient
+    share the draw: `EOT(nn.Sequential(noise, BPDA(rounding), net))`.
 
-    `model` gets no gradients, so neither do its parameters: train first, then wrap. Its state dict is that of the two
-    under the names "model." and "surrogate."; load the weights before wrapping.
+    The parameters of `model` get no gradients: train, or load the weights, before wrapping.
 
     Args:
-        model: a classifier from images (B, C, H, W) in [0, 1] to logits (B, K), or a layer, or any function of a batch
-            that returns a tensor. It needs no gradient, and runs without one.
-        backward: what is differentiated in its place, from the same input to the same shape. None is the identity.
+        model: A classifier from images (B, C, H, W) in [0, 1] to logits (B, K), a layer, or any function of a batch
+            that returns a tensor. It runs without gradients.
+        backward: What is differentiated instead, from the same input to the same shape. None is the identity.
 
     Raises:
-        ValueError: on the forward, when `model` returns no tensor or the shapes of the two differ.
+        ValueError: At the forward, if `model` does not return a tensor or the two shapes differ.
     """
 
-    def __init__(
-        self,
-        model: nn.Module | Callable[[Tensor], Tensor],
-        backward: nn.Module | Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, model: Function, backward: Function | None = None) -> None:
         super().__init__()
         self.model: Any = model  # a module or a function
         self.surrogate = backward
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of `model` for `x` (B, ...); where gradients are on, attached to that of `backward`."""
+        """Return the output of `model` for `x` (B, ...); where gradients are on, with the gradient of `backward`."""
         if not torch.is_grad_enabled():
             return self.model(x)
         with torch.no_grad():
@@ -66,26 +62,26 @@ class BPDA(nn.Module):
 
     @property
     def stochastic(self) -> bool:
-        """That of the wrapped model."""
+        """Whether the wrapped model is stochastic."""
         return is_stochastic(self.model)
 
     @property
     def draws(self) -> int:
-        """Over how many draws a gradient is averaged, as the wrapped model says."""
+        """Number of draws that a gradient is averaged over: that of the wrapped model."""
         return draws_of(self.model)
 
     def attack_view(self) -> nn.Module:
-        """Itself: its value is the model's own, so what is differentiated may also judge."""
+        """Return itself: its output is the model's own, so the attack view may also judge."""
         return self
 
     def undefended(self) -> nn.Module:
-        """The wrapped model without its defense; itself where the wrapped model does not say."""
+        """Return the wrapped model without its defense, or itself if the wrapped model has none."""
         inner = undefended(self.model)
         return self if inner is self.model else inner
 
 
 class _Swap(torch.autograd.Function):
-    """The first argument, with the gradient of the second."""
+    """Return the first argument, with the gradient of the second."""
 
     generate_vmap_rule = True
 

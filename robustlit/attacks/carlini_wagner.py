@@ -1,29 +1,28 @@
-"""Carlini and Wagner's attack: distance and margin traded off by a constant that is searched for."""
+"""Carlini and Wagner's attack: a constant, found by binary search, weighs distance against margin."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustlit.attacks.active import Active, all_positions
 from robustlit.attacks.attack import Attack
-from robustlit.attacks.ddn import Nearest
+from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count
+from robustlit.checks import check_count, check_not_negative, check_positive
 from robustlit.threat import expand
 
-_BORDER = (
-    1e-2  # share by which a start is drawn towards grey: at a border tanh is flat and Adam takes hundreds of steps
-)
+_BORDER = 1e-2  # share by which a start is drawn towards grey: at a border tanh is flat, and Adam is slow
 _CHECKS = 10  # times in a search that an example may be found to stall
-_WINDOW = 20  # steps at least between two looks: Adam overshoots for about ten before its loss falls again
-_LARGEST = 1e10
+_WINDOW = 20  # least steps between two checks: Adam overshoots for about ten before its loss falls again
+_STALLED = 0.9999  # an example whose least loss has not fallen below this share of the last check's has stalled
+_LARGEST = 1e10  # of c, as in the authors' code
+_BETAS, _NEW_SHARES, _TINY = (0.9, 0.999), (0.1, 0.001), 1e-8  # Adam's defaults: Kingma, Ba, 2015, arXiv:1412.6980
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,19 @@ class CarliniWagner(Attack):
     """Minimises |z - x|^2 + c max(confidence - margin(z), 0) by Adam in the variables atanh(2 z - 1).
 
     Carlini, Wagner: Towards evaluating the robustness of neural networks, 2017, arXiv:1608.04644, the L2 attack. Every
-    example searches its own c and has its own Adam state, which each search starts anew; it leaves a search in which
-    its loss stalls. The paper's settings: `CarliniWagner(searches=9, steps=10_000, lr=1e-2, initial_const=1e-3)`.
+    example has its own c and its own Adam state, which each search starts anew; it leaves a search in which its loss
+    stalls. The paper's settings: `CarliniWagner(searches=9, steps=10_000, lr=1e-2, initial_const=1e-3)`.
 
     Args:
-        confidence: by how much the wanted logit must lead while searching, the paper's kappa.
-        searches: how many values of c an example tries.
-        steps: at most so many Adam steps in a search.
-        lr: Adam's, in the variables atanh(2 z - 1); fewer steps need a larger one.
-        initial_const: the first c. None takes what would be right if the margin were linear, so that the attack does
-            not depend on the scale of the logits.
+        confidence: Lead of the wanted logit, in logits, that the search asks for, the paper's kappa.
+        searches: Values of c that an example tries.
+        steps: Largest number of Adam steps in a search.
+        lr: Learning rate of Adam, in the variables atanh(2 z - 1); fewer steps need a larger one.
+        initial_const: The first c. None takes the value that would be right if the margin were linear, so that the
+            attack does not depend on the scale of the logits.
 
     Raises:
-        ValueError: a hyper-parameter out of range, a norm other than "l2".
+        ValueError: A hyper-parameter out of range, a norm other than "l2".
     """
 
     name: ClassVar[str] = "carlini_wagner"
@@ -59,79 +58,98 @@ class CarliniWagner(Attack):
         super().__post_init__()
         check_count(self.searches, "searches")
         check_count(self.steps, "steps")
-        if not _is_number(self.confidence) or self.confidence < 0:
-            raise ValueError(f"confidence must be at least 0 and finite, in logits, got {self.confidence!r}")
-        if not _is_number(self.lr) or self.lr <= 0:
-            raise ValueError(f"lr must be positive and finite, got {self.lr!r}; the paper's is 0.01")
-        if self.initial_const is not None and (not _is_number(self.initial_const) or self.initial_const <= 0):
-            raise ValueError(
-                f"initial_const must be positive, or None for the attack's rule, got {self.initial_const!r}"
-            )
+        check_not_negative(self.confidence, "confidence", "; it is in logits")
+        check_positive(self.lr, "lr", "; the paper's is 0.01")
+        if self.initial_const is not None:
+            check_positive(self.initial_const, "initial_const", "; None means the attack's rule")
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
-        found = Nearest(x)
-        start = torch.atanh((2 * x - 1) * (1 - _BORDER))
+        found = Nearest(x, self.norm)
+        w = torch.atanh((2 * x - 1) * (1 - _BORDER))
         low, high = x.new_zeros(len(x)), x.new_full((len(x),), float("inf"))
-        c = None if self.initial_const is None else torch.full_like(low, self.initial_const)
+        consts = _Constants(None if self.initial_const is None else torch.full_like(low, self.initial_const), low, high)
         for _ in range(self.searches):
-            c, won = self._minimise(victim, found, start, criterion, rows, c)
-            high = torch.where(won, torch.minimum(high, c), high)
-            low = torch.where(won, low, torch.maximum(low, c))
-            c = torch.where(high.isinf(), 10 * c, (low + high) / 2).clamp(max=_LARGEST)
+            images = _Images(all_positions(x), rows, criterion, x, x, w)
+            consts.update(self._minimise(victim, found, images, consts))
         return found.points
 
-    def _minimise(
-        self, victim: Victim, found: Nearest, start: Tensor, criterion: Criterion, rows: Tensor, c: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """One search: what it meets goes into `found`. Returns c (B,) and whether the example had a success (B,)."""
-        w, x, everyone = start, found.x, c
-        inside = torch.arange(len(start), device=start.device)
-        won = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-        mean, square = torch.zeros_like(w), torch.zeros_like(w)
-        # Against the least loss so far: with a large lr a single iterate often overshoots, and would look stalled.
-        before = x.new_full((len(x),), float("inf"))
-        least = before
+    def _minimise(self, victim: Victim, found: Nearest, images: _Images, consts: _Constants) -> Tensor:
+        """Run one search, whose points `found` takes in. Return (B,) bool, which examples had a success."""
+        success = torch.zeros_like(images.at, dtype=torch.bool)
         for step in range(self.steps):
-            tanh = w.tanh()
-            z = (tanh + 1) / 2
-            logits, margin, gradient = victim.gradient(z, criterion.margin, rows)
-            if everyone is None:  # |z - x| = lead / |g| on a linear margin, where 2 |z - x| = c |g|
-                lead = (self.confidence - margin).clamp_min(1e-6)
-                slope = torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
-                guess = 2 * lead / slope.clamp_min(torch.finfo(slope.dtype).tiny)
-                c = everyone = torch.where(slope > 0, guess, 1e-3).nan_to_num(nan=1e-3).clamp(1e-10, _LARGEST)
-            assert c is not None
-            judged = logits if victim.sees_itself else victim.logits(z, rows)
-            lead = criterion.margin(judged)
-            reached = criterion.reached(judged)
+            images.tanh = images.w.tanh()
+            images.z = (images.tanh + 1) / 2
+            logits, images.margin, images.gradient = victim.gradient(images.z, images.criterion.margin, images.rows)
+            if consts.now is None:
+                consts.now = _guess(self.confidence - images.margin, images.gradient)
+            if step == 0:
+                images.c = consts.now
+            if not victim.sees_itself:
+                logits = victim.logits(images.z, images.rows)
+            lead, reached = images.criterion.margin(logits), images.criterion.reached(logits)
             if self.confidence:
                 reached &= lead >= self.confidence
-            found.meet(z, reached, lead, inside)
-            won[inside] |= reached
-            loss = (z - x).flatten(1).square().sum(1) + c * (self.confidence - margin).clamp_min(0)
-            least = torch.fmin(least, loss)
+            found.record(images.z, reached, lead, images.at)
+            success[images.at] |= reached
+            distance = (images.z - images.x).flatten(1).square().sum(1)
+            loss = distance + images.c * (self.confidence - images.margin).clamp_min(0)
+            # The least so far: with a large lr a single point often overshoots, and would look stalled.
+            images.least = torch.fmin(images.least, loss)
             if step % max(_WINDOW, self.steps // _CHECKS) == 0:
-                stay = torch.nonzero(~(least > before * 0.9999) | before.isinf()).squeeze(1)
-                if not len(stay):
+                stalled = (images.least > images.before * _STALLED) & ~images.before.isinf()
+                if not images.keep(~stalled):
                     break
-                before = least = least[stay]
-                if len(stay) < len(loss):
-                    inside, rows, criterion, c, x, w, z, tanh = (
-                        inside[stay], rows[stay], criterion.select(stay), c[stay],
-                        x[stay], w[stay], z[stay], tanh[stay],
-                    )  # fmt: skip
-                    margin, gradient, mean, square = margin[stay], gradient[stay], mean[stay], square[stay]
-            pull = c * (margin < self.confidence)  # the hinge
-            slope_w = (2 * (z - x) - gradient * expand(pull, z)) * (1 - tanh.square()) / 2
-            mean = mean.lerp(slope_w, 0.1)
-            square = square.lerp(slope_w.square(), 0.001)
-            root = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
-            w = w - self.lr / (1 - 0.9 ** (step + 1)) * mean / root
-        assert everyone is not None
-        return everyone, won
+                images.before = images.least
+            images.descend(self.lr, self.confidence, step + 1)
+        return success
 
 
-def _is_number(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+def _guess(lead: Tensor, gradient: Tensor) -> Tensor:
+    """Return the c (B,) that would be right if the margin, which must rise by `lead` (B,), were linear.
+
+    With its gradient g (B, ...), |z - x| = lead / |g| there, and the minimum has 2 |z - x| = c |g|.
+    """
+    slope = torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
+    guess = 2 * lead.clamp_min(1e-6) / slope.clamp_min(torch.finfo(slope.dtype).tiny)
+    return torch.where(slope > 0, guess, 1e-3).nan_to_num(nan=1e-3).clamp(1e-10, _LARGEST)
+
+
+@dataclass
+class _Constants:
+    """The c of each example (B,), between one that was too small and one that was large enough."""
+
+    now: Tensor | None  # of the next search; None until the first gradient is known
+    low: Tensor  # the largest that failed
+    high: Tensor  # the smallest that succeeded
+
+    def update(self, success: Tensor) -> None:
+        """Lower c after a success (B,), else raise it."""
+        assert self.now is not None
+        self.high = torch.where(success, torch.minimum(self.high, self.now), self.high)
+        self.low = torch.where(success, self.low, torch.maximum(self.low, self.now))
+        self.now = torch.where(self.high.isinf(), 10 * self.now, (self.low + self.high) / 2).clamp(max=_LARGEST)
+
+
+@dataclass
+class _Images(Active):
+    """The images of a search that have not stalled: the clean `x`, and the points as `w` = atanh(2 z - 1)."""
+
+    x: Tensor
+    w: Tensor
+
+    def __post_init__(self) -> None:
+        self.mean, self.square = torch.zeros_like(self.w), torch.zeros_like(self.w)  # Adam's
+        self.tanh = self.gradient = self.w
+        self.c = self.margin = self.w.flatten(1)[:, 0]
+        self.least = self.before = torch.full_like(self.c, float("inf"))  # losses (b,): so far, and at the last check
+
+    def descend(self, lr: float, confidence: float, step: int) -> None:
+        """Take Adam's step number `step`, from 1, along the gradient of |z - x|^2 + c max(confidence - margin, 0)."""
+        pull = self.c * (self.margin < confidence)
+        slope = (2 * (self.z - self.x) - self.gradient * expand(pull, self.z)) * (1 - self.tanh.square()) / 2
+        self.mean = self.mean.lerp(slope, _NEW_SHARES[0])
+        self.square = self.square.lerp(slope.square(), _NEW_SHARES[1])
+        root = (self.square / (1 - _BETAS[1] ** step)).sqrt_().add_(_TINY)
+        self.w = self.w - lr / (1 - _BETAS[0] ** step) * self.mean / root

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the example alone, so that an attack does not depend on its batch.
+"""Random numbers per example, so that what an attack draws does not depend on the batch.
 
 A counter-based generator: number k of example i under seed s is a hash of (s, i, k), by the finaliser of SplitMix64
 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). It costs a few integer operations a
@@ -37,9 +37,9 @@ class Draws:
     """Per-example random numbers in pixel-shaped tensors.
 
     Args:
-        seed: with a seed, every number is a function of (seed, example index, how many were drawn before) alone and
-            the global generators are left untouched; without one, numbers come from the device's own generator.
-        index: (B,) int64, which example of the data set each row is.
+        seed: With a seed, every number is a function of (seed, example index, count of numbers drawn before) alone,
+            and the global generators are not used. None draws from the device's generator.
+        index: (B,) int64, number of each example in its data set.
     """
 
     def __init__(self, seed: int | None, index: Tensor) -> None:
@@ -51,7 +51,7 @@ class Draws:
         self._drawn = 0
 
     def select(self, keep: Tensor) -> Draws:
-        """The draws of the examples in `keep`, which go on where these stand."""
+        """Return the draws of the examples in `keep`; they continue where these are."""
         chosen = Draws(None, keep)
         chosen.seed, chosen._drawn = self.seed, self._drawn
         if self.seed is not None:
@@ -59,7 +59,7 @@ class Draws:
         return chosen
 
     def fork(self, number: int) -> Draws:
-        """Another stream of numbers for the same examples, the same for each however many were drawn before."""
+        """Return another stream for the same examples. It does not depend on how many numbers were drawn before."""
         other = Draws(None, torch.empty(0))
         other.seed = self.seed
         if self.seed is not None:
@@ -67,7 +67,7 @@ class Draws:
         return other
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) in the shape, dtype and device of `like` (B, ...)."""
+        """Return uniform numbers in [0, 1) in the shape, dtype and device of `like` (B, ...)."""
         if self.seed is None:
             return torch.rand_like(like)
         numbers = like[0].numel()
@@ -77,7 +77,7 @@ class Draws:
         return _shift(bits, 40).to(like.dtype).mul_(2.0**-24).view(like.shape)  # 24 bits fill a float32
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers in the shape, dtype and device of `like` (B, ...)."""
+        """Return standard normal numbers in the shape, dtype and device of `like` (B, ...)."""
         if self.seed is None:
             return torch.randn_like(like)
         # Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.

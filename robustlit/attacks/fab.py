@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from robustlit.attacks.attack import Attack
+from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count
-from robustlit.threat import Ball, check_eps, distance, expand
+from robustlit.checks import check_count, check_share, is_number
+from robustlit.threat import Ball, check_eps, expand
 
-_NEWTON = 12  # steps of a projection, which sorts no pixels
-_FINAL = 8  # forwards of the final search between the image and the witness
+_NEWTON = 12  # Newton steps of a projection
+_FINAL = 8  # forwards of the final search between the image and the adversarial example
 
 
 @dataclass(frozen=True)
 class FAB(Attack):
-    """Fast adaptive boundary: the nearest adversarial in L-inf or L2, without a step size to tune.
+    """Fast adaptive boundary: a near adversarial example in L-inf or L2, without a step size to tune.
 
     Croce, Hein: Minimally distorted adversarial examples with a fast adaptive boundary attack, 2020, arXiv:1907.02044.
     Each step takes the nearest linearised boundary, projects the point and the image on it within the box, and goes to
@@ -31,16 +31,17 @@ class FAB(Attack):
 
     Args:
         norm: "linf" or "l2".
-        steps: of each run; each costs a backward for each candidate, or one with a target.
-        restarts: runs; the first starts at the image, the others at random points no farther than half the witness.
-        candidates: classes whose boundaries are looked at, those of highest logit on the clean image.
-        alpha_max: the largest share of the image's projection in a step, in [0, 1].
-        eta: overshoot, at least 1.
-        beta: share of the way that is left after going back from a success, in (0, 1).
-        eps: radius of random starts of an example that has no witness, in pixel units.
+        steps: Steps of each run; each costs a backward for each candidate, or one with a target.
+        restarts: Runs; the first starts at the image, the others at random points at most half as far as the nearest
+            adversarial example.
+        candidates: Number of classes considered, those of highest logit on the clean image.
+        alpha_max: Largest share of the image's projection in a step, in [0, 1].
+        eta: Overshoot, at least 1.
+        beta: Share of the way that is left after going back from a success, in (0, 1).
+        eps: Radius of the random starts of an image without adversarial example, in pixel units.
 
     Raises:
-        ValueError: a hyper-parameter out of range, unknown norm.
+        ValueError: A hyper-parameter out of range, unknown norm.
     """
 
     name: ClassVar[str] = "fab"
@@ -56,83 +57,77 @@ class FAB(Attack):
         super().__post_init__()
         for name in ("steps", "restarts", "candidates"):
             check_count(getattr(self, name), name)
-        for name, low, high, rule in (
-            ("alpha_max", 0.0, 1.0, "in [0, 1]"),
-            ("eta", 1.0, 2.0, "in [1, 2]"),
-            ("beta", 1e-9, 1 - 1e-9, "in (0, 1)"),
-        ):
+        for name, low, high in (("alpha_max", 0, 1), ("eta", 1, 2)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
-                raise ValueError(f"{name} must be {rule}, got {value!r}")
+            if not is_number(value) or not low <= value <= high:
+                raise ValueError(f"{name} must be in [{low}, {high}], got {value!r}")
+        check_share(self.beta, "beta")
         check_eps(self.eps, self.norm)
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
-        best, nearest = x.clone(), x.new_full((len(x),), math.inf)
-        closest = torch.full_like(nearest, -math.inf)  # margin of the best attempt
-        others = None
+        found, classes = Nearest(x, self.norm), None
         if criterion.target is None:
             logits = criterion.others(victim.logits(x, rows))
-            others = logits.argsort(dim=1, descending=True)[:, : min(self.candidates, criterion.classes(logits) - 1)]
+            count = min(self.candidates, criterion.classes(logits) - 1)
+            classes = logits.argsort(dim=1, descending=True)[:, :count]
 
         def leads(logits: Tensor) -> Tensor:  # (b, k), positive beyond a boundary
-            if others is None:
+            if classes is None:
                 return criterion.margin(logits).unsqueeze(1)
-            return logits.gather(1, others) - criterion.own(logits).unsqueeze(1)
+            return logits.gather(1, classes) - criterion.own(logits).unsqueeze(1)
 
-        def judge(z: Tensor, logits: Tensor) -> Tensor:
-            nonlocal best, nearest, closest
-            reached, margin, far = criterion.reached(logits), criterion.margin(logits), distance(z, x, self.norm)
-            closer = nearest.isinf() & ~reached & (margin > closest)
-            take = closer | (reached & (far < nearest))
-            best = torch.where(expand(take, z), z, best)
-            nearest = torch.where(reached & (far < nearest), far, nearest)
-            closest = torch.where(closer, margin.to(closest.dtype), closest)
+        def judge(z: Tensor) -> Tensor:
+            logits = victim.logits(z, rows)
+            reached = criterion.reached(logits)
+            found.record(z, reached, criterion.margin(logits))
             return reached
 
         for run in range(self.restarts):
             z = x
             if run:
-                z = Ball(x, torch.where(nearest.isinf(), self.eps, nearest) / 2, self.norm).random_point(draws)
+                near = torch.where(found.distances.isinf(), self.eps, found.distances)
+                z = Ball(x, near / 2, self.norm).random_point(draws)
             for _ in range(self.steps):
                 _, values, gradients = victim.jacobian(z, leads, rows)
-                flat = gradients.flatten(2)
-                slope = torch.linalg.vector_norm(flat, 1 if self.norm == "linf" else 2, dim=2)  # the dual norm
-                which = torch.where(slope > 0, values.abs() / slope, math.inf).nan_to_num(nan=math.inf).argmin(1)
-                row = torch.arange(len(x), device=x.device)
-                w, value = flat[row, which], values[row, which].nan_to_num(nan=0.0)
-                here, clean = z.flatten(1), x.flatten(1)
-                level = (w * here).sum(1) - value  # the boundary: w . u = level
-                d_here = project_on_plane(here, w, level, self.norm)
-                d_clean = project_on_plane(clean, w, level, self.norm)
-                far_here, far_clean = (
-                    torch.linalg.vector_norm(d, math.inf if self.norm == "linf" else 2, dim=1)
-                    for d in (d_here, d_clean)
-                )
-                share = (far_here / (far_here + far_clean).clamp_min(1e-12)).clamp(max=self.alpha_max).unsqueeze(1)
-                mixed = (1 - share) * (here + self.eta * d_here) + share * (clean + self.eta * d_clean)
-                z = mixed.clamp(0, 1).view_as(x)
-                reached = judge(z, victim.logits(z, rows))
-                z = torch.where(expand(reached, z), x + self.beta * (z - x), z)
-        low, high = torch.zeros_like(nearest), torch.ones_like(nearest)
-        end, won = best.clone(), nearest.isfinite()
+                z = self._step(z, x, values, gradients.flatten(2))
+                z = torch.where(expand(judge(z), z), x + self.beta * (z - x), z)
+        low, high = torch.zeros_like(found.distances), torch.ones_like(found.distances)
+        end, success = found.points.clone(), found.distances.isfinite()
         for _ in range(_FINAL):
             middle = (low + high) / 2
-            point = x + expand(middle, x) * (end - x)
-            reached = judge(point, victim.logits(point, rows))
-            low, high = torch.where(reached, low, middle), torch.where(reached & won, middle, high)
-        return best
+            reached = judge(x + expand(middle, x) * (end - x))
+            low, high = torch.where(reached, low, middle), torch.where(reached & success, middle, high)
+        return found.points
+
+    def _step(self, z: Tensor, x: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
+        """Return the mixture of the projections of points `z` and images `x` (b, ...) on the nearest boundary.
+
+        `values` (b, k) are the leads of the classes at `z`, negative before a boundary, `gradients` (b, k, D) theirs.
+        """
+        order = math.inf if self.norm == "linf" else 2
+        slope = torch.linalg.vector_norm(gradients, 1 if self.norm == "linf" else 2, dim=2)  # the dual norm
+        which = torch.where(slope > 0, values.abs() / slope, math.inf).nan_to_num(nan=math.inf).argmin(1)
+        row = torch.arange(len(x), device=x.device)
+        w, value = gradients[row, which], values[row, which].nan_to_num(nan=0.0)
+        here, clean = z.flatten(1), x.flatten(1)
+        level = (w * here).sum(1) - value  # the boundary: w . u = level
+        d_here, d_clean = (project_on_plane(points, w, level, self.norm) for points in (here, clean))
+        far_here, far_clean = (torch.linalg.vector_norm(d, order, dim=1) for d in (d_here, d_clean))
+        share = (far_here / (far_here + far_clean).clamp_min(1e-12)).clamp(max=self.alpha_max).unsqueeze(1)
+        mixed = (1 - share) * (here + self.eta * d_here) + share * (clean + self.eta * d_clean)
+        return mixed.clamp(0, 1).view_as(x)
 
 
 def project_on_plane(points: Tensor, w: Tensor, level: Tensor, norm: str) -> Tensor:
-    """The least change, in `norm`, that brings each point onto the plane w . u = level within the box [0, 1].
+    """Return the least change, in `norm`, that brings each point onto the plane w . u = level within the box [0, 1].
 
     Where the plane does not meet the box: the change to the corner nearest to it.
 
     Args:
         points: (B, D) in [0, 1].
-        w: (B, D). Zero moves nothing.
+        w: Normals (B, D). Zero moves nothing.
         level: (B,).
         norm: "linf" or "l2".
     """

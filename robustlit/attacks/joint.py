@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,21 +11,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.ascent import accelerate
-from robustlit.attacks.attack import BudgetAttack, check_every
+from robustlit.attacks.active import all_positions, check_every
+from robustlit.attacks.ascent import Climbers, accelerate
+from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count
+from robustlit.checks import check_choice, check_count, check_not_negative, check_positive
 from robustlit.classifier import attack_view, can_reject, draws_of
 from robustlit.threat import Ball
 
 METHODS = ("weighted", "alternate")
-_DECAY = 0.75  # of the velocity
-_STEP = 0.5  # length of the first step as a share of eps; it falls linearly to 0
-_FACTOR = 10.0  # by which the weight grows or shrinks until a search has erred on either side
-_FAR = 1e6  # an excess that no penalty sees
+_DECAY = 0.75  # share of the velocity that a step keeps, as in WorstCase
+_FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
+_FACTOR = 10.0  # the weight grows or shrinks by it until a search has failed on either side
+_FAR = 1e6  # an excess below the threshold that no penalty reaches
 _NO_DETECTION = (
     "JointAttack needs a model with detection(x) -> (logits (B, K), excess (B,)), which {name} has not: without a "
     "detector PGD, APGD or WorstCase attack it through its attack_view(); for a defense that looks at logits in "
@@ -38,35 +40,35 @@ _BAD_DETECTION = (
 
 @dataclass(frozen=True)
 class JointAttack(BudgetAttack):
-    """Climbs margin - weight * relu(excess + slack), the weight found for each example by binary search.
+    """Climbs margin - weight * relu(excess + slack), with a weight per example that is found by binary search.
 
     The margin is that of the net behind the detector, cut at `confidence`; the excess is the detector's score less its
-    threshold. Carlini, Wagner: Adversarial examples are not easily detected, 2017, arXiv:1705.07263, put a detector
-    into the loss so. The weight grows where a search fooled the net but was flagged, and shrinks where it did not fool
-    it. `method="alternate"` has no weight: each step climbs the margin until it is `confidence`, and from there on
-    lowers the excess, as the selective descent of Bryniarski, Hingun, Pachuca, Wang, Carlini: Evading adversarial
-    example detection defenses with orthogonal projected gradient descent, 2021, arXiv:2106.15023.
+    threshold, as in Carlini, Wagner: Adversarial examples are not easily detected, 2017, arXiv:1705.07263. The weight
+    grows where a search fooled the net but was flagged, and shrinks where the net was not fooled. "alternate" climbs
+    the margin until it is `confidence`, and from there on lowers the excess, as Bryniarski, Hingun, Pachuca, Wang,
+    Carlini: Evading adversarial example detection defenses with orthogonal projected gradient descent, 2021,
+    arXiv:2106.15023.
 
     The first search starts at the image, later ones at random points of the ball; every second one aims at one wrong
     class, the likeliest first. Where a flagged image is not rejected but corrected, each search has a counterpart that
-    wants to be flagged, and misleads the corrector: the margin is then that of `correction(logits)`, which gives the
+    seeks to be flagged, and misleads the corrector: the margin is then that of `correction(logits)`, which gives the
     corrector's scores for the net's logits, and the penalty relu(slack - excess). A model without `correction` is
     attacked through its attack view there. Of a stochastic model gradients are averaged over draws.
 
     Args:
-        eps: budget in pixel units.
+        eps: Budget in pixel units.
         norm: "linf" or "l2".
         method: "weighted" or "alternate".
-        steps: gradient steps of a search.
-        searches: how often an unbroken example is started.
-        slack: by how much the excess shall stay on its side of the threshold, in the detector's units.
-        confidence: up to which margin, in logits, it pays to climb.
-        weight: of the excess in the first search; "alternate" has none.
-        look: a stochastic model judges (20 forwards) after so many steps whoever looks like a success, and at the end
-            of a search everyone; a deterministic one whenever someone does.
+        steps: Gradient steps of a search.
+        searches: Starts that an unbroken example is given.
+        slack: Distance that the excess shall keep from the threshold, in the detector's units.
+        confidence: Margin in logits beyond which climbing brings nothing.
+        weight: Weight of the excess in the first search; "alternate" has none.
+        look: A stochastic model judges (20 forwards) the likely successes after this number of steps, and all examples
+            at the end of a search; a deterministic one judges them at each step.
 
     Raises:
-        ValueError: an argument out of range, unknown norm or method; at the call: a model without `detection`.
+        ValueError: An argument out of range, unknown norm or method; at the call: a model without `detection`.
     """
 
     name: ClassVar[str] = "joint"
@@ -81,62 +83,67 @@ class JointAttack(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        check_choice(self.method, "method", METHODS)
         for name in ("steps", "searches", "look"):
             check_count(getattr(self, name), name)
-        for name, least in (("slack", 0.0), ("confidence", 0.0), ("weight", None)):
-            value = getattr(self, name)
-            usable = not isinstance(value, bool) and math.isfinite(value) and (value >= 0 if least == 0 else value > 0)
-            if not usable:
-                rule = "at least 0" if least == 0 else "positive"
-                raise ValueError(f"{name} must be finite and {rule}, got {value!r}")
+        check_not_negative(self.slack, "slack")
+        check_not_negative(self.confidence, "confidence")
+        check_positive(self.weight, "weight")
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        model, best = victim.model, Best(victim, x, criterion, rows)
+        model, best = victim.model, Best(x)
         if not callable(getattr(model, "detection", None)):
             raise ValueError(_NO_DETECTION.format(name=type(model).__name__))
-        ways = [_Unflagged(model)] if can_reject(model) else [_Unflagged(model), _flagged(model)]
-        weights = [_Weights(x.new_full((len(x),), self.weight)) for _ in ways]
-        aims = Criterion(criterion.label, criterion.target)  # of the net behind the detector, which rejects nothing
+        sides = [_Side(model, _unflagged)] if can_reject(model) else [_Side(model, _unflagged), _flagged_side(model)]
+        weights = [_Weights(x.new_full((len(x),), self.weight)) for _ in sides]
+        net = Criterion(criterion.label, criterion.target)  # of the net behind the detector, which rejects nothing
+        ball, at = Ball(x, eps, self.norm), all_positions(x)
+        images = _Climbers(at, rows, criterion, x, ball, net, draws, net, weights[0].now)
         with ExitStack() as stack:
-            # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
-            seen = [stack.enter_context(Victim(w, x, keep_generators=False, draws=draws_of(model))) for w in ways]
-            rivals = aims.others(seen[0].logits(x)[:, :-1]).argsort(1, descending=True)[:, :-1]  # likeliest first
+            # The outer victim keeps the generators: if these kept them too, every batch would get the same noise.
+            seen = [stack.enter_context(Victim(s, x, keep_generators=False, draws=draws_of(model))) for s in sides]
+            rivals = net.others(seen[0].logits(x)[:, :-1]).argsort(1, descending=True)[:, :-1]  # likeliest first
             for number in range(self.searches):
-                for way, weight in zip(seen, weights, strict=True):
-                    left = best.standing
+                for side, weight in zip(seen, weights, strict=True):
+                    left = best.unbroken
                     if not len(left):
                         break
-                    ball, mine, aim = (
-                        Ball(x[left], eps[left], self.norm),
-                        draws.select(left).fork(number),
-                        aims.select(left),
-                    )
+                    climbers = images.select(left)
                     if number % 2 and criterion.target is None:
-                        aim = aim.toward(rivals[left, number // 2 % rivals.shape[1]])
-                    z = ball.x if number == 0 else ball.random_point(mine)
-                    fooled = self._climb(best, way, ball, z, aim, weight.now[left], left)
-                    weight.search_on(left, fooled)
-            for way in seen:
-                victim.forwards.index_add_(0, rows, way.forwards)
-                victim.backwards.index_add_(0, rows, way.backwards)
+                        climbers.aim = climbers.aim.toward(rivals[left, number // 2 % rivals.shape[1]])
+                    if number:
+                        climbers.z = climbers.ball.random_point(climbers.draws.fork(number))
+                    climbers.weight = weight.now[left]
+                    weight.update(left, self._climb(victim, best, side, climbers)[left])
+            for side in seen:
+                victim.passes.add(side.passes, rows)
         return best.points
 
-    def _climb(
-        self, best: Best, way: Victim, ball: Ball, z: Tensor, aim: Criterion, weight: Tensor, inside: Tensor
-    ) -> Tensor:
-        """One search from `z` for the examples `inside` (b,); says whom the net was fooled about when it ended, (b,).
+    def _climb(self, victim: Victim, best: Best, side: Victim, climbers: _Climbers) -> Tensor:
+        """Run one search along the gradients of `side`. Return (B,) bool, where the net was fooled when it ended."""
+        fooled = torch.zeros_like(best.success)
+        climbers.velocity = torch.zeros_like(climbers.z)
+        every = self.look if victim.is_stochastic else check_every(climbers.z)
+        for step in range(self.steps):
+            seen, _, climbers.gradient = side.gradient(climbers.z, self._loss_of(climbers), climbers.at)
+            fooled[climbers.at] = climbers.aim.margin(seen[:, :-1]) > 0
+            likely = (climbers.net.margin(seen[:, :-1]) > 0) & (seen[:, -1] < 0)
+            if step % every == 0 and bool(likely.any()):
+                best.judge(victim, climbers.select(likely))
+                if not climbers.keep(~best.success[climbers.at]):
+                    return fooled
+            climbers.velocity = accelerate(climbers.velocity, climbers.gradient, _DECAY)
+            size = climbers.ball.eps * (_FIRST_STEP * (1 - step / self.steps))
+            climbers.z = climbers.ball.step(climbers.z, climbers.velocity.clone(), size)
+        best.judge(victim, climbers)
+        return fooled
 
-        `way` gives logits (b, K), and in a last column what must be below 0.
-        """
-        fooled = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        number = torch.arange(len(z), device=z.device)  # the examples still in the batch, as positions in `fooled`
-        velocity = torch.zeros_like(z)
-        every = self.look if best.victim.is_stochastic else check_every(z)
+    def _loss_of(self, climbers: _Climbers) -> Callable[[Tensor], Tensor]:
+        """Return what is climbed: from the logits and the excess (b, K + 1) to (b,)."""
+        aim, weight = climbers.aim, climbers.weight
 
         def loss(seen: Tensor) -> Tensor:
             margin, obstacle = aim.margin(seen[:, :-1]), seen[:, -1] + self.slack
@@ -144,87 +151,64 @@ class JointAttack(BudgetAttack):
                 return torch.where(margin < self.confidence, margin, -obstacle)
             return margin.clamp(max=self.confidence) - weight * obstacle.relu()
 
-        for step in range(self.steps):
-            seen, _, gradient = way.gradient(z, loss, inside)
-            fooled[number] = aim.margin(seen[:, :-1]) > 0
-            if step % every == 0:
-                hopeful = (best.criterion_of_net(inside).margin(seen[:, :-1]) > 0) & (seen[:, -1] < 0)
-                won = torch.zeros_like(hopeful)
-                if bool(hopeful.any()):
-                    won[hopeful] = best.judge(z[hopeful], inside[hopeful])
-                if bool(won.any()):
-                    left = torch.nonzero(~won).squeeze(1)
-                    if not len(left):
-                        return fooled
-                    inside, number, aim, weight, ball = (
-                        inside[left], number[left], aim.select(left), weight[left], ball.select(left),
-                    )  # fmt: skip
-                    z, velocity, gradient = z[left], velocity[left], gradient[left]
-            velocity = accelerate(velocity, gradient, _DECAY)
-            z = ball.step(z, velocity.clone(), ball.eps * (_STEP * (1 - step / self.steps)))
-        best.judge(z, inside)
-        return fooled
+        return loss
+
+
+@dataclass
+class _Climbers(Climbers):
+    """The examples of a search, with the criterion for the net behind the detector and the weights (b,)."""
+
+    net: Criterion
+    weight: Tensor
 
 
 @dataclass
 class _Weights:
-    """The weight of the excess for each example, between one that was too small and one that was too large: (b,)."""
+    """The weight of the excess (B,), between one that was too small and one that was too large."""
 
     now: Tensor
 
     def __post_init__(self) -> None:
         self.low, self.high = torch.zeros_like(self.now), torch.full_like(self.now, math.inf)
 
-    def search_on(self, which: Tensor, fooled: Tensor) -> None:
-        """Heavier for those of `which` (k,) that were `fooled`, and so must have been flagged; lighter for others."""
-        now = self.now[which]
-        low = torch.where(fooled, now, self.low[which])
-        high = torch.where(fooled, self.high[which], now)
+    def update(self, at: Tensor, fooled: Tensor) -> None:
+        """Raise the weights at positions `at` (k,) where the net was `fooled` (and the image flagged); lower others."""
+        now = self.now[at]
+        low = torch.where(fooled, now, self.low[at])
+        high = torch.where(fooled, self.high[at], now)
         middle = torch.where(high.isinf(), now * _FACTOR, torch.where(low == 0, now / _FACTOR, (low * high).sqrt()))
-        self.low[which], self.high[which], self.now[which] = low, high, middle
+        self.low[at], self.high[at], self.now[at] = low, high, middle
 
 
-class _Unflagged(nn.Module):
-    """The net's logits (B, K), and the excess in a last column: below 0 the net's word counts."""
+class _Side(nn.Module):
+    """The logits (B, K) of a net, and a last column that must be below 0 for its class to count."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, net: nn.Module, see: Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.model = model
+        self.net, self.see = net, see
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([*_detection(self.model, x)], 1)
+        return torch.cat(self.see(self.net, x), 1)
 
 
-class _Flagged(nn.Module):
-    """The corrector's scores (B, K), and the excess below its threshold: below 0 the corrector's word counts."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits, excess = _detection(self.model, x)
-        return torch.cat([self.model.correction(logits), -excess], 1)  # type: ignore[operator]
+def _flagged_side(model: nn.Module) -> _Side:
+    """Return the corrector's scores; where a defense does not show it, its attack view, without an obstacle."""
+    shown = callable(getattr(model, "correction", None))
+    return _Side(model, _flagged) if shown else _Side(attack_view(model), _whole)
 
 
-class _Whole(nn.Module):
-    """The attack view's logits (B, K), and nothing in the way: for a defense that does not show its corrector."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.view = attack_view(model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.view(x)
-        return torch.cat([logits, torch.full_like(logits[:, :1], -_FAR)], 1)
+def _flagged(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    logits, excess = _unflagged(model, x)
+    return model.correction(logits), -excess  # type: ignore[operator]
 
 
-def _flagged(model: nn.Module) -> nn.Module:
-    return _Flagged(model) if callable(getattr(model, "correction", None)) else _Whole(model)
+def _whole(view: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    logits = view(x)
+    return logits, torch.full_like(logits[:, :1], -_FAR)
 
 
-def _detection(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and excess (B, 1) of a model that has `detection`."""
+def _unflagged(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, K) and the excess (B, 1) of a model that has `detection`."""
     found = model.detection(x)  # type: ignore[operator]
     shapes = [tuple(part.shape) for part in found if isinstance(part, Tensor)] if isinstance(found, tuple) else []
     if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[0][0] != len(x) or shapes[1] != (len(x),):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from robustlit.attacks.active import Active, all_positions
 from robustlit.attacks.attack import Attack
+from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import Criterion, full_precision
 from robustlit.attacks.victim import Victim
-from robustlit.threat import expand
+from robustlit.checks import check_choice, is_number
 
-_AT_ONCE = 2**22  # pairs scored at a time: 32 MiB of float32 sums, whatever the batch and the image
+_AT_ONCE = 2**22  # pairs scored at a time: 32 MiB of float32 sums for any batch and image
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,13 @@ class JSMA(Attack):
     two largest gradients of the target; it changes fewer values, at one backward pass in place of two. a is then formed
     from the log odds, whose gradient differs from it by a factor alone and does not fade with confidence.
 
-    Without a target, the wanted output is that of the class that is the runner-up at that step (for probabilities: of
-    all classes but the true one).
-
-    Beyond the paper, a gradient counts by how far the box lets its value move: a pixel of 254 / 255 is hardly raised.
+    Without a target, the wanted output is that of the runner-up class at that step (for probabilities: of all classes
+    but the true one). Beyond the paper, a gradient is weighted by how far the box lets its value move.
 
     Args:
-        theta: what a step adds to both values, in pixel units: in [-1, 1], not 0.
-        gamma: share of the values that may change, in (0, 1]; one pair at least.
-        outputs: "logits" or "probabilities", what the saliency map is of.
+        theta: The amount that a step adds to both values, in pixel units: in [-1, 1], not 0.
+        gamma: Share of the values that may change, in (0, 1]; one pair at least.
+        outputs: Where the saliency map is taken, "logits" or "probabilities".
         norm: "l0".
 
     Raises:
@@ -60,64 +59,62 @@ class JSMA(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for value, name in ((self.theta, "theta"), (self.gamma, "gamma")):
-            if isinstance(value, bool) or not isinstance(value, Real):
+            if not is_number(value):
                 raise ValueError(f"{name} must be a number, got {value!r}")
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must be in [-1, 1] pixel units and not 0, got {self.theta:g}")
         if not 0 < self.gamma <= 1:
             hint = f"; did you mean {self.gamma / 100:g}?" if 1 < self.gamma <= 100 else ""
             raise ValueError(f"gamma must be in (0, 1], a share of the values, got {self.gamma:g}{hint}")
-        if self.outputs not in ("probabilities", "logits"):
-            raise ValueError(f"outputs must be 'logits' or 'probabilities', got {self.outputs!r}")
+        check_choice(self.outputs, "outputs", ("logits", "probabilities"))
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
-        best, best_odds = x.clone(), x.new_full((len(x),), -math.inf)
-        inside, start, z = torch.arange(len(x), device=x.device), x.flatten(1), x.flatten(1)  # still in the batch
-        limit = max(2, int(self.gamma * start.shape[1]))
-        steps = limit // 2 * math.ceil(1 / abs(self.theta))
-        for step in range(steps + 1):
-            image = z.view(-1, *x.shape[1:])
-            if step < steps:
-                logits, target, others = self._gradients(victim, image, criterion, rows)
-            if step == steps or not victim.sees_itself:  # the last iterate only has to be judged
-                logits = victim.logits(image, rows)
-            reached, odds = criterion.reached(logits), criterion.log_odds(logits).to(x.dtype)
-            better = reached | ((odds > best_odds[inside]) & (step > 0))
-            best[inside] = torch.where(expand(better, image), image, best[inside])
-            best_odds[inside] = torch.where(better, odds, best_odds[inside])
-            if step == steps:
-                break
-            changed = z != start
+        best, active = Best(x), _Images(all_positions(x), rows, criterion, x, x.flatten(1))
+        limit = max(2, int(self.gamma * active.x.shape[1]))
+        for step in range(limit // 2 * math.ceil(1 / abs(self.theta))):
+            logits, target, others = self._gradients(victim, active)
+            if not victim.sees_itself:
+                logits = victim.logits(active.z, active.rows)
+            record = best.record if step else best.record_success
+            record(active.at, active.z, active.criterion.reached(logits), active.criterion.log_odds(logits))
+            z = active.z.flatten(1)
+            changed = z != active.x
             move = ((z + self.theta).clamp_(0, 1) - z).mul_(changed | (changed.sum(1, keepdim=True) + 2 <= limit))
-            pair, found = most_salient_pair(target * move, others * move, move != 0)
-            left = torch.nonzero(found & ~reached).squeeze(1)
-            if not len(left):
-                break
-            inside, rows, criterion, start, z, pair = (
-                inside[left], rows[left], criterion.select(left), start[left], z[left], pair[left],
-            )  # fmt: skip
-            z = z.scatter(1, pair, (z.gather(1, pair) + self.theta).clamp_(0, 1))
-        return best
+            active.pair, found = most_salient_pair(target * move, others * move, move != 0)
+            if not active.keep(found & ~best.success[active.at]):
+                return best.points
+            z = active.z.flatten(1)
+            z = z.scatter(1, active.pair, (z.gather(1, active.pair) + self.theta).clamp_(0, 1))
+            active.z = z.view_as(active.z)
+        best.judge(victim, active, Criterion.log_odds)
+        return best.points
 
-    def _gradients(
-        self, victim: Victim, image: Tensor, criterion: Criterion, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The view's logits, and the gradients (b, D) of the wanted output and of the sum of the others."""
+    def _gradients(self, victim: Victim, active: _Images) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the view's logits, and the gradients (b, D) of the wanted output and of the sum of the others."""
+        criterion = active.criterion
         if self.outputs == "probabilities":
-            logits, _, gradient = victim.gradient(image, criterion.log_odds, rows)
+            logits, _, gradient = victim.gradient(active.z, criterion.log_odds, active.rows)
             return logits, gradient.flatten(1), -gradient.flatten(1)
-        logits, _, gradients = victim.jacobian(image, partial(_target_and_rest, criterion=criterion), rows)
+        logits, _, gradients = victim.jacobian(active.z, partial(_target_and_rest, criterion=criterion), active.rows)
         target, others = gradients.flatten(2).unbind(1)
         return logits, target, others
 
 
+@dataclass
+class _Images(Active):
+    """The images still under attack, with the clean ones `x` (b, D), flat."""
+
+    x: Tensor
+
+    def __post_init__(self) -> None:
+        self.pair = self.at  # (b, 2) values to change next, once chosen
+
+
 def _target_and_rest(logits: Tensor, criterion: Criterion) -> Tensor:
-    """(b, 2): the logit to raise, and the sum of the others."""
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    target = criterion.target
+    """Return (b, 2): the logit to raise, and the sum of the others."""
+    logits, target = full_precision(logits), criterion.target
     if target is None:
         target = criterion.others(logits.detach()).argmax(1)
     target = target.unsqueeze(1)
@@ -125,19 +122,18 @@ def _target_and_rest(logits: Tensor, criterion: Criterion) -> Tensor:
 
 
 def most_salient_pair(target: Tensor, others: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair p != q of greatest -(a_p + a_q)(b_p + b_q) with a_p + a_q > 0 > b_p + b_q, exactly, not by D x D pairs.
+    """Return the pairs p != q (b, 2) of greatest -(a_p + a_q)(b_p + b_q) with a_p + a_q > 0 > b_p + b_q, exactly.
 
-    Both factors rise in each point (a, -b), so a value that two others equal or exceed in both coordinates is in no
-    best pair that could not take one of those two instead: only the first two Pareto layers are paired, a few dozen
-    values, found by one sort and two running maxima.
+    And (b,) bool, whether a pair meets the conditions; where none does, the pair means nothing.
+
+    Without comparing all D x D pairs: both factors rise in each point (a, -b), so a value that two others equal or
+    exceed in both coordinates is in no best pair that could not take one of those two instead. Only the first two
+    Pareto layers are paired, a few dozen values, found by one sort and two running maxima.
 
     Args:
         target: (b, D) a.
         others: (b, D) b.
         free: (b, D) bool, the values that may be chosen.
-
-    Returns:
-        The pairs (b, 2), and (b,) bool whether there is one that meets the conditions; without, the pair says nothing.
     """
     a, order = torch.where(free, target, -math.inf).sort(dim=1, descending=True)
     c = torch.where(free, -others, -math.inf).gather(1, order)
@@ -172,6 +168,6 @@ def most_salient_pair(target: Tensor, others: Tensor, free: Tensor) -> tuple[Ten
 
 
 def _records(c: Tensor) -> Tensor:
-    """(b, D) bool: greater than all before it in its row."""
+    """Return (b, D) bool: greater than all before it in its row."""
     before = torch.nn.functional.pad(c.cummax(1).values[:, :-1], (1, 0), value=-math.inf)
     return c > before

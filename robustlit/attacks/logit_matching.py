@@ -1,4 +1,4 @@
-"""LogitMatching: gives an image the logits of a clean one of another class, so that nothing about them looks odd."""
+"""LogitMatching: gives an image the logits of a clean image of another class, so that they look natural."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.ascent import accelerate
+from robustlit.attacks.active import all_positions
+from robustlit.attacks.ascent import Climbers, accelerate
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count
+from robustlit.checks import check_count, check_not_negative
 from robustlit.classifier import check_labels, undefended
 from robustlit.threat import Ball, check_images
 
-_DECAY = 0.75  # of the velocity
-_STEP = 0.5  # length of the first step as a share of eps; it falls linearly to 0
+_DECAY = 0.75  # share of the velocity that a step keeps, as in WorstCase
+_FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
 _CHUNK = 500  # guides in one pass
 _GUIDE_DRAWS = 8  # of noise, for the mean logits of a guide under noise
-_FAR = 1e6  # farther than any logits are from each other
+_FAR = 1e6  # farther than any two logits
 _WHAT_GUIDES = (
     "guides must be clean images of every class, robustlit.data.Examples(data, per_class=20) or a pair of tensors "
     "(images, labels), got {found}"
@@ -46,31 +47,27 @@ class LogitMatching(BudgetAttack):
     Tramer, Carlini, Brendel, Madry: On adaptive attacks to adversarial example defenses, 2020, arXiv:2002.08347, the
     section on "The odds are odd"; matching what a net computes for another image goes back to Sabour, Cao, Faghri,
     Fleet: Adversarial manipulation of deep representations, 2016, arXiv:1511.05122. A detector or corrector that looks
-    at logits only, with or without noise, has nothing left to tell the image by. The gradients are those of the
-    undefended net, so the attack needs no `detection` and works against any defense of that kind, differentiable or
-    not; success is judged by the defense itself.
+    at logits only, with or without noise, then sees nothing unusual. The gradients are those of the undefended net, so
+    the attack works against any defense of that kind, differentiable or not; the defense itself judges success.
 
-    Each step climbs the margin until the net is fooled, and from there on approaches the guide whose logits are then
-    nearest. (The papers choose a guide once and approach it from the start: at small budgets that ends between the
-    two classes.) The first try starts at the image, later ones at random points of the ball; every second one aims at
-    one wrong class, the likeliest first. Guides that the defense does not accept as what they are serve only where
-    their class has no others.
-
-    Passes count on the undefended net and on the defense; the few that the guides take, once for each batch, do not.
+    Each step climbs the margin until the net is fooled, and from there on approaches the guide of the nearest logits
+    (at small budgets, approaching it from the start ends between two classes). The first try starts at the image, later
+    ones at random points of the ball; every second one aims at one wrong class, the likeliest first. Guides that the
+    defense does not accept are used only where their class has no others. Their passes do not count.
 
     Args:
-        eps: budget in pixel units.
+        eps: Budget in pixel units.
         norm: "linf" or "l2".
-        guides: clean images of every class, as `Examples(data, per_class=20)` or as a pair (images, labels).
-        noise: standard deviation of normal noise under which the logits are matched too, pixel units; of the order of
+        guides: Clean images of every class, as `Examples(data, per_class=20)` or as a pair (images, labels).
+        noise: Standard deviation of normal noise under which the logits are matched too, pixel units; of the order of
             the detector's.
-        draws: passes for each gradient: one at the image itself, the others under noise.
-        steps: gradient steps of a try.
-        tries: how often an unbroken example is started.
-        look: the defense judges after so many steps, and after the last; a stochastic one takes 20 forwards for it.
+        draws: Passes for each gradient: one at the image itself, the others under noise.
+        steps: Gradient steps of a try.
+        tries: Starts that an unbroken example is given.
+        look: The defense judges after this number of steps, and after the last; a stochastic one takes 20 forwards.
 
     Raises:
-        ValueError: eps, noise or a count out of range, unknown norm, guides that are neither; at the call: guides of
+        ValueError: eps, noise or a count out of range, unknown norm, guides of neither kind; at the call: guides of
             another shape than the images, or none of a class that is needed.
     """
 
@@ -88,19 +85,17 @@ class LogitMatching(BudgetAttack):
         guides = self.guides
         if isinstance(guides, (tuple, list)):
             if len(guides) != 2 or not all(isinstance(part, Tensor) for part in guides):
-                raise ValueError(
-                    _WHAT_GUIDES.format(found=f"{len(guides)} of {[type(part).__name__ for part in guides]}")
-                )
+                kinds = [type(part).__name__ for part in guides]
+                raise ValueError(_WHAT_GUIDES.format(found=f"{len(guides)} of {kinds}"))
             check_images(guides[0])
             check_labels(guides[1], len(guides[0]), name="labels of the guides")
             object.__setattr__(self, "guides", _Pair(*guides))
-        # Asked of the class: `Examples` reads its images when they are first asked for.
+        # Looked up on the class, because `Examples` reads its images at the first access.
         elif not isinstance(guides, _Pair) and not (
             hasattr(type(guides), "images") and hasattr(type(guides), "labels")
         ):
             raise ValueError(_WHAT_GUIDES.format(found="None" if guides is None else type(guides).__name__))
-        if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
-            raise ValueError(f"noise must be finite and at least 0 pixel units, got {self.noise!r}; 0 matches no noise")
+        check_not_negative(self.noise, "noise", " pixel units; 0 matches no noise")
         for name in ("draws", "steps", "tries", "look"):
             check_count(getattr(self, name), name)
 
@@ -108,64 +103,52 @@ class LogitMatching(BudgetAttack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        best = Best(victim, x, criterion, rows)
-        # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
+        best, aim = Best(x), Criterion(criterion.label, criterion.target)
+        images = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), aim, draws)
+        # The outer victim keeps the generators: if this one kept them too, every batch would get the same noise.
         with Victim(undefended(victim.model), x, keep_generators=False, draws=1) as source:
-            guides = self._imitated(victim.model, source.view, x)
+            guides = self._logits_of_guides(victim.model, source.view, x)
             rivals = Criterion(criterion.label).others(source.logits(x)).argsort(1, descending=True)[:, :-1]
             guides.check_classes(rivals.shape[1] + 1)
             for number in range(self.tries):
-                left = best.standing
+                left = best.unbroken
                 if not len(left):
                     break
-                aim = Criterion(criterion.label, criterion.target).select(left)
+                climbers = images.select(left)
+                climbers.draws = climbers.draws.fork(number)
                 if number % 2 and criterion.target is None:
-                    aim = aim.toward(rivals[left, number // 2 % rivals.shape[1]])
-                ball, mine = Ball(x[left], eps[left], self.norm), draws.select(left).fork(number)
-                z = ball.x if number == 0 else ball.random_point(mine)
-                self._approach(best, source, guides, aim, ball, z, left, mine)
-            victim.forwards.index_add_(0, rows, source.forwards)
-            victim.backwards.index_add_(0, rows, source.backwards)
+                    climbers.aim = climbers.aim.toward(rivals[left, number // 2 % rivals.shape[1]])
+                if number:
+                    climbers.z = climbers.ball.random_point(climbers.draws)
+                self._approach(victim, best, source, guides, climbers)
+            victim.passes.add(source.passes, rows)
         return best.points
 
-    def _approach(
-        self,
-        best: Best,
-        source: Victim,
-        guides: _Imitated,
-        aim: Criterion,
-        ball: Ball,
-        z: Tensor,
-        inside: Tensor,
-        draws: Draws,
-    ) -> None:
-        """One try from `z` for the examples `inside` (b,) towards the guides of the class that `aim` asks for."""
-        velocity = torch.zeros_like(z)
+    def _approach(self, victim: Victim, best: Best, source: Victim, guides: _Guides, climbers: Climbers) -> None:
+        """Run one try from the current points towards the guides of the class that `aim` seeks; `victim` judges."""
+        climbers.velocity = torch.zeros_like(climbers.z)
         for step in range(self.steps):
-            losses = _Losses(guides, aim)
-            _, _, gradient = source.gradient(z, losses.here, inside)
+            losses, z = _Losses(guides, climbers.aim), climbers.z
+            _, _, gradient = source.gradient(z, losses.here, climbers.at)
             gradient *= max(self.draws - 1, 1)  # the image itself counts as much as all its noisy copies
             for _ in range(self.draws - 1):
-                gradient += source.gradient(z + self.noise * draws.normal(z), losses.under_noise, inside)[2]
-            velocity = accelerate(velocity, gradient, _DECAY)
-            z = ball.step(z, velocity.clone(), ball.eps * (_STEP * (1 - step / self.steps)))
-            if (step + 1) % self.look == 0 or step + 1 == self.steps:
-                left = torch.nonzero(~best.judge(z, inside)).squeeze(1)
-                if not len(left):
-                    return
-                if len(left) < len(z):
-                    inside, aim, ball = inside[left], aim.select(left), ball.select(left)
-                    z, velocity, draws = z[left], velocity[left], draws.select(left)
+                noisy = z + self.noise * climbers.draws.normal(z)
+                gradient += source.gradient(noisy, losses.under_noise, climbers.at)[2]
+            climbers.velocity = accelerate(climbers.velocity, gradient, _DECAY)
+            size = climbers.ball.eps * (_FIRST_STEP * (1 - step / self.steps))
+            climbers.z = climbers.ball.step(z, climbers.velocity.clone(), size)
+            judged = (step + 1) % self.look == 0 or step + 1 == self.steps
+            if judged and not climbers.keep(~best.judge(victim, climbers)):
+                return
 
-    def _imitated(self, model: nn.Module, net: nn.Module, x: Tensor) -> _Imitated:
-        """What there is to imitate, in the precision and on the device of `x` (b, ...)."""
+    def _logits_of_guides(self, model: nn.Module, net: nn.Module, x: Tensor) -> _Guides:
+        """Return the guides as the net sees them, in the precision and on the device of `x` (b, ...)."""
         given = self.guides
         assert not isinstance(given, tuple)
         images, labels = given.images.to(x), given.labels.to(x.device)
         if images.shape[1:] != x.shape[1:]:
-            raise ValueError(
-                f"the guides must have the shape of the images, {tuple(x.shape[1:])}, got {tuple(images.shape[1:])}"
-            )
+            wanted, got = tuple(x.shape[1:]), tuple(images.shape[1:])
+            raise ValueError(f"the guides must have the shape of the images, {wanted}, got {got}")
         noise = torch.Generator().manual_seed(0)  # the same for every batch
         parts = []
         with torch.no_grad():
@@ -174,7 +157,7 @@ class LogitMatching(BudgetAttack):
                 mean = torch.stack([net(part + self.noise * shift) for shift in shifts]).mean(0)
                 parts.append((net(part.clone()), mean, model(part.clone()).argmax(1)))
         logits, under_noise, found = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        return _Imitated(labels, found == labels, logits, under_noise)
+        return _Guides(labels, found == labels, logits, under_noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,22 +178,16 @@ class _Pair:
 
 
 @dataclass
-class _Imitated:
-    """The N guides as the net sees them.
+class _Guides:
+    """The N guides as the undefended net sees them."""
 
-    Args:
-        labels: (N,).
-        accepted: (N,) bool, the defense takes them for what they are.
-        logits: (N, K).
-        under_noise: (N, K) mean logits under noise.
-    """
-
-    labels: Tensor
-    accepted: Tensor
-    logits: Tensor
-    under_noise: Tensor
+    labels: Tensor  # (N,)
+    accepted: Tensor  # (N,) bool, whether the defense gives them their class
+    logits: Tensor  # (N, K)
+    under_noise: Tensor  # (N, K) mean logits under noise
 
     def check_classes(self, classes: int) -> None:
+        """Raise a ValueError unless each of `classes` classes has a guide."""
         missing = sorted({*range(classes)} - {*self.labels.tolist()})
         if missing:
             raise ValueError(
@@ -220,22 +197,21 @@ class _Imitated:
 
 
 class _Losses:
-    """What one step climbs: the margin of `aim` until the net is fooled, then how near the logits are to a guide's.
+    """The loss of one step: the margin of `aim` until the net is fooled, then the nearness of the logits to a guide's.
 
-    The guide, and whether the net is fooled, are read off the logits at the image itself, so `here` comes first.
+    From logits (b, K) to (b,). Those at the image itself decide the guide, and whether the net is fooled, so `here`
+    must be called first.
     """
 
-    def __init__(self, guides: _Imitated, aim: Criterion) -> None:
+    def __init__(self, guides: _Guides, aim: Criterion) -> None:
         self.guides, self.aim = guides, aim
 
     def here(self, logits: Tensor) -> Tensor:
-        """(b,) of the logits (b, K) at the image."""
         self.fooled = self.aim.margin(logits.detach()) > 0
         self.chosen = self._nearest(logits.detach())
         return self._loss(logits, self.guides.logits)
 
     def under_noise(self, logits: Tensor) -> Tensor:
-        """(b,) of the logits (b, K) of a noisy copy."""
         return self._loss(logits, self.guides.under_noise)
 
     def _loss(self, logits: Tensor, guides: Tensor) -> Tensor:
@@ -243,7 +219,7 @@ class _Losses:
 
     def _nearest(self, logits: Tensor) -> Tensor:
         far = torch.cdist(logits, self.guides.logits, compute_mode="donot_use_mm_for_euclid_dist")
-        # One that the defense does not accept comes after all that it does, one of another class never.
+        # A guide that the defense does not accept comes after all others; one of a wrong class is never taken.
         far = far.nan_to_num(_FAR).clamp(max=_FAR) + _FAR * ~self.guides.accepted
         if self.aim.target is None:
             barred = self.guides.labels == self.aim.label.unsqueeze(1)

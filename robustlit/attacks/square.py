@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustlit.attacks.attack import BudgetAttack, check_every
+from robustlit.attacks.active import check_every
+from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
@@ -23,18 +24,18 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square(BudgetAttack):
-    """Square attack: tries patches of shrinking size at random places and keeps those that raise the margin.
+    """Square attack: try patches of shrinking size at random places and keep those that raise the margin.
 
     Andriushchenko, Croce, Flammarion, Hein: Square attack: a query-efficient black-box adversarial attack via random
-    search, 2020, arXiv:1912.00049. It needs no gradients, so it sees where a defense only hides them. Every example
-    has places and signs of its own; a patch in the L-inf version always changes something.
+    search, 2020, arXiv:1912.00049. It needs no gradients, so it also works where a defense only hides them. Places and
+    signs are drawn for each example; in the L-inf version every patch changes something.
 
     Args:
-        eps: budget in pixel units.
+        eps: Budget in pixel units.
         norm: "linf" or "l2".
-        queries: forward passes that an unbroken example is given.
-        patch: share of the pixels that the first patches cover, the paper's p.
-        restarts: searches from other random images that an unbroken example is given.
+        queries: Forward passes for an unbroken example.
+        patch: Share of the pixels that the first patches cover, the paper's p.
+        restarts: Searches from other random images for an unbroken example.
 
     Raises:
         ValueError: eps, queries, patch or restarts out of range, unknown norm; at the call: examples that are not
@@ -63,10 +64,10 @@ class Square(BudgetAttack):
         unbroken = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             ball, mine = Ball(x[unbroken], eps[unbroken], self.norm), draws.select(unbroken).fork(restart)
-            points, found, won = self.walk(victim, ball, criterion.select(unbroken), rows[unbroken], mine)
-            better = won | (found > margins[unbroken])
+            points, found, success = self.walk(victim, ball, criterion.select(unbroken), rows[unbroken], mine)
+            better = success | (found > margins[unbroken])
             best[unbroken[better]], margins[unbroken[better]] = points[better], found[better]
-            unbroken = unbroken[~won]
+            unbroken = unbroken[~success]
             if not len(unbroken):
                 break
         return best
@@ -74,14 +75,14 @@ class Square(BudgetAttack):
     def walk(
         self, victim: Victim, ball: Ball, criterion: Criterion, rows: Tensor, draws: Draws, start: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One random search of each example until it wins, from `start` (b, ...) or else from the attack's own pattern.
+        """Run one random search per example until it succeeds, from `start` (b, ...) or from the attack's own pattern.
 
         Returns:
-            points (b, ...) of the highest margin, the margins (b,), won (b,) bool.
+            Points (b, ...) of the highest margin, their margins (b,), and whether they succeed, (b,) bool.
         """
         stripes, patches = (_stripes, _patch) if self.norm == "linf" else (_bumps, _bump)
         points, margins = ball.x.clone(), ball.eps.new_full((len(rows),), -float("inf"))
-        won = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        success = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         inside = torch.arange(len(rows), device=rows.device)
         z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
         height, width = z.shape[-2:]
@@ -92,28 +93,28 @@ class Square(BudgetAttack):
                 z = patches(points[inside], ball, side, draws)
             logits = victim.logits(z, rows)
             reached, margin = criterion.reached(logits), criterion.margin(logits).to(margins.dtype)
-            better = ~won[inside] & (reached | (margin > margins[inside]))
+            better = ~success[inside] & (reached | (margin > margins[inside]))
             points[inside] = torch.where(expand(better, z), z, points[inside])
             margins[inside] = torch.where(better, margin, margins[inside])
-            won[inside] |= reached
-            if query % every == 0 and bool(won[inside].any()):
-                left = torch.nonzero(~won[inside]).squeeze(1)
+            success[inside] |= reached
+            if query % every == 0 and bool(success[inside].any()):
+                left = torch.nonzero(~success[inside]).squeeze(1)
                 if not len(left):
                     break
                 inside, rows, criterion = inside[left], rows[left], criterion.select(left)
                 ball, draws = ball.select(left), draws.select(left)
-        return points, margins, won
+        return points, margins, success
 
 
 def _stripes(ball: Ball, draws: Draws) -> Tensor:
-    """Vertical stripes, one pixel wide, of plus or minus eps."""
+    """Return the images with vertical stripes, one pixel wide, of plus or minus eps."""
     b, c, _, w = ball.x.shape
     signs = draws.uniform(ball.x.new_empty(b, c, 1, w)).round() * 2 - 1
     return ball.project(ball.x + signs * expand(ball.eps, ball.x))
 
 
 def _window(z: Tensor, side: int, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Indices of a square of `side` pixels in each image; `place` (b, 2) in [0, 1) says where."""
+    """Return the indices of a square of `side` pixels in each image, at `place` (b, 2) in [0, 1)."""
     b, c, height, width = z.shape
     room = torch.tensor([height - side + 1, width - side + 1], device=z.device)
     corner = (place * room).long().minimum(room - 1)
@@ -124,7 +125,7 @@ def _window(z: Tensor, side: int, place: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _patch(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
-    """A square whose channels are each set to one end of the ball; all turned where that would change nothing."""
+    """Set each channel of a square to one end of the ball; flip the signs where that would change nothing."""
     b, c = z.shape[:2]
     numbers = draws.uniform(z.new_empty(b, 2 + c))
     at = _window(z, side, numbers[:, :2])
@@ -139,7 +140,7 @@ def _patch(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
 
 
 def _bump_shapes(side: int, like: Tensor) -> Tensor:
-    """The two patches of the L2 version, (2, side, side) of norm 1: a hill beside a valley, upright and lying."""
+    """Return the two patches of the L2 version, (2, side, side) of norm 1: a bump beside its negative, transposed."""
     half = side // 2
 
     def hill(height: int, width: int) -> Tensor:
@@ -163,7 +164,7 @@ def _on_the_sphere(delta: Tensor, ball: Ball) -> Tensor:
 
 
 def _bumps(ball: Ball, draws: Draws) -> Tensor:
-    """A grid of bumps, five to a side, with random signs and orientations, of length eps together."""
+    """Add a grid of bumps, five to a side, with random signs and orientations, of total length eps."""
     b, c, height, width = ball.x.shape
     side = max(min(height, width) // 5, 2)
     delta = torch.zeros_like(ball.x)
@@ -178,7 +179,7 @@ def _bumps(ball: Ball, draws: Draws) -> Tensor:
 
 
 def _bump(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
-    """Moves the length of one window into another, where a bump of random sign is added to what was there."""
+    """Move the length of one window into another and add a bump of random sign there."""
     b, c = z.shape[:2]
     side = min(max(side, 3) // 2 * 2 + 1, *z.shape[-2:])
     numbers = draws.uniform(z.new_empty(b, 5 + c))

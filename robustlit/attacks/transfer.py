@@ -1,4 +1,4 @@
-"""Transfer: crafted on one model, judged on another."""
+"""Transfer: craft adversarial examples on one model and judge them on another."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ from robustlit.attacks.victim import Victim
 
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """Runs an attack on a source model; the victim itself only judges, and needs no gradients.
+    """Run an attack on a source model; the model under attack only judges, and needs no gradients.
 
     Papernot, McDaniel, Goodfellow: Transferability in machine learning, 2016, arXiv:1605.07277. A source can be
-    distilled from the victim's answers: `robustlit.training.distil`.
+    distilled from the model's predictions: `robustlit.training.distil`.
 
-    A point that only just fools the source rarely fools another net. So a budget attack never counts as finished on
-    the source: it spends all its steps (and restarts) and returns the point of highest loss. A minimal attack stops at
-    the source's boundary by its nature; `stretch` lengthens its perturbation beyond. It leaves an example that the
-    source misclassifies anyway as it is. Passes count on both models: those of the source, and one or two of the
-    victim.
+    A point just past the source's boundary rarely misleads another model. So a budget attack takes all its steps (and
+    restarts) and returns the point of highest loss. A minimal attack stops at that boundary; `stretch` lengthens its
+    perturbation. It returns an example that the source misclassifies unchanged. Both models' passes are counted.
 
-    `Transfer(attack, source)` of a budget attack is a `BudgetAttack`: it has that attack's eps and takes one per
-    example.
+    `Transfer(attack, source)` of a budget attack is a `BudgetAttack` with that attack's eps.
 
     Args:
-        attack: what to run on the source, e.g. `PGD(eps=0.3)`.
-        source: from images (B, ...) in [0, 1] to logits (B, K), on their device.
-        stretch: a minimal attack's perturbation is multiplied by it, then cut to the box; 1 leaves it.
+        attack: The attack to run on the source, e.g. `PGD(eps=0.3)`.
+        source: From images (B, ...) in [0, 1] to logits (B, K), on their device.
+        stretch: Factor on a minimal attack's perturbation, which is then clipped to the box. Default 1.
 
     Raises:
-        ValueError: no attack, no module, a stretch below 1 or for a budget attack.
+        ValueError: No attack, no module, a stretch below 1 or for a budget attack.
     """
 
     name: ClassVar[str] = "transfer"
@@ -47,7 +44,7 @@ class Transfer(Attack):
     norm: str = field(init=False, default="linf")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Transfer:
-        # Sweeps ask of an attack's class whether it has a budget, so the class follows from what is wrapped.
+        # Sweeps look at an attack's class to see whether it has a budget, so the class depends on the wrapped attack.
         inner = args[0] if args else kwargs.get("attack")
         return super().__new__(_TransferWithinBudget if isinstance(inner, BudgetAttack) else cls)
 
@@ -58,7 +55,7 @@ class Transfer(Attack):
             raise ValueError(f"source must be a model (nn.Module), got {self.source!r}")
         if isinstance(self.stretch, bool) or not 1 <= self.stretch < float("inf"):
             raise ValueError(f"stretch must be finite and at least 1, got {self.stretch!r}; 1 changes nothing")
-        # An instance has the name, the norm and the criteria of its attack.
+        # An instance takes its name, norm and criteria from the wrapped attack.
         for name in ("norm", "norms", "targeted", "untargeted"):
             object.__setattr__(self, name, getattr(self.attack, name))
         object.__setattr__(self, "name", f"transfer-{self.attack.name}")
@@ -72,9 +69,9 @@ class Transfer(Attack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         found = x.clone()
-        # The generators are the outer victim's to keep: kept here, every batch would get the same noise.
+        # The outer victim keeps the generators: restored here, every batch would get the same noise.
         with Victim(self.source, x, keep_generators=False) as source:
-            # The source's own: it need not be stochastic, or able to refuse, as the victim may be.
+            # The source has its own criterion: unlike the victim it may be deterministic and unable to refuse.
             criterion = source.criterion(criterion.label, criterion.target, safely=True)
             if eps is None:
                 here = torch.nonzero(~criterion.reached(source.logits(x))).squeeze(1)
@@ -83,11 +80,9 @@ class Transfer(Attack):
                 criterion = _Endless(criterion.label, criterion.target, criterion.share, criterion.rejects)
             if len(here):
                 radii = None if eps is None else eps[here]
-                found[here] = self.attack._search(
-                    source, x[here], criterion.select(here), here, draws.select(here), radii
-                ).detach()
-            victim.forwards.index_add_(0, rows, source.forwards)
-            victim.backwards.index_add_(0, rows, source.backwards)
+                part, own = criterion.select(here), draws.select(here)
+                found[here] = self.attack._search(source, x[here], part, here, own, radii).detach()
+            victim.passes.add(source.passes, rows)
         return found if self.stretch == 1 else (x + self.stretch * (found - x)).clamp_(0, 1)
 
 
@@ -98,16 +93,14 @@ class _TransferWithinBudget(Transfer, BudgetAttack):
     def __post_init__(self) -> None:
         assert isinstance(self.attack, BudgetAttack)
         if self.stretch != 1:
-            raise ValueError(
-                f"stretch is for minimal attacks, got {self.stretch!r} for {type(self.attack).__name__}, which must "
-                "stay within eps"
-            )
+            kind = type(self.attack).__name__
+            raise ValueError(f"stretch is for minimal attacks, got {self.stretch!r} for {kind}, which keeps within eps")
         object.__setattr__(self, "eps", self.attack.eps)
         super().__post_init__()
 
 
 class _Endless(Criterion):
-    """A criterion that nothing reaches: an attack then climbs to the end of its budget."""
+    """A criterion that is never reached: an attack then takes all its steps."""
 
     def reached(self, logits: Tensor) -> Tensor:
         return torch.zeros(len(logits), dtype=torch.bool, device=logits.device)

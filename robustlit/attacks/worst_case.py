@@ -1,4 +1,4 @@
-"""WorstCase: the ensemble whose per-example worst case a verdict quotes."""
+"""WorstCase: a plan of climbs and random searches; a verdict quotes its worst case per example."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlit.attacks.ascent import climb
+from robustlit.attacks.active import all_positions
+from robustlit.attacks.ascent import Ascent, Climbers, climb
 from robustlit.attacks.attack import BudgetAttack
+from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.square import Square
@@ -18,37 +20,40 @@ from robustlit.attacks.victim import Victim
 from robustlit.checks import check_count
 from robustlit.threat import Ball, distance, expand
 
-_DECAY = 0.75  # of the velocity
-_STEP = 0.6  # length of the first step as a share of eps; it falls linearly to 0
+# These numbers, and those of the plan, are tuned on MNIST nets. The command that shows what they cost and break, beside
+# AutoAttack, on 500 test digits:
+#     python benchmarks/attacks.py --attacks worst-case --model runs/fgsm_rs --n 500 --rounds 1 --threads 1
+_DECAY = 0.75  # share of the velocity that a step keeps
+_FIRST_STEP = 0.6  # length of the first step as a multiple of eps; the length falls linearly to 0
 
 
 @dataclass(frozen=True)
 class _Climb:
-    """Momentum ascent from a pattern, for the examples whose margin is down to `within` of the clean one."""
+    """Momentum ascent from a pattern, for examples whose margin has fallen to `within` of the clean one."""
 
-    start: str
+    start: str  # pattern, see `_start`
     steps: int
     within: float = float("inf")
     rival: int | None = None  # aim at the n-th likeliest wrong class instead of at any
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """Random search by square patches: from stripes, or on from the best point."""
+class _Patches:
+    """Random search by square patches, for examples whose margin has fallen to `within` of the clean one."""
 
     queries: int
-    patch: float
+    patch: float  # share of the pixels that the first patches cover
     within: float = float("inf")
-    afresh: bool = True
+    afresh: bool = True  # start from stripes; False goes on from the best point
 
 
-# Where the margin stands tells where passes pay: most examples are out of reach and stay so, and of those that break
-# at all most have lost nine tenths of their margin long before. So everyone is looked at from several sides, cheaply,
-# and what is left of the effort goes to those who are nearly there.
-_PLAN: tuple[_Climb | _Walk, ...] = (
+# The margin shows where passes pay: most examples are out of reach and stay so, and most of those that break at all
+# have lost nine tenths of their margin long before. So every example is attacked cheaply from several sides, and the
+# rest of the effort goes to those that are nearly broken.
+_PLAN: tuple[_Climb | _Patches, ...] = (
     _Climb("uniform", 30),
     _Climb("bright", 30),
-    _Walk(150, 0.3),
+    _Patches(150, 0.3),
     _Climb("dark", 30, within=0.7),
     _Climb("blocks", 40, within=0.5),
     _Climb("columns", 40, within=0.5, rival=0),
@@ -56,9 +61,9 @@ _PLAN: tuple[_Climb | _Walk, ...] = (
     _Climb("rows", 40, within=0.4),
     _Climb("corner", 40, within=0.4, rival=2),
     *(_Climb(start, 40, 0.25) for start in ("bright", "blocks", "columns", "dark", "rows", "corner")),
-    _Walk(1000, 0.1, within=0.3, afresh=False),
+    _Patches(1000, 0.1, within=0.3, afresh=False),
     *(_Climb(start, 60, 0.12) for start in ("columns", "blocks", "corner", "rows", "bright", "uniform") * 2),
-    _Walk(2500, 0.3, within=0.2),
+    _Patches(2500, 0.3, within=0.2),
 )
 
 
@@ -69,20 +74,20 @@ class WorstCase(BudgetAttack):
     A robust net holds an attacker in local maxima, so the starts decide: random points, the bright and the dark end
     of the ball, blocks, columns and rows of either, the image itself. From each, momentum ascent of the margin
     (Dong 2018, arXiv:1710.06081; Carlini and Wagner 2017, arXiv:1608.04644), at any wrong class or at a rival; between
-    them Square (arXiv:1912.00049), which needs no gradients and sees where a defense only hides them. How far an
+    them Square (arXiv:1912.00049), which needs no gradients, so that a defense cannot hide them. How far an
     example's margin has fallen, relative to its clean one, decides how much more effort it is given. Measured against
     AutoAttack (Croce, Hein 2020, arXiv:2003.01690) by `benchmarks/attacks.py`.
 
     Args:
-        eps: budget in pixel units.
+        eps: Budget in pixel units.
         norm: "linf" or "l2".
-        rounds: how often the whole plan is gone through, with other random numbers, for the examples that stand.
+        rounds: Repetitions of the whole plan, with other random numbers, for the unbroken examples.
 
     Raises:
         ValueError: eps or rounds out of range, unknown norm.
     """
 
-    name: ClassVar[str] = "ensemble"
+    name: ClassVar[str] = "worst_case"
     rounds: int = 1
 
     def __post_init__(self) -> None:
@@ -93,53 +98,43 @@ class WorstCase(BudgetAttack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        logits = victim.logits(x, rows)
-        margins = criterion.margin(logits).nan_to_num(nan=-float("inf"))  # (b,) the highest so far
-        # Below 0 for every example: a tie, or a vote that is lost but not by enough, is as near as can be.
-        clean = margins.clamp(max=-1e-12)
-        best, rivals = x.clone(), _rivals(criterion, logits)
-        unbroken = torch.arange(len(x), device=x.device)
+        logits, best = victim.logits(x, rows), Best(x)
+        best.scores = criterion.margin(logits).nan_to_num(nan=-float("inf"))
+        # Below 0 for every example: a tie, or a vote that is lost narrowly, is as near as an example can be.
+        clean, rivals = best.scores.clamp(max=-1e-12), _rivals(criterion, logits)
+        images = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
         for number, part in enumerate(_PLAN * self.rounds):
-            if isinstance(part, _Walk) and x.ndim != 4:
-                continue  # patches need images
-            near = unbroken[margins[unbroken] >= part.within * clean[unbroken]]
-            if not len(near):
+            unbroken = best.unbroken
+            near = unbroken[best.scores[unbroken] >= part.within * clean[unbroken]]
+            if not len(near) or (isinstance(part, _Patches) and x.ndim != 4):  # patches need images
                 continue
-            ball, sought, mine = (
-                Ball(x[near], eps[near], self.norm),
-                criterion.select(near),
-                draws.select(near).fork(number),
-            )
-            if isinstance(part, _Walk):
-                walk = Square(eps=self.eps, norm=self.norm, queries=part.queries, patch=part.patch)
-                start = None if part.afresh else best[near]
-                points, found, won = walk.walk(victim, ball, sought, rows[near], mine, start)
-            else:
-                aim = sought
-                if part.rival is not None and criterion.target is None:
-                    aim = sought.toward(rivals[near, min(part.rival, rivals.shape[1] - 1)])
-                lengths = [_STEP * (1 - step / part.steps) for step in range(part.steps)]
-                points, found, won = climb(
-                    victim, ball, _start(part.start, ball, mine), sought, rows[near],
-                    steps=lengths, decay=_DECAY, aim=aim, loss="margin",
-                )  # fmt: skip
-            better = won | (found > margins[near])
-            best[near[better]], margins[near[better]] = points[better], found[better].to(margins.dtype)
-            standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            standing[near[won]] = False
-            unbroken = unbroken[standing[unbroken]]
-            if not len(unbroken):
-                break
-        return best
+            climbers = images.select(near)
+            climbers.draws = climbers.draws.fork(number)
+            if isinstance(part, _Patches):
+                self._search_patches(victim, best, climbers, part)
+                continue
+            if part.rival is not None and criterion.target is None:
+                climbers.aim = criterion.select(near).toward(rivals[near, min(part.rival, rivals.shape[1] - 1)])
+            climbers.z = _start(part.start, climbers.ball, climbers.draws)
+            lengths = [_FIRST_STEP * (1 - step / part.steps) for step in range(part.steps)]
+            climb(victim, best, climbers, Ascent(lengths, _DECAY, Criterion.margin))
+            best.judge(victim, climbers)
+        return best.points
+
+    def _search_patches(self, victim: Victim, best: Best, near: Climbers, part: _Patches) -> None:
+        square = Square(eps=self.eps, norm=self.norm, queries=part.queries, patch=part.patch)
+        start = None if part.afresh else best.points[near.at]
+        points, margins, success = square.walk(victim, near.ball, near.criterion, near.rows, near.draws, start)
+        best.record(near.at, points, success, margins)
 
 
 def _rivals(criterion: Criterion, logits: Tensor) -> Tensor:
-    """The wrong classes (b, K - 1), likeliest first."""
+    """Return the wrong classes (b, K - 1), likeliest first."""
     return criterion.others(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
 
 
 def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:
-    """A point at the surface of each ball, cut to the box, in one of the patterns of the plan."""
+    """Return a point at the surface of each ball, cut to the box, in one of the patterns of the plan."""
     x = ball.x
     if pattern == "image":
         return x

@@ -1,5 +1,3 @@
 """The command line: arguments only, one file a command."""
 
-from robustlit.cli.main import main
-
-__all__ = ["main"]
+from robustlit.cli.main import main as main

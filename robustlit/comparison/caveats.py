@@ -1,202 +1,170 @@
-"""What a reader must know before comparing: everything in which the runs were not measured alike."""
+"""Notes on everything in which runs were not measured alike, to read before comparing them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
-from robustlit.comparison.again import again
 from robustlit.comparison.curves import AXES
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.measures import broken_by_less
-from robustlit.comparison.runs import Run, text
+from robustlit.comparison.origin import again
+from robustlit.comparison.runs import Run, section, text
 from robustlit.figures.extent import Search, searched
+from robustlit.figures.panel import NORMS
 from robustlit.results.table import TOLERANCE
 from robustlit.results.verdict import FAIL
 
-_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
-_EACH = 3  # failed verdicts, up to which each has a sentence
-_FEW = 4  # budgets that are named one by one
+_EACH = 3  # failed verdicts, up to which each has a note of its own
+_FEW = 4  # budgets that are listed one by one
 # Settings of the data that do not change the test images.
 _TRAINING_DATA = ("batch_size", "eval_batch_size", "train_size", "val_size", "test_size", "seed", "shuffle_seed",
                   "augment", "num_workers", "_target_")  # fmt: skip
 
 
 def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
-    """One sentence for each way in which the runs' figures are not like for like, the gravest first."""
+    """Return one sentence for each way in which the runs' numbers are not like for like, most serious first."""
     attacked = [run for run in runs if run.evaluation is not None]
-    said = [*_failed(attacked), *_not_adaptive(attacked)]
-    if excerpt.of is not None:
-        said.append(
-            f"The runs were tested on different examples. All figures here are of the {len(excerpt.index)} that every "
-            f"run holds, of {excerpt.of} in all; each run's own results.json may differ, and verdicts are on its own "
-            "examples."
-        )
-    for run in attacked:
-        if run.evaluation is not None and run.evaluation.complete is False:
-            said.append(
-                f"The evaluation of {_name(run)} was cut short: its figures are of {run.evaluation.n} of "
-                f"{len(excerpt.index)} examples."
-            )
-    said += _budgets(attacked)
-    for axis in AXES:
-        said += _searched(attacked, axis)
-    said += _judged(attacked)
-    if unsure := [run for run in attacked if run.evaluation is not None and run.evaluation.complete is None]:
-        said.append(f"{_names(unsure)}: evaluation.json is missing; it is not known whether the evaluation is whole.")
-    if untouched := [run for run in runs if run.evaluation is None]:
-        said.append(
-            f"{_names(untouched)}: trained but not attacked. Clean accuracy is as results.json has it, on test images "
-            "that cannot be checked here."
-        )
-    if unknown := [run for run in runs if run.data is None]:
-        said.append(f"{_names(unknown)}: the folder does not say which data set; example numbers and labels agree.")
-    for key in _data_keys(runs):
-        said += _groups(
-            [run for run in runs if key in _data(run)],
-            lambda run, key=key: text(_data(run)[key]),  # type: ignore[misc]
-            str,
-            f"The data differ in {key}",
-        )
-    return said + _settings(attacked)
+    return [
+        *_failed(attacked),
+        *_not_adaptive(attacked),
+        *_other_examples(attacked, excerpt),
+        *_budgets(attacked),
+        *(note for axis in AXES for note in _searched(attacked, axis)),
+        *_other_verdicts(attacked),
+        *_not_known(runs),
+        *_settings([(run, _images(run)) for run in runs], "The data differ in {}"),
+        *_settings([(run, _attacks(run)) for run in attacked], "{} has different settings"),
+    ]
 
 
-def _failed(runs: Sequence[Run]) -> Iterable[str]:
-    """Verdicts that fail."""
+def _failed(runs: Sequence[Run]) -> Iterator[str]:
     failing = [(run, run.verdict) for run in runs if run.verdict is not None and run.verdict.status == FAIL]
     if len(failing) > _EACH:
         names = _names([run for run, _ in failing], 12)
-        yield f"{names}: the verdicts are FAIL. Their worst cases are not to be believed."
+        yield f"{names}: the verdicts are FAIL. Do not trust their worst-case accuracies."
         return
     for run, verdict in failing:
         failures = ", ".join(text(check.failure) for check in verdict.failed)
-        yield f"{_name(run)}: the verdict is FAIL ({failures}). Its worst case is not to be believed."
+        yield f"{_names([run])}: the verdict is FAIL ({failures}). Do not trust its worst-case accuracy."
 
 
-def _not_adaptive(runs: Sequence[Run]) -> Iterable[str]:
-    """Worst cases of attackers who do not know the defense, and what those broke beyond the best informed."""
+def _not_adaptive(runs: Sequence[Run]) -> Iterator[str]:
+    """Worst cases without an adaptive attack, and examples that only less informed attackers broke."""
     for known in ("greybox", "blackbox"):
         if mine := [run for run in runs if run.rests_on and run.knowledge == known]:
-            whose = "Its worst case is" if len(mine) == 1 else "Their worst cases are"
-            yield f"{_names(mine)}: no adaptive attack was run. {whose} {known}: it flatters a defense."
+            worst = "Its worst case is" if len(mine) == 1 else "Their worst cases are"
+            yield f"{_names(mine)}: no adaptive attack was run. {worst} {known}, which overstates a defense."
     for run in runs:
+        advice = f"Its {run.knowledge} accuracy is too high by at least that many."
+        if run.knowledge == "adaptive":
+            advice = "They count in its worst case, but the adaptive attacks are too weak: look for masked gradients."
         for known, count in broken_by_less(run).items():
-            what = (
-                "they count in its worst case, but the adaptive attacks are too weak: look for masked gradients"
-                if run.knowledge == "adaptive"
-                else f"its {run.knowledge} figure is too high by at least that"
-            )
-            yield (
-                f"{_name(run)}: {known} attacks broke {count} {'example' if count == 1 else 'examples'} that the "
-                f"{run.knowledge} ones missed; {what}."
-            )
+            broke = f"{known} attacks broke {count} {'example' if count == 1 else 'examples'}"
+            yield f"{_names([run])}: {broke} that the {run.knowledge} attacks missed. {advice}"
 
 
-def _budgets(runs: Sequence[Run]) -> Iterable[str]:
-    """Worst cases at other budgets, over other attacks, or at a budget that nobody attacked."""
-    yield from _groups(runs, lambda run: run.budget, _budget_text, "Worst cases are quoted at different budgets")
-    yield from _groups(
-        [run for run in runs if run.rests_on],
-        lambda run: tuple(sorted(run.rests_on)),
-        lambda names: ", ".join(map(text, names)),
-        "Worst cases rest on different attacks, and fewer attacks flatter",
-    )
+def _other_examples(runs: Sequence[Run], excerpt: Excerpt) -> Iterator[str]:
+    """Runs on fewer of the examples, or on others."""
+    n = len(excerpt.index)
+    if excerpt.of is not None:
+        yield (
+            f"The runs were tested on different examples. All numbers here are of the {n} examples that every run has, "
+            f"of {excerpt.of} in all; each run's own results.json may differ, and verdicts are on its own examples."
+        )
+    for run in runs:
+        if run.evaluation is not None and run.complete is False:
+            mine = f"its numbers are of {run.evaluation.n} of {n} examples"
+            yield f"The evaluation of {_names([run])} was cut short: {mine}."
+
+
+def _budgets(runs: Sequence[Run]) -> Iterator[str]:
+    """Worst cases at different budgets, over different attacks, or at a budget without an attack."""
+    yield from _groups([(run, run.budget) for run in runs], _budget, "Worst cases are reported at different budgets")
+    over = [(run, ", ".join(map(text, sorted(run.rests_on)))) for run in runs if run.rests_on]
+    yield from _groups(over, str, "Worst cases rest on different attacks, and fewer attacks overstate robustness")
     for run in runs:
         if not run.rests_on:
-            at = "any budget" if run.budget is None else _budget_text(run.budget)
-            yield f"{_name(run)}: nothing was attacked at {at}, so there is no worst case to quote."
+            at = "any budget" if run.budget is None else _budget(run.budget)
+            yield f"{_names([run])}: nothing was attacked at {at}, so there is no worst case to report."
 
 
-def _searched(runs: Sequence[Run], axis: str) -> Iterable[str]:
-    """Worst cases over a distance that no attack searched, or that attacks searched at other budgets."""
-    found = {
-        run.folder: searched(run.evaluation, distance=axis, knowledge=run.knowledge)
+def _searched(runs: Sequence[Run], axis: str) -> Iterator[str]:
+    """Worst cases over a distance that no attack searched, or that attacks searched at different budgets."""
+    found = [
+        (run, searched(run.evaluation, distance=axis, knowledge=run.knowledge))
         for run in runs
         if run.evaluation is not None and run.knowledge is not None
-    }
-    mine = [run for run in runs if run.folder in found]
-    if bare := [run for run in mine if found[run.folder].nowhere]:
-        yield f"{_names(bare)}: no attack searched {_NORMS[axis]}; over it the worst case is only an upper bound (≤)."
-    yield from _groups(
-        [run for run in mine if not found[run.folder].nowhere],
-        lambda run: found[run.folder],
-        _where,
-        f"Worst cases over {_NORMS[axis]} are exact at different distances, and upper bounds (≤) elsewhere",
-    )
+    ]
+    if bare := [run for run, search in found if search.nowhere]:
+        yield f"{_names(bare)}: no attack searched {NORMS[axis]}; over it the worst case is only an upper bound (≤)."
+    what = f"Worst cases over {NORMS[axis]} are exact at different distances, and upper bounds (≤) elsewhere"
+    yield from _groups([(run, search) for run, search in found if not search.nowhere], _where, what)
 
 
 def _where(search: Search) -> str:
     if search.nearest:
         return "everywhere"
-    few = len(search.budgets) <= _FEW
-    return (
-        ", ".join(f"{b:.4g}" for b in search.budgets)
-        if few
-        else (f"{len(search.budgets)} budgets up to {search.budgets[-1]:.4g}")
-    )
+    if len(search.budgets) <= _FEW:
+        return ", ".join(f"{b:.4g}" for b in search.budgets)
+    return f"{len(search.budgets)} budgets up to {search.budgets[-1]:.4g}"
 
 
-def _groups(
-    runs: Sequence[Run], key: Callable[[Run], Hashable], shown: Callable[[Any], str], what: str
-) -> Iterable[str]:
-    """A sentence with the groups of runs of equal `key`, if there are several."""
-    groups: dict[Hashable, list[Run]] = {}
+def _other_verdicts(runs: Sequence[Run]) -> Iterator[str]:
+    """Verdicts on another table, or at another budget than the reported one."""
     for run in runs:
-        groups.setdefault(key(run), []).append(run)
+        if run.verdict_note and run.verdict is None:
+            yield f"{_names([run])}: verdict.json {run.verdict_note}, so it is not shown; judge it again: {again(run)}."
+    if older := [run for run in runs if run.verdict_note and run.verdict is not None]:
+        yield f"{_names(older)}: verdict.json {older[0].verdict_note}; nothing ties it to the numbers here."
+    for run in runs:
+        if run.verdict is None or run.budget is None:
+            continue
+        judged, (norm, eps) = (run.verdict.norm, run.verdict.eps), run.budget
+        if judged[0] != norm or abs(judged[1] - eps) > TOLERANCE:
+            reported = f"the worst case is reported at {_budget(run.budget)}"
+            yield f"{_names([run])}: the verdict is on {_budget(judged)}, {reported}."
+
+
+def _not_known(runs: Sequence[Run]) -> Iterator[str]:
+    if unsure := [run for run in runs if run.evaluation is not None and run.complete is None]:
+        yield f"{_names(unsure)}: evaluation.json is missing; it is not known whether the evaluation is complete."
+    if bare := [run for run in runs if run.evaluation is None]:
+        clean = "Clean accuracy is from results.json, on test images that cannot be checked here."
+        yield f"{_names(bare)}: trained but not attacked. {clean}"
+    if unnamed := [run for run in runs if run.data is None]:
+        yield f"{_names(unnamed)}: the folder does not name the data set; example numbers and labels agree."
+
+
+def _images(run: Run) -> dict[str, str]:
+    return {str(k): text(v) for k, v in section(run.config, "data").items() if k not in _TRAINING_DATA}
+
+
+def _attacks(run: Run) -> dict[str, str]:
+    found = section(run.evaluation.meta if run.evaluation else {}, "attacks")
+    return {str(name): text(str(settings)) for name, settings in found.items()}
+
+
+def _settings(settings: Sequence[tuple[Run, dict[str, str]]], what: str) -> Iterator[str]:
+    """Test images that were prepared differently, or attacks of the same name with different settings."""
+    for key in dict.fromkeys(key for _, mine in settings for key in mine):
+        yield from _groups([(run, mine[key]) for run, mine in settings if key in mine], str, what.format(text(key)))
+
+
+def _groups(runs: Sequence[tuple[Run, Hashable]], shown: Callable[[Any], str], what: str) -> Iterator[str]:
+    """Yield a sentence that lists the groups of runs of equal value, if there are several."""
+    groups: dict[Hashable, list[Run]] = {}
+    for run, value in runs:
+        groups.setdefault(value, []).append(run)
     groups.pop(None, None)
     if len(groups) > 1:
         yield f"{what}: {'; '.join(f'{shown(value)} ({_names(mine)})' for value, mine in groups.items())}."
 
 
-def _judged(runs: Sequence[Run]) -> Iterable[str]:
-    """Verdicts that judged another table, or another budget than the one quoted."""
-    for run in runs:
-        if run.told and run.verdict is None:
-            yield f"{_name(run)}: verdict.json {run.told}, so it is not shown; judge it again: {again(run).said}."
-    if older := [run for run in runs if run.told and run.verdict is not None]:
-        yield f"{_names(older)}: verdict.json {older[0].told}; nothing ties it to the figures here."
-    for run in runs:
-        if run.verdict is None:
-            continue
-        judged = (run.verdict.norm, run.verdict.eps)
-        if run.budget is not None and (judged[0] != run.budget[0] or abs(judged[1] - run.budget[1]) > TOLERANCE):
-            yield (
-                f"{_name(run)}: the verdict is on {_budget_text(judged)}, the worst case is quoted at "
-                f"{_budget_text(run.budget)}."
-            )
-
-
-def _settings(runs: Sequence[Run]) -> list[str]:
-    """Attacks of one name that were not set alike."""
-    written: dict[str, dict[str, list[Run]]] = {}
-    for run in runs:
-        attacks = run.evaluation.meta.get("attacks") if run.evaluation else None
-        for name, setting in attacks.items() if isinstance(attacks, dict) else ():
-            written.setdefault(text(str(name)), {}).setdefault(text(str(setting)), []).append(run)
-    return [
-        f"{name} was not set alike: {'; '.join(f'{setting} ({_names(mine)})' for setting, mine in each.items())}."
-        for name, each in written.items()
-        if len(each) > 1
-    ]
-
-
-def _data(run: Run) -> dict[str, Any]:
-    section = run.config.get("data")
-    return {str(k): v for k, v in section.items()} if isinstance(section, dict) else {}
-
-
-def _data_keys(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for key in _data(run) if key not in _TRAINING_DATA))
-
-
-def _budget_text(budget: tuple[str, float]) -> str:
-    return f"{_NORMS.get(budget[0], text(budget[0]))} {budget[1]:.4g}"
-
-
-def _name(run: Run) -> str:
-    return text(run.name, 60)
+def _budget(budget: tuple[str, float]) -> str:
+    return f"{NORMS.get(budget[0], text(budget[0]))} {budget[1]:.4g}"
 
 
 def _names(runs: Sequence[Run], most: int = 4) -> str:
-    """Names of a few runs; "12 runs" says enough of many."""
-    return ", ".join(map(_name, runs)) if len(runs) <= most else f"{len(runs)} runs"
+    """Return the names of a few runs, "12 runs" for many."""
+    return ", ".join(text(run.name, 60) for run in runs) if len(runs) <= most else f"{len(runs)} runs"

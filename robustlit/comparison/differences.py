@@ -1,4 +1,4 @@
-"""What was set differently: the keys of the runs' recipes whose values are not the same everywhere."""
+"""The settings whose values differ between runs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustlit.comparison.origin import of_the_net
-from robustlit.comparison.overrides import OF_THE_RUN
-from robustlit.comparison.runs import Run, text
+from robustlit.comparison.runs import Run, section, text
 
+# Differ between any two runs, and say nothing about them.
+_OF_THE_RUN = ("name", "run_dir", "logger.run_id", "logger.name", "logger.group", "logger.job_type")
 _ABSENT = "–"
 
 
 def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The settings that differ between runs.
+    """Return the settings that differ between runs.
 
     Returns:
-        One entry a key: `key` (dotted), `values` (the different ones, as text) and `of` (for each run, which of
-        `values`; -1 for a run without a config.yaml).
+        One entry per key: `key` (dotted), `values` (the different ones, as text) and `of` (for each run the number of
+        its value; -1 for a run without a config.yaml).
     """
     flat = [dict(_flattened(run)) for run in runs]
-    keys = list(dict.fromkeys(key for mine in flat for key in mine))
     found = []
-    for key in keys:
-        if key in OF_THE_RUN:
-            continue
+    for key in dict.fromkeys(key for mine in flat for key in mine if key not in _OF_THE_RUN):
         each = [mine.get(key, _ABSENT) if mine else None for mine in flat]
         values = list(dict.fromkeys(value for value in each if value is not None))
         if len(values) > 1:
@@ -34,22 +32,20 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _flattened(run: Run) -> Iterator[tuple[str, str]]:
-    yield from _leaves(of_the_net(run.config), "")
-    if run.config:
-        for name, version in _mapping(run.results.get("versions")).items():
-            yield f"version of {text(str(name))}", text(version)
-        if "device" in run.results:
-            yield "device", text(run.results["device"])
+    """Yield the settings, versions and device of a run; nothing without a config.yaml."""
+    if not run.config:
+        return
+    yield from _leaves(of_the_net(run.config))
+    for name, version in section(run.results, "versions").items():
+        yield f"version of {text(str(name))}", text(version)
+    if "device" in run.results:
+        yield "device", text(run.results["device"])
 
 
-def _leaves(node: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
+def _leaves(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
         dotted = f"{prefix}{text(str(key))}"
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{dotted}.")
         else:
             yield dotted, text(value)
-
-
-def _mapping(value: object) -> Mapping[Any, Any]:
-    return value if isinstance(value, Mapping) else {}

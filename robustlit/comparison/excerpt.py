@@ -1,87 +1,66 @@
-"""Whether runs were tested on the same images, and what they share where not."""
+"""The test images that runs are compared on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import pandas as pd
 
 from robustlit.comparison.runs import ComparisonError, Run
-from robustlit.results.evaluation import Evaluation
+from robustlit.figures.several import labels_of
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """The test images of a comparison.
+    """The test images of a comparison."""
 
-    Args:
-        index: (n,) numbers of the examples, ascending.
-        labels: (n,) true classes.
-        data: name of the data set, where a run says it.
-        of: how many examples the runs held together, where they were intersected to fewer; else None.
-    """
-
-    index: np.ndarray
-    labels: np.ndarray
-    data: str | None
-    of: int | None = None
+    index: np.ndarray  # (n,) numbers of the examples, ascending
+    labels: np.ndarray  # (n,) true classes
+    data: str | None  # name of the data set, None where no run names it
+    of: int | None = None  # number of examples of all runs together, where they were intersected to fewer
 
 
 def common_excerpt(runs: Sequence[Run], intersect: bool = False) -> tuple[list[Run], Excerpt]:
-    """The test images that runs are compared on, and the runs restricted to them.
+    """Return the runs, restricted to the test images that they are compared on, and these images.
 
-    A run that was cut short may hold fewer of the same examples; every other must hold exactly the same.
+    A run that was cut short may have fewer of the same examples; every other run must have exactly the same.
 
     Args:
-        runs: at least one of them attacked.
-        intersect: restrict all to the examples that every attacked run holds, where they differ.
+        runs: At least one of them attacked.
+        intersect: Restrict all runs to the examples that every attacked run has, where they differ.
 
     Raises:
-        ComparisonError: none was attacked, other data sets, the same number for different images, different excerpts
-            without `intersect`, or nothing in common.
+        ComparisonError: No run was attacked, the data sets differ, one number stands for different images, the examples
+            differ without `intersect`, or no example is in all runs.
     """
-    attacked = [(run, run.evaluation) for run in runs if run.evaluation is not None]
-    if not attacked:
-        raise ComparisonError(
-            f"none of these runs was attacked ({', '.join(r.name for r in runs)}); attack one: "
-            f"robustlit evaluate {runs[0].folder}"
-        )
+    tested = [(run, labels_of(run.evaluation)) for run in runs if run.evaluation is not None]
+    if not tested:
+        names = ", ".join(run.name for run in runs)
+        way_out = f"attack one: robustlit evaluate {runs[0].folder}"
+        raise ComparisonError(f"none of these runs was attacked ({names}); {way_out}")
     data = _one_data_set(runs)
-    labels = [(run, _labels(evaluation)) for run, evaluation in attacked]
-    together = _together(labels)
-    whole = max((mine for _, mine in labels), key=len)
-    differing = [
-        (run, mine)
-        for (run, mine), (_, evaluation) in zip(labels, attacked, strict=True)
-        if not (mine.index.equals(whole.index) or (evaluation.complete is False and mine.index.isin(whole.index).all()))
-    ]
+    together = _together(tested)
     if not intersect:
-        if differing:
-            raise _differ(labels, differing[0], whole)
+        whole = _same_examples(tested)
         return list(runs), Excerpt(whole.index.to_numpy(), whole.to_numpy(), data)
-    shared = together.index
-    for _, mine in labels:
-        shared = shared.intersection(mine.index)
+    shared = reduce(pd.Index.intersection, [mine.index for _, mine in tested]).sort_values()
     if not len(shared):
         raise ComparisonError(
             "no example is in every one of these runs, so nothing can be intersected; compare runs that were "
             "evaluated with the same data.seed and data.test_size"
         )
-    shared = shared.sort_values()
-    kept = [_restricted(run, shared) for run in runs]
+    kept = [replace(run, evaluation=run.evaluation.on(shared)) if run.evaluation else run for run in runs]
     of = len(together) if len(shared) < len(together) else None
     return kept, Excerpt(shared.to_numpy(), together.loc[shared].to_numpy(), data, of)
 
 
 def _one_data_set(runs: Sequence[Run]) -> str | None:
-    named: dict[str, Run] = {}
-    for run in runs:
-        if run.data is not None:
-            named.setdefault(run.data, run)
+    named = {run.data: run for run in reversed(runs) if run.data is not None}
     if len(named) > 1:
-        (one, first), (other, second) = list(named.items())[:2]
+        (one, first), (other, second) = list(named.items())[:-3:-1]
         raise ComparisonError(
             f"the runs are of different data sets: {first.folder} of {one}, {second.folder} of {other}; compare those "
             "of one data set at a time"
@@ -89,15 +68,10 @@ def _one_data_set(runs: Sequence[Run]) -> str | None:
     return next(iter(named), None)
 
 
-def _labels(evaluation: Evaluation) -> pd.Series:
-    rows = evaluation.table.drop_duplicates("index")
-    return pd.Series(rows["label"].to_numpy(), index=rows["index"].to_numpy()).sort_index()
-
-
-def _together(labels: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
-    """Labels of all examples of all runs, once it is sure that a number means one image."""
-    first_run, together = labels[0]
-    for run, mine in labels[1:]:
+def _together(tested: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
+    """Return the labels of all examples of all runs; raises where one number stands for different images."""
+    first_run, together = tested[0]
+    for run, mine in tested[1:]:
         shared = together.index.intersection(mine.index)
         unlike = shared[together.loc[shared].to_numpy() != mine.loc[shared].to_numpy()]
         if len(unlike):
@@ -110,22 +84,16 @@ def _together(labels: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
     return together
 
 
-def _differ(
-    labels: Sequence[tuple[Run, pd.Series]], differing: tuple[Run, pd.Series], whole: pd.Series
-) -> ComparisonError:
-    run, mine = differing
-    largest = next(r for r, m in labels if m is whole)
-    common = int(mine.index.isin(whole.index).sum())
-    size = min(len(m) for _, m in labels)
-    return ComparisonError(
-        f"the runs were tested on different examples: {largest.folder} on {len(whole)}, {run.folder} on {len(mine)}, "
-        f"{common} of them the same; add --intersect to compare on the examples that every run holds, or evaluate all "
-        f"alike (robustlit evaluate RUN data.test_size={size})"
-    )
-
-
-def _restricted(run: Run, shared: pd.Index) -> Run:
-    return run if run.evaluation is None else run.with_evaluation(run.evaluation.on(shared))
-
-
-__all__ = ["ComparisonError", "Excerpt", "common_excerpt"]
+def _same_examples(tested: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
+    """Return the labels of the run with the most examples; raises where another run has others."""
+    largest, whole = max(tested, key=lambda each: len(each[1]))
+    for run, mine in tested:
+        common = int(mine.index.isin(whole.index).sum())
+        if mine.index.equals(whole.index) or (run.complete is False and common == len(mine)):
+            continue
+        raise ComparisonError(
+            f"the runs were tested on different examples: {largest.folder} on {len(whole)}, {run.folder} on "
+            f"{len(mine)}, {common} of them the same; add --intersect to compare on the examples that every run has, "
+            f"or evaluate all alike (robustlit evaluate RUN data.test_size={min(len(m) for _, m in tested)})"
+        )
+    return whole

@@ -1,65 +1,52 @@
-"""What a page says of one run, as plain values: accuracies, costs, verdict, who was got wrong as what."""
+"""What a page shows of one run, as plain values: accuracies, costs, verdict, and which examples are misclassified."""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from robustlit.comparison.again import again
 from robustlit.comparison.curves import View
 from robustlit.comparison.excerpt import Excerpt
-from robustlit.comparison.origin import origin
-from robustlit.comparison.runs import Run, text
+from robustlit.comparison.origin import again, origin
+from robustlit.comparison.runs import Run, section, text
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.table import TOLERANCE
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What the folder says of a run apart from its accuracies."""
-    seconds = run.results.get("seconds")
-    mine = {k: _number(seconds.get(k)) if isinstance(seconds, Mapping) else None for k in ("train", "evaluate")}
-    behind, command = origin(run), again(run)
+    """Return what the folder says about a run apart from its accuracies."""
+    source, command = origin(run), again(run)
+    seconds = {key: _number(section(run.results, "seconds").get(key)) for key in ("train", "evaluate")}
+    if seconds["train"] is None:
+        seconds["train"] = _number(source.seconds)
+    budget = None if run.budget is None else {"norm": run.budget[0], "eps": run.budget[1]}
+    verdict = None if run.verdict is None else _verdict(run.verdict)
+    numbers = {key: _number(run.results.get(key)) for key in ("parameters", "seed")}
     return {
-        "name": run.name,
-        "folder": text(str(run.folder)),
-        "recipe": behind.recipe,
-        "method": behind.method,
-        "net": behind.net,
-        "parameters": _number(run.results.get("parameters")),
-        "seed": _number(run.results.get("seed")),
-        "seconds": {**mine, "train": _number(behind.seconds) if mine["train"] is None else mine["train"]},
-        "trained": behind.trained,
-        "base": behind.base,
-        "verdict": None if run.verdict is None else _verdict(run.verdict),
-        "again": command.command,
-        "doubt": command.doubt,
-        "budget": None if run.budget is None else {"norm": run.budget[0], "eps": run.budget[1]},
-    }
+        "name": run.name, "folder": text(str(run.folder)), **asdict(source), **numbers, "seconds": seconds,
+        "verdict": verdict, "again": command.command, "note": command.note, "budget": budget,
+    }  # fmt: skip
 
 
 def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
-    """Clean, worst case and each attack's accuracy, and what they cost: counts rather than shares."""
+    """Return clean, worst-case and each attack's accuracy, as counts, and what they cost."""
     evaluation = run.evaluation
     if evaluation is None:
-        clean = run.results.get("clean")
-        share = _number(clean.get("accuracy")) if isinstance(clean, Mapping) else None
-        n = _number(run.results.get("n"))
-        known = share is not None and n is not None and 0 <= share <= 1 and n >= 1
-        counts = [round(share * n), int(n)] if known and share is not None and n is not None else None
-        nothing: dict[str, Any] = {"complete": None, "worst": None, "attacks": {}, "passes": None}
-        return {"attacked": False, "clean": counts, **nothing}
+        clean = _clean_counts(run.results)
+        return {"attacked": False, "complete": None, "clean": clean, "worst": None, "attacks": {}, "passes": None}
     worst = None
-    if attacks := run.rests_on:
-        norm, eps = _budget(run)
-        quoted = evaluation.worst_case(norm=norm, eps=eps, knowledge=str(run.knowledge))
-        names = [text(attack) for attack in attacks]
-        worst = {"correct": quoted.correct, "n": quoted.n, "knowledge": run.knowledge, "rests_on": names}
-    spent = evaluation.table[["forwards", "backwards"]].to_numpy().sum()
+    if run.budget and run.rests_on:
+        accuracy = evaluation.worst_case(norm=run.budget[0], eps=run.budget[1], knowledge=str(run.knowledge))
+        names = [text(attack) for attack in run.rests_on]
+        worst = {"correct": accuracy.correct, "n": accuracy.n, "knowledge": run.knowledge, "rests_on": names}
+    passes = evaluation.table[["forwards", "backwards"]].to_numpy().sum()
     return {
         "attacked": True,
         "complete": evaluation.complete,
@@ -70,101 +57,99 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
             for k, view in enumerate(shown)
             if view.attack is not None and (view.attack, view.knowledge) in evaluation.runs
         },
-        "passes": round(float(spent) / evaluation.n, 1),
+        "passes": round(float(passes) / evaluation.n, 1),
     }
+
+
+def _clean_counts(results: Mapping[str, Any]) -> list[int] | None:
+    """Return the correct and all test images of a run that was not attacked, None where results.json does not say."""
+    share, n = _number(section(results, "clean").get("accuracy")), _number(results.get("n"))
+    if share is not None and n is not None and 0 <= share <= 1 and n >= 1:
+        return [round(share * n), int(n)]
+    return None
 
 
 def _of_attack(run: Run, evaluation: Evaluation, attack: str, knowledge: str) -> dict[str, Any]:
-    """At the quoted budget, or its own largest where it did not run there; of a minimal attack the median distance."""
+    """Return the accuracy at the reported budget, else at the attack's largest; the median distance without budgets."""
     norm, budgets = evaluation.norm_of(attack), evaluation.budgets(attack, knowledge)
     passes = round(evaluation.passes(attack, knowledge=knowledge), 1)
     if not budgets:
-        stood = int(np.isinf(evaluation.least_distances(attack, distance=norm, knowledge=knowledge)).sum())
+        robust = int(np.isinf(evaluation.least_distances(attack, distance=norm, knowledge=knowledge)).sum())
         median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
-        found = {"median": median if math.isfinite(median) else None, "correct": stood}
+        found = {"median": median if math.isfinite(median) else None, "correct": robust}
         return {"norm": norm, "eps": None, **found, "n": evaluation.n, "passes": passes}
-    quoted = run.budget[1] if run.budget is not None and run.budget[0] == norm else math.nan
-    eps = quoted if any(abs(quoted - b) <= TOLERANCE for b in budgets) else budgets[-1]
-    reached = evaluation.accuracy(attack=attack, norm=norm, eps=eps, knowledge=knowledge)
-    return {"norm": norm, "eps": eps, "correct": reached.correct, "n": reached.n, "passes": passes}
+    reported = run.budget[1] if run.budget is not None and run.budget[0] == norm else math.nan
+    eps = reported if any(abs(reported - b) <= TOLERANCE for b in budgets) else budgets[-1]
+    accuracy = evaluation.accuracy(attack=attack, norm=norm, eps=eps, knowledge=knowledge)
+    return {"norm": norm, "eps": eps, "correct": accuracy.correct, "n": accuracy.n, "passes": passes}
 
 
 def mistakes(run: Run, excerpt: Excerpt) -> dict[str, Any] | None:
-    """Who was misclassified, without an attack and by the worst case at the quoted budget, and as what.
+    """Return the examples misclassified without an attack and in the worst case at the reported budget.
 
     Returns:
-        `tested` (mask over the excerpt, null for all), and for "clean" and "worst" a mask `who` and the predicted
-        classes `as` in order; "worst" is null where nothing was attacked at the quoted budget.
+        `tested` (mask over the excerpt, null for all), and for "clean" and "worst" a mask `wrong` and the predicted
+        classes `as` in order; "worst" is null where nothing was attacked at the reported budget.
     """
-    evaluation = run.evaluation
-    if evaluation is None:
+    if run.evaluation is None:
         return None
-    table = evaluation.table
-    wrong = table[~table["clean"]].drop_duplicates("index")
-    whole = evaluation.n == len(excerpt.index)
-    found: dict[str, Any] = {
-        "tested": None if whole else _mask(np.isin(excerpt.index, table["index"].unique())),
-        "clean": _who(excerpt, wrong["index"].to_numpy(), wrong["prediction"].to_numpy()),
-        "worst": None,
-    }
-    if run.rests_on:
-        norm, eps = _budget(run)
+    table, worst = run.evaluation.table, None
+    if run.budget and run.rests_on:
+        norm, eps = run.budget
         broken = table[table["knowledge"].isin(run.counted) & table["success"] & (table[norm] <= eps + TOLERANCE)]
-        nearest = broken.sort_values(norm, kind="stable").drop_duplicates("index")
-        found["worst"] = _who(excerpt, nearest["index"].to_numpy(), nearest["prediction"].to_numpy())
-    return found
+        worst = _misclassified(excerpt, broken.sort_values(norm, kind="stable"))  # as the nearest one is
+    whole = run.evaluation.n == len(excerpt.index)
+    tested = None if whole else _mask(np.isin(excerpt.index, table["index"].unique()))
+    return {"tested": tested, "clean": _misclassified(excerpt, table[~table["clean"]]), "worst": worst}
 
 
 def broken_by_less(run: Run) -> dict[str, int]:
-    """How many examples an attacker who knows less broke at the quoted budget, and the best informed one did not."""
-    evaluation, found = run.evaluation, {}
-    if evaluation is not None and run.budget is not None and run.rests_on:
-        norm, eps = run.budget
-        mine = evaluation.least_distances(None, distance=norm, knowledge=str(run.knowledge)) <= eps + TOLERANCE
-        for other in ("greybox", "blackbox"):
-            if other != run.knowledge and any(known == other for _, known in evaluation.runs):
-                theirs = evaluation.least_distances(None, distance=norm, knowledge=other) <= eps + TOLERANCE
-                found[other] = int((theirs & ~mine).sum())
-    return {known: count for known, count in found.items() if count}
+    """Return how many examples a less informed attacker broke at the reported budget that the best one missed."""
+    found = run.evaluation
+    if found is None or run.budget is None or not run.rests_on:
+        return {}
+    norm, eps = run.budget
+    ran = dict.fromkeys(known for _, known in found.runs)
+    broken = {k: found.least_distances(None, distance=norm, knowledge=k) <= eps + TOLERANCE for k in ran}
+    missed = {k: int((broken[k] & ~broken[str(run.knowledge)]).sum()) for k in ("greybox", "blackbox") if k in ran}
+    return {k: count for k, count in missed.items() if count}
 
 
-def _budget(run: Run) -> tuple[str, float]:
-    assert run.budget is not None
-    return run.budget
-
-
-def _who(excerpt: Excerpt, index: np.ndarray, predictions: np.ndarray) -> dict[str, Any]:
-    order = np.argsort(index, kind="stable")
-    return {"who": _mask(np.isin(excerpt.index, index)), "as": [int(p) for p in predictions[order]]}
+def _misclassified(excerpt: Excerpt, rows: pd.DataFrame) -> dict[str, Any]:
+    """Return a mask of the examples in `rows`, and the prediction of the first row of each."""
+    each = rows.drop_duplicates("index").sort_values("index", kind="stable")
+    wrong = _mask(np.isin(excerpt.index, each["index"].to_numpy()))
+    return {"wrong": wrong, "as": [int(p) for p in each["prediction"]]}
 
 
 def _mask(flags: np.ndarray) -> str:
-    """Bits as base64, the first example in the lowest bit of the first byte."""
+    """Return bits as base64, the first example in the lowest bit of the first byte."""
     return base64.b64encode(np.packbits(flags, bitorder="little").tobytes()).decode()
 
 
-def _number(value: object) -> float | int | None:
+def unmasked(mask: str, n: int) -> np.ndarray:
+    """Return the (n,) bool of a mask of `mistakes`."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(mask), np.uint8), bitorder="little")[:n].astype(bool)
+
+
+def _number(value: Any) -> float | int | None:
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
-    return value if usable and isinstance(value, (int, float)) else None  # NaN is not below anything
+    return value if usable else None  # NaN compares as false
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    """Status and counts, and the checks: sentences of those that did not pass, names of those that did."""
-    told = [
+    """Return status, counts and checks: all of those that did not pass, the names of those that did."""
+    checks = [
         {
             "status": check.status, "number": check.number, "name": text(check.name), "failure": text(check.failure),
             "finding": text(check.finding, 600), "source": text(check.source),
         }
-        for status in (FAIL, INCONCLUSIVE)
-        for check in verdict.checks
-        if check.status == status
+        for check in sorted(verdict.checks, key=lambda check: check.status != FAIL)
+        if check.status in (FAIL, INCONCLUSIVE)
     ]  # fmt: skip
+    budget = {"norm": text(verdict.norm), "eps": _number(verdict.eps)}
+    passed = [text(f"{check.number} {check.name}") for check in verdict.checks if check.status == PASS]
     return {
-        "status": verdict.status,
-        "profile": text(verdict.profile),
-        "counts": verdict.counts,
-        "budget": {"norm": text(verdict.norm), "eps": _number(verdict.eps)},
-        "n": _number(verdict.n),
-        "checks": told,
-        "passed": [text(f"{check.number} {check.name}") for check in verdict.checks if check.status == PASS],
-    }
+        "status": verdict.status, "profile": text(verdict.profile), "counts": verdict.counts, "budget": budget,
+        "n": _number(verdict.n), "checks": checks, "passed": passed,
+    }  # fmt: skip

@@ -1,130 +1,136 @@
-"""Where a run's net is from: by which recipe and method it was trained, and by which run."""
+"""Where a run's network comes from (recipe, method, the run that trained it), and the command that attacks it again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustlit.comparison.runs import Run, text
+from robustlit.comparison.runs import LONGEST_COMMAND, Run, section, text
 
-# What the stored recipe of `robustlit evaluate --model` says of that net: nothing else in it is of the net.
+# Of the recipe that `robustlit evaluate --model` stores, these settings are about the network; the others are defaults.
 _OF_AN_EVALUATION = ("data", "sweep", "eps", "norm", "seed", "ckpt_path", "verdict")
 _ABOVE = 3  # folders in which a relative path of a training run is looked for
+_EVALUATES = re.compile(r"([^\s=]+ ){1,3}evaluate\b")  # robustlit evaluate ..., python -m robustlit evaluate ...
+_JUDGES = re.compile(r"\s--(verdict|strict)\b")
+_NOT_STORED = "the folder does not say how it was evaluated, so the numbers may differ from those here"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What stands behind a run's net; None where the folder does not say.
+    """Where a network comes from; None where the folder does not say."""
 
-    Args:
-        recipe: by which it was trained.
-        method: what training minimised, and the defense.
-        net: the network, the one inside a defense.
-        trained: of an evaluation, name of the run that trained it.
-        seconds: of an evaluation, how long that training took.
-        base: of a defense, name of the run that its net was taken from; its training is not in the run's seconds.
-    """
-
-    recipe: str | None
-    method: str | None
-    net: str | None
-    trained: str | None = None
-    seconds: object = None
-    base: str | None = None
+    recipe: str | None  # of its training
+    method: str | None  # the training objective, and the defense
+    net: str | None  # the network, or the one inside a defense
+    trained: str | None = None  # for an evaluation, name of the run that trained the network
+    seconds: object = None  # for an evaluation, seconds of that training
+    base: str | None = None  # for a defense, name of the run that the defended network was taken from
 
 
 def origin(run: Run) -> Origin:
-    """What a run's config.yaml and results.json say of its net, and the run that trained it where it is found."""
+    """Return what config.yaml and results.json say about a run's network."""
     config = run.config
     if is_own_net(config):
         return Origin(None, "own net", text(config["ckpt_path"]))
     recipe = text(run.results["recipe"]) if "recipe" in run.results else None
-    base = config.get("base")
-    base = _name_of(base) if isinstance(base, str) else None
-    found = _training_run(run)
-    name, seconds = (None, None) if found is None else found
-    return Origin(recipe, _method(config, base), _net(config.get("model")), name, seconds, base)
+    base = _run_name(config["base"]) if isinstance(config.get("base"), str) else None
+    return Origin(recipe, _method(config, base), _net(section(config, "model")), *_training(run), base)
 
 
 def is_own_net(config: Mapping[str, Any]) -> bool:
-    """Whether the run evaluates a net of a function of the user's (`robustlit evaluate --model module:function`)."""
+    """Whether the run evaluated a network of the user's (`robustlit evaluate --model module:function`)."""
     place = config.get("ckpt_path")
     return config.get("recipe") == "evaluate" and isinstance(place, str) and ":" in place
 
 
 def of_the_net(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings that have to do with the net: of an own net's, those of its evaluation."""
+    """Return the settings that apply to the network: for a user's own one only those of its evaluation."""
     return {k: v for k, v in config.items() if k in _OF_AN_EVALUATION} if is_own_net(config) else config
 
 
-def attacked_run(run: Run) -> Path | None:
-    """The folder of the run whose checkpoint an evaluation attacked, if it is there and is the one."""
+def _training(run: Run) -> tuple[str | None, object]:
+    """Return name and training seconds of the run that an evaluation attacked, None where it is not found."""
     given = run.config.get("ckpt_path")
-    seconds = run.results.get("seconds")
-    if not isinstance(given, str) or (isinstance(seconds, Mapping) and "train" in seconds):
-        return None
-    for folder in _places(run.folder, given):
+    if not isinstance(given, str) or "train" in section(run.results, "seconds"):
+        return None, None
+    # The path may be relative to the folder in which the evaluation was started.
+    for above in [*run.folder.resolve().parents[:_ABOVE], Path.cwd()]:
         try:
+            folder = above / _run_folder(given)
             results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            alike = all(results[key] == run.results[key] for key in ("recipe", "data", "parameters"))
-            if alike and folder.resolve() != run.folder.resolve():
-                return folder
+            same = all(results[key] == run.results[key] for key in ("recipe", "data", "parameters"))
+            if same and folder.resolve() != run.folder.resolve():
+                return text(str(results["name"])), results["seconds"]["train"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # another folder of that name
-    return None
+            continue  # no path, or another folder of that name
+    return None, None
 
 
-def _training_run(run: Run) -> tuple[str, object] | None:
-    """Name and seconds of the run whose checkpoint an evaluation attacked."""
-    folder = attacked_run(run)
-    try:
-        results = {} if folder is None else json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        return text(str(results["name"])), results["seconds"]["train"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _places(folder: Path, given: str) -> Iterator[Path]:
-    """Where the run of a checkpoint may lie: its path may be relative to where the evaluation was started."""
-    try:
-        path = Path(given)
-        run = path.parent.parent if path.suffix == ".ckpt" else path
-        for above in [*folder.resolve().parents[:_ABOVE], Path.cwd()]:
-            yield above / run
-    except (OSError, ValueError):  # no path at all
-        return
-
-
-def _name_of(checkpoint: str) -> str:
-    """The run that a checkpoint is of: runs/NAME/checkpoints/best.ckpt or runs/NAME."""
+def _run_folder(checkpoint: str) -> Path:
+    """Return the run folder of runs/NAME/checkpoints/best.ckpt or runs/NAME."""
     path = Path(checkpoint)
-    inside = path.suffix == ".ckpt" and path.parent.name == "checkpoints"
-    return text(path.parent.parent.name if inside else path.name)
+    return path.parent.parent if path.suffix == ".ckpt" else path
+
+
+def _run_name(checkpoint: str) -> str:
+    path = Path(checkpoint)
+    return text(_run_folder(checkpoint).name if path.parent.name == "checkpoints" else path.name)
 
 
 def _method(config: Mapping[str, Any], base: str | None) -> str | None:
-    objective, defense = config.get("objective"), _target(config.get("defense"))
-    trained = _target(objective)
-    attack = _target(objective.get("attack")) if isinstance(objective, Mapping) else None
+    objective, defense = section(config, "objective"), _target(section(config, "defense"))
+    trained, attack = _target(objective), _target(section(objective, "attack"))
     if trained and attack:
         trained = f"{trained} ({attack})"
-    if defense is None:
-        return trained
-    return f"{defense} on {base}" if base else " + ".join(part for part in (trained, defense) if part)
+    if defense and base:
+        return f"{defense} on {base}"
+    return " + ".join(part for part in (trained, defense) if part) or None
 
 
-def _net(model: object) -> str | None:
-    if not isinstance(model, Mapping):
-        return None
-    if isinstance(model.get("net"), Mapping):  # a defense: what it defends
-        return _net(model["net"])
+def _net(model: Mapping[Any, Any]) -> str | None:
+    if defended := section(model, "net"):
+        return _net(defended)
     target, name = _target(model), model.get("name")
     return f"{target} {text(name)}" if target and isinstance(name, str) else target
 
 
-def _target(section: object) -> str | None:
-    target = section.get("_target_") if isinstance(section, Mapping) else None
+def _target(settings: Mapping[Any, Any]) -> str | None:
+    target = settings.get("_target_")
     return None if target is None else text(str(target).rsplit(".", 1)[-1])
+
+
+@dataclass(frozen=True)
+class Again:
+    """How to attack and judge a network again."""
+
+    command: str | None  # None reads as the command of any checkpoint
+    note: str = ""  # why its numbers may differ from the run's
+
+    def __str__(self) -> str:
+        command = self.command or "robustlit evaluate CHECKPOINT --verdict"
+        return f"{command} ({self.note})" if self.note else command
+
+
+def again(run: Run) -> Again:
+    """Return the command that repeats a run's evaluation with a verdict.
+
+    A training run is evaluated by the recipe in its checkpoint, an evaluation by the command line that it stored.
+    """
+    if (run.folder / "checkpoints").is_dir():
+        return Again(_of(str(run.folder)))
+    if _EVALUATES.match(run.command):
+        judged = "" if _JUDGES.search(run.command) else " --verdict"
+        return Again(text(run.command + judged, LONGEST_COMMAND))
+    attacked = run.config.get("ckpt_path")
+    if not isinstance(attacked, str) or not attacked:  # evaluated from Python
+        return Again(None)
+    return Again(_of(*["--model"] * is_own_net(run.config), attacked), _NOT_STORED)
+
+
+def _of(*checkpoint: str) -> str:
+    return text(shlex.join(["robustlit", "evaluate", *checkpoint, "--verdict"]), LONGEST_COMMAND)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
 import lzma
-import struct
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -16,12 +15,7 @@ from robustlit.comparison.excerpt import Excerpt
 
 
 def mnist_pictures(excerpt: Excerpt, wanted: Sequence[int]) -> dict[str, str]:
-    """Data URIs of test digits by example number.
-
-    Args:
-        excerpt: what the runs were tested on; anything but MNIST's own test digits has no pictures.
-        wanted: numbers of examples.
-    """
+    """Return data URIs of the `wanted` test digits by example number; only MNIST's own ones have pictures."""
     if excerpt.data != "MNIST" or not len(wanted):
         return {}
     images, labels = _test_digits()
@@ -34,7 +28,7 @@ def mnist_pictures(excerpt: Excerpt, wanted: Sequence[int]) -> dict[str, str]:
 def _test_digits() -> tuple[np.ndarray, np.ndarray]:
     """The embedded test images (10000, 28, 28) and labels (10000,), uint8.
 
-    Read here rather than by `robustlit.data`, which loads Lightning: that takes longer than all the rest of a page.
+    Not read by `robustlit.data`, as loading Lightning would take longer than all the rest of a page.
     """
     raw = lzma.decompress((resources.files("robustlit") / "data" / "mnist" / "mnist.xz").read_bytes())
     arrays, start = [], 0
@@ -47,16 +41,10 @@ def _test_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _data_uri(pixels: np.ndarray) -> str:
-    """A grey picture (H, W) uint8 as a PNG of 16 shades."""
-    height, width = pixels.shape
+    """Return a grey picture (H, W) uint8 as a PNG of 16 shades."""
+    from PIL import Image
+
     shades = (pixels.astype(np.uint16) * 15 + 127) // 255
-    packed = ((shades[:, 0::2] << 4) | shades[:, 1::2]).astype(np.uint8)  # two pixels a byte; the width is even
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), packed], 1)  # each row starts with its filter: none
-    header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    png = io.BytesIO()
+    Image.fromarray((17 * shades).astype(np.uint8)).save(png, "PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

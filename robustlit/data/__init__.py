@@ -10,17 +10,6 @@ from robustlit.data.image_folder import ImageFolder
 from robustlit.data.modules import MNIST, InMemoryDataModule
 
 __all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "MNIST",
-    "SVHN",
-    "BatchIndices",
-    "Batches",
-    "DataError",
-    "Examples",
-    "FashionMNIST",
-    "ImageFolder",
-    "InMemoryDataModule",
-    "crop_and_flip",
-    "load_mnist",
-]
+    "CIFAR10", "CIFAR100", "MNIST", "SVHN", "BatchIndices", "Batches", "DataError", "Examples", "FashionMNIST",
+    "ImageFolder", "InMemoryDataModule", "crop_and_flip", "load_mnist",
+]  # fmt: skip

@@ -12,18 +12,17 @@ Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
 
 def crop_and_flip(padding: int = 4, flip: bool = True) -> Augment:
-    """The usual augmentation of small pictures: shift by up to `padding` pixels, mirror half of them.
+    """Return the usual augmentation of small pictures: shift by up to `padding` pixels, mirror half of them.
 
     Args:
-        padding: pixels of zeros added on each side before a window of the old size is cut at random; 0 for none.
-        flip: mirror each example left to right with probability one half; off for data where that changes the class.
+        padding: Pixels of zeros added on each side before a window of the old size is cut at random; 0 for none.
+        flip: Mirror each example left to right with probability one half; off for data where that changes the class.
 
     Returns:
-        A function (x, generator) -> x with x float (B, C, H, W). It draws from the CPU generator that it is given, and
-        nowhere else, so that the same seed augments alike on every device.
+        A function (x, generator) -> x, float (B, C, H, W), which draws from the CPU generator alone, on every device.
 
     Raises:
-        ValueError: negative padding.
+        ValueError: Negative padding.
     """
     if padding < 0:
         raise ValueError(f"padding must be 0 or more pixels, got {padding}; 0 leaves the position as it is")

@@ -1,11 +1,15 @@
-"""What every data module here has in common: three splits as indices, seen alike by any number of processes."""
+"""What every data module here shares: three splits as indices, the same for any number of processes."""
+
+from __future__ import annotations
 
 from functools import cached_property
+from typing import TypedDict
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from robustlit.checks import check_choice
 from robustlit.data.batches import Batch, IndexedLoader
 from robustlit.data.errors import DataError
 from robustlit.data.splits import check_size, stratified
@@ -13,61 +17,76 @@ from robustlit.data.splits import check_size, stratified
 SPLITS = ("train", "val", "test")
 
 
+class Settings(TypedDict, total=False):
+    """Keyword arguments of every data module, see `ClassificationData`."""
+
+    batch_size: int
+    eval_batch_size: int
+    train_size: int | float | None
+    val_size: int | float
+    test_size: int | float | None
+    seed: int
+    shuffle_seed: int
+    augment: bool
+
+
 class ClassificationData(pl.LightningDataModule):
-    """Base of the data modules. Works with a Trainer and without (`module.test_dataloader()` is enough).
+    """Base of the data modules. They work with a Trainer and without (`module.test_dataloader()` is enough).
 
     A batch is (x, y, index): x float32 (B, C, H, W) in [0, 1], y int64 (B,), index int64 (B,), the example's place in
     the training split (training and validation batches) or in the test split. The validation split is stratified, held
     out of training, and depends on `val_size` and `seed` alone.
 
-    Attributes:
-        name: short name for folders and tables.
-        num_classes, in_chans, image_size: classes, channels, height (= width) in pixels.
+    Args:
+        batch_size: Training examples per batch, in each process.
+        eval_batch_size: Validation and test examples per batch.
+        train_size: How many of the examples left after validation to train on; number, fraction, or None for all.
+        val_size: How many training examples to hold out for validation; number or fraction.
+        test_size: How many test examples to use; number, fraction, or None for all.
+        seed: Decides which examples are in which split.
+        shuffle_seed: Decides the order of the training batches.
+        augment: Random crops (and flips, where they keep the class) of training batches.
+
+    Raises:
+        ValueError: A size that is no number of examples and no fraction in (0, 1).
     """
 
-    name: str
+    name: str  # for folders and tables
     num_classes: int
     in_chans: int
-    image_size: int
+    image_size: int  # height and width in pixels
 
     def __init__(
-        self,
-        *,
-        batch_size: int,
-        eval_batch_size: int,
-        train_size: int | float | None,
-        val_size: int | float,
-        test_size: int | float | None,
-        seed: int,
-        shuffle_seed: int,
-        augment: bool,
-    ) -> None:
+        self, *, batch_size: int = 128, eval_batch_size: int = 500, train_size: int | float | None = None,
+        val_size: int | float = 2000, test_size: int | float | None = None, seed: int = 0, shuffle_seed: int = 0,
+        augment: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_size(val_size, "val_size")
-        for size, what in ((train_size, "train_size"), (test_size, "test_size")):
-            if size is not None:
-                check_size(size, what)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.train_size = train_size
-        self.val_size = val_size
-        self.test_size = test_size
-        self.seed = seed
-        self.shuffle_seed = shuffle_seed
-        self.augment = augment
+        check_size(1 if train_size is None else train_size, "train_size")
+        check_size(1 if test_size is None else test_size, "test_size")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
+        self.seed, self.shuffle_seed, self.augment = seed, shuffle_seed, augment
 
     def split_labels(self) -> tuple[Tensor, Tensor]:
-        """Labels of the whole training and of the whole test split, int64, on the CPU."""
+        """Return the labels of the whole training and of the whole test split, int64, on the CPU."""
+        raise NotImplementedError
+
+    def loader(self, split: str, indices: Tensor, *, train: bool = False) -> IndexedLoader:
+        """Return this process's batches of the examples `indices` of a split; `train`: shuffled, and augmented."""
+        raise NotImplementedError
+
+    def examples(self, split: str, indices: Tensor) -> Batch:
+        """Return the examples `indices` of a split at once, not augmented, on every process."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the data and chooses the splits that `stage` needs ("fit", "validate", "test", "predict"; None: all).
-
-        Calling it again costs nothing, and the loaders call it themselves.
+        """Read the data and choose the splits that `stage` needs (None: all); a second call costs nothing.
 
         Raises:
-            DataError: data missing, or labels out of range.
-            ValueError: a size that the data cannot satisfy.
+            DataError: Data missing, or labels out of range.
+            ValueError: A size that the data cannot satisfy.
         """
         if stage in ("fit", "validate", None):
             _ = self.train_val_indices
@@ -76,7 +95,7 @@ class ClassificationData(pl.LightningDataModule):
 
     @cached_property
     def train_val_indices(self) -> tuple[Tensor, Tensor]:
-        """Places in the training split of the training and of the validation examples, each int64, rising."""
+        """Places in the training split of the training and of the validation examples, each int64, ascending."""
         labels = self._labels[0]
         # Validation first, so that train_size does not change it.
         val, rest = stratified(labels, self.val_size, "val_size", self.seed)
@@ -86,12 +105,12 @@ class ClassificationData(pl.LightningDataModule):
 
     @cached_property
     def test_indices(self) -> Tensor:
-        """Places in the test split of the test examples, int64, rising."""
+        """Places in the test split of the test examples, int64, ascending."""
         labels = self._labels[1]
         return self.excerpt(torch.arange(len(labels)), labels, self.test_size, "test_size")
 
     def excerpt(self, indices: Tensor, labels: Tensor, size: int | float | None, name: str) -> Tensor:
-        """The stratified part of `indices` (places in `labels`) that `size` asks for; all of them for None."""
+        """Return a stratified part of `indices` (places in `labels`), of the given size; all of them for None."""
         return indices if size is None else indices[stratified(labels[indices], size, name, self.seed)[0]]
 
     @property
@@ -100,42 +119,40 @@ class ClassificationData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> IndexedLoader:
-        """Shuffled training batches; `sampler.set_epoch` chooses the order, and Lightning calls it."""
-        raise NotImplementedError
+        """Return shuffled training batches; Lightning sets their order by `sampler.set_epoch`."""
+        self.setup("fit")
+        return self.loader("train", self.train_val_indices[0], train=True)
 
     def val_dataloader(self) -> IndexedLoader:
-        """Validation batches in order, none repeated on any process."""
-        raise NotImplementedError
+        """Return validation batches in order, no example repeated."""
+        self.setup("validate")
+        return self.loader("val", self.train_val_indices[1])
 
     def test_dataloader(self) -> IndexedLoader:
-        """Test batches in order, none repeated on any process."""
-        raise NotImplementedError
+        """Return test batches in order, no example repeated."""
+        self.setup("test")
+        return self.loader("test", self.test_indices)
 
     def tensors(self, split: str, size: int | None = None) -> Batch:
-        """A split at once, on every process and not augmented: x (N, C, H, W), y (N,), index (N,).
+        """Return a split at once, on every process and not augmented: x (N, C, H, W), y (N,), index (N,).
 
         Args:
             split: "train", "val" or "test".
-            size: at most so many, the classes in their shares; None: all.
+            size: At most so many, stratified by class; None: all.
 
         Raises:
-            ValueError: an unknown split, a size below 1.
+            ValueError: An unknown split, a size below 1.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        check_choice(split, "split", SPLITS)
         self.setup({"train": "fit", "val": "validate"}.get(split, split))
         indices = self.test_indices if split == "test" else self.train_val_indices[split == "val"]
         if size is not None and size < len(indices):
-            stratifiable = len(indices) - size >= self.num_classes  # what remains needs one of each class as well
-            indices = self.excerpt(indices, self._labels_of(split), size, "size") if stratifiable else indices[:size]
-        return self._read(split, indices)
+            stratifiable = len(indices) - size >= self.num_classes  # the rest needs one example of each class as well
+            indices = self.excerpt(indices, self.labels_of(split), size, "size") if stratifiable else indices[:size]
+        return self.examples(split, indices)
 
-    def _read(self, split: str, indices: Tensor) -> Batch:
-        """The examples `indices` of a split, as `tensors` gives them."""
-        raise NotImplementedError
-
-    def _labels_of(self, split: str) -> Tensor:
-        """Labels, (N,), that the indices of a split are places in."""
+    def labels_of(self, split: str) -> Tensor:
+        """Return the labels (N,) that the indices of a split are places in."""
         return self._labels[1 if split == "test" else 0]
 
     @cached_property

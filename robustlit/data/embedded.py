@@ -1,4 +1,4 @@
-"""MNIST from the package itself: no download, no folder."""
+"""MNIST from a file inside the package."""
 
 import hashlib
 import lzma
@@ -17,37 +17,27 @@ MNIST_SHA256 = "e554e6414af81d99fb4514d83678ad380156bf7c1db112c4f354786ee81043a3
 
 @lru_cache(maxsize=1)
 def load_mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The MNIST digits (LeCun, Cortes and Burges, "The MNIST database of handwritten digits").
+    """Return the MNIST digits (LeCun, Cortes and Burges, "The MNIST database of handwritten digits").
 
-    Unpacked once per process (about a second); every call returns the same tensors, so do not change them in place.
+    Unpacked once per process (about a second); every call returns the same tensors: do not change them in place.
 
     Returns:
         Training images (60000, 1, 28, 28) uint8, training labels (60000,) int64, test images (10000, 1, 28, 28)
         uint8, test labels (10000,) int64; pixels in 0..255, background 0.
 
     Raises:
-        DataError: the packed file is missing or not the one that this release was made with.
+        DataError: The packed file is missing or not that of this release.
     """
     with resources.as_file(resources.files("robustlit.data.mnist") / "mnist.xz") as file:
         raw = lzma.decompress(read_checked(file, MNIST_SHA256))
-    # A bytearray, because torch warns about memory that it may not write to.
+    # A bytearray, because torch warns about read-only memory.
     train_images, train_labels, test_images, test_labels = _idx_arrays(bytearray(raw))
     return train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long()
 
 
 def read_checked(file: Path, sha256: str) -> bytes:
-    """The bytes of `file`, once its SHA-256 is the expected one.
-
-    Args:
-        file: what to read.
-        sha256: hexadecimal digest that the file must have.
-
-    Raises:
-        DataError: the file cannot be read, or its digest differs.
-    """
-    way_out = (
-        "Reinstall it: pip install --force-reinstall --no-deps robustlit (in a git checkout: git checkout the file)."
-    )
+    """Return the bytes of `file`; raise a DataError where it cannot be read or has another SHA-256 (hexadecimal)."""
+    way_out = "Reinstall it: pip install --force-reinstall --no-deps robustlit (in a checkout: git checkout the file)."
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -59,7 +49,7 @@ def read_checked(file: Path, sha256: str) -> bytes:
 
 
 def _idx_arrays(raw: bytearray) -> list[Tensor]:
-    """The uint8 arrays of idx files that were written one after another."""
+    """Return the uint8 arrays of concatenated idx files."""
     arrays, start = [], 0
     while start < len(raw):
         # An idx header: two zero bytes, the type, the number of dimensions, then each as a big-endian int32.

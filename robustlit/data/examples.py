@@ -1,4 +1,4 @@
-"""Examples: a few clean images of every class, for whoever needs them by name in a recipe."""
+"""A few clean images of every class, for attacks that a recipe gives them to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from robustlit.checks import check_count, check_integer
 from robustlit.data.base import ClassificationData
 from robustlit.data.batches import seeded_generator
 
@@ -16,20 +17,18 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Examples:
-    """So many clean images of every class of a data module, chosen at random, read when they are first asked for.
+    """Clean images of every class of a data module, chosen at random and read when they are first used.
 
-    A recipe names them with a data module of their own, `{_target_: robustlit.data.Examples, data: ${data}}`; of a
-    split that is tested on there are none.
+    In a recipe: `{_target_: robustlit.data.Examples, data: ${data}}`. The test split is not offered.
 
     Args:
-        data: a data module of this package, with or without a Trainer.
-        per_class: images of each class.
+        data: A data module of this package, with or without a Trainer.
+        per_class: Images of each class.
         split: "train" (what is left after validation) or "val".
-        seed: decides which images; 0 or more.
+        seed: Decides which images; 0 or more.
 
     Raises:
-        ValueError: no data module, a count below 1, an unknown split, a negative seed; when they are read: a class that
-            has fewer images.
+        ValueError: An argument out of range; when they are read: a class with fewer images.
     """
 
     data: ClassificationData
@@ -40,15 +39,13 @@ class Examples:
     def __post_init__(self) -> None:
         if not isinstance(self.data, ClassificationData):
             raise ValueError(f"data must be a data module of robustlit.data, such as MNIST(), got {self.data!r}")
-        if isinstance(self.per_class, bool) or not isinstance(self.per_class, int) or self.per_class < 1:
-            raise ValueError(f"per_class must be a whole number of at least 1, got {self.per_class!r}")
+        check_count(self.per_class, "per_class")
         if self.split not in _SPLITS:
             raise ValueError(
-                f"split must be one of {', '.join(_SPLITS)}, got {self.split!r}; an attack that has seen the images "
-                "that it is tested on would be told the answer"
+                f"split must be one of {', '.join(_SPLITS)}, got {self.split!r}; an attack that has the test "
+                "images would know the answer"
             )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+        check_integer("seed", self.seed, 0, "0 is the default")
 
     def __repr__(self) -> str:
         name = type(self.data).__name__
@@ -61,23 +58,23 @@ class Examples:
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, rising."""
+        """(N,) int64, ascending."""
         return self._tensors[1]
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, Tensor]:
         self.data.setup("fit")
         places = self.data.train_val_indices[self.split == "val"]
-        labels = self.data._labels_of(self.split)[places]
+        labels = self.data.labels_of(self.split)[places]
         order = torch.randperm(len(places), generator=seeded_generator(self.seed))
         chosen = []
         for number in range(self.data.num_classes):
-            mine = order[labels[order] == number]
-            if len(mine) < self.per_class:
+            members = order[labels[order] == number]
+            if len(members) < self.per_class:
                 raise ValueError(
-                    f"class {number} of {self.data.name} has {len(mine)} images in the {self.split} split, "
+                    f"class {number} of {self.data.name} has {len(members)} images in the {self.split} split, "
                     f"per_class={self.per_class} are asked for; lower per_class"
                 )
-            chosen.append(mine[: self.per_class])
-        images, found, _ = self.data._read(self.split, places[torch.cat(chosen)])
+            chosen.append(members[: self.per_class])
+        images, found, _ = self.data.examples(self.split, places[torch.cat(chosen)])
         return images, found

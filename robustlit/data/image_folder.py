@@ -1,12 +1,16 @@
-"""A user's own pictures: one folder a class, decoded by worker processes."""
+"""Your own pictures: a folder for each class, decoded by worker processes."""
+
+from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from robustlit.data.base import ClassificationData
+from robustlit.checks import check_integer
+from robustlit.data.base import ClassificationData, Settings
 from robustlit.data.batches import Batch, BatchIndices
 from robustlit.data.errors import DataError
 from robustlit.data.pictures import PictureBatches, Pictures, Samples, scale_and_crop
@@ -15,68 +19,39 @@ LAYOUT = "expected root/train/CLASS/*.png and root/test/CLASS/*.png (or .jpg and
 
 
 class ImageFolder(ClassificationData):
-    """Classes of pictures in folders: root/train/CLASS/*.png, root/test/CLASS/*.png and, if you like, root/val/CLASS.
+    """Classes of pictures in folders: root/train/CLASS/*.png, root/test/CLASS/*.png, optionally root/val/CLASS.
 
     Classes are numbered in the order of their names. `index` is a picture's place among the sorted paths of its split.
     Pictures are scaled so that the shorter side fits and cut to the central square. Without root/val, the validation
     split is held out of root/train.
 
     Args:
-        root: the folder that holds train/ and test/.
-        image_size: height and width in pixels that the network gets.
+        root: Folder that holds train/ and test/.
+        image_size: Height and width in pixels of the images given to the network.
         channels: 3 for colour, 1 for grey.
-        batch_size: training examples a batch, in each process.
-        eval_batch_size: validation and test examples a batch.
-        num_workers: processes that decode pictures, for each process that trains; 0 for none.
-        train_size, test_size: as for `InMemoryDataModule`.
-        val_size: how many training examples to hold out; number or fraction; no effect where root/val exists.
-        seed: decides which examples are in which split.
-        shuffle_seed: decides the order of the training batches and their augmentation.
-        augment: random crops of random scale, and flips, of training batches.
-        name: short name for folders and tables; by default that of `root`.
+        num_workers: Processes that decode pictures, for each process that trains; 0 for none.
+        name: Short name for folders and tables; by default that of `root`.
+        settings: Keyword arguments of `ClassificationData`; `val_size`, a tenth by default, has no effect where
+            root/val exists, and `augment` also crops at random scales.
 
     Raises:
-        DataError: a folder missing, empty, or with other classes than root/train.
-        ValueError: an argument out of range.
+        DataError: A folder missing, empty, or with other classes than root/train.
+        ValueError: An argument out of range.
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        image_size: int,
-        *,
-        channels: int = 3,
-        batch_size: int = 128,
-        eval_batch_size: int = 500,
-        num_workers: int = 4,
-        train_size: int | float | None = None,
-        val_size: int | float = 0.1,
-        test_size: int | float | None = None,
-        seed: int = 0,
-        shuffle_seed: int = 0,
-        augment: bool = False,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            train_size=train_size,
-            val_size=val_size,
-            test_size=test_size,
-            seed=seed,
-            shuffle_seed=shuffle_seed,
-            augment=augment,
-        )
+        self, root: str | Path, image_size: int, *, channels: int = 3, num_workers: int = 4, name: str | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:  # fmt: skip
+        settings.setdefault("val_size", 0.1)
+        super().__init__(**settings)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
-        if image_size < 1:
-            raise ValueError(f"image_size must be 1 or more pixels, got {image_size}")
+        check_integer("image_size", image_size, 1, "give the side in pixels")
         self.root = Path(root)
         self.name = name or self.root.absolute().name
-        self.in_chans = channels
-        self.image_size = image_size
-        self.num_workers = num_workers
-        # At once and not in setup: a network is built for so many classes before any data are read.
+        self.in_chans, self.image_size, self.num_workers = channels, image_size, num_workers
+        # Here and not in setup: the network is built for these classes before data are read.
         self.classes = _class_names(self.root / "train")
         self.num_classes = len(self.classes)
 
@@ -92,53 +67,32 @@ class ImageFolder(ClassificationData):
         train = self.excerpt(torch.arange(len(labels)), labels, self.train_size, "train_size")
         return train, torch.arange(len(self._samples("val")))
 
-    def train_dataloader(self) -> PictureBatches:
-        self.setup("fit")
-        return self._batches("train", self.train_val_indices[0], train=True)
+    def loader(self, split: str, indices: Tensor, *, train: bool = False) -> PictureBatches:
+        return self._batches(split, indices, self.process, train=train)
 
-    def val_dataloader(self) -> PictureBatches:
-        self.setup("validate")
-        return self._batches("val" if self._has_val_folder else "train", self.train_val_indices[1])
-
-    def test_dataloader(self) -> PictureBatches:
-        self.setup("test")
-        return self._batches("test", self.test_indices)
-
-    def _read(self, split: str, indices: Tensor) -> Batch:
-        folder = "val" if split == "val" and self._has_val_folder else "test" if split == "test" else "train"
-        x, y, index = zip(*self._batches(folder, indices, process=(0, 1)), strict=True)
+    def examples(self, split: str, indices: Tensor) -> Batch:
+        x, y, index = zip(*self._batches(split, indices, (0, 1)), strict=True)
         return torch.cat(x), torch.cat(y), torch.cat(index)
 
-    def _labels_of(self, split: str) -> Tensor:
-        if split == "val" and self._has_val_folder:
-            return _labels(self._samples("val"))
-        return super()._labels_of(split)
+    def labels_of(self, split: str) -> Tensor:
+        return _labels(self._samples("val")) if split == "val" and self._has_val_folder else super().labels_of(split)
 
     @property
     def _has_val_folder(self) -> bool:
         return (self.root / "val").is_dir()
 
     def _samples(self, split: str) -> Samples:
-        """Path and class of every picture of a split, sorted by path."""
-        return self._all_samples[split]
+        return self._all_samples["train" if split == "val" and not self._has_val_folder else split]
 
     @cached_property
     def _all_samples(self) -> dict[str, Samples]:
+        """Path and class of every picture of each split, sorted by path."""
         splits = ["train", "test"] + ["val"] * self._has_val_folder
         return {split: _pictures(self.root / split, self.classes) for split in splits}
 
-    def _batches(
-        self, split: str, indices: Tensor, *, train: bool = False, process: tuple[int, int] | None = None
-    ) -> PictureBatches:
-        rank, world_size = process or self.process
-        sampler = BatchIndices(
-            indices,
-            self.batch_size if train else self.eval_batch_size,
-            shuffle=train,
-            seed=self.shuffle_seed,
-            rank=rank,
-            world_size=world_size,
-        )
+    def _batches(self, split: str, indices: Tensor, process: tuple[int, int], *, train: bool = False) -> PictureBatches:
+        size, (rank, world_size) = self.batch_size if train else self.eval_batch_size, process
+        sampler = BatchIndices(indices, size, shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size)
         transform = scale_and_crop(self.image_size, train and self.augment)
         pictures = Pictures(self._samples(split), "L" if self.in_chans == 1 else "RGB", transform, self.shuffle_seed)
         return PictureBatches(pictures, sampler, self.num_workers)

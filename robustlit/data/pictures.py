@@ -1,4 +1,4 @@
-"""Pictures in files: decoded by worker processes, handed out in the batches of `BatchIndices`."""
+"""Pictures in files, decoded by worker processes into the batches of `BatchIndices`."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,20 +14,17 @@ Samples = list[tuple[str, int]]
 
 
 class Pictures(Dataset[tuple[Tensor, int, int]]):
-    """Decodes one picture at a time. Its key is (epoch, index), so that what is random in `transform` depends on them.
+    """Decode one picture at a time. The key is (epoch, index), on which random draws in `transform` depend.
 
     Args:
-        samples: path and class of each picture.
+        samples: Path and class of each picture.
         mode: PIL's name of the colour space, "L" or "RGB".
-        transform: function of a uint8 (C, H, W) tensor.
-        seed: of the randomness in `transform`.
+        transform: Function of a uint8 (C, H, W) tensor.
+        seed: Seed of the random draws in `transform`.
     """
 
     def __init__(self, samples: Samples, mode: str, transform: Callable[[Tensor], Tensor], seed: int) -> None:
-        self.samples = samples
-        self.mode = mode
-        self.transform = transform
-        self.seed = seed
+        self.samples, self.mode, self.transform, self.seed = samples, mode, transform, seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -43,38 +40,28 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
                 picture = pil_to_tensor(image.convert(self.mode))
         except OSError as error:
             raise DataError(f"{path} cannot be decoded as a picture ({error}); replace or remove it") from error
-        # torchvision draws from the global generator: give it this example's own state, and put the old one back.
+        # torchvision draws from the global generator: set this example's state, and restore the old one.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(seeded_generator(self.seed, epoch, index).get_state())
             return to_pixels(self.transform(picture)), label, index
 
 
 class PictureBatches(IndexedLoader):
-    """A torch DataLoader that looks like `Batches`: the same sampler, the same triples, the same state.
+    """A torch DataLoader with the interface of `Batches`, and `num_workers` decoding processes.
 
-    Workers read ahead of what was handed out, so the place in the epoch is counted here.
-
-    Args:
-        pictures: the data set.
-        sampler: which pictures make up a batch.
-        num_workers: decoding processes.
+    Workers read ahead of the batches returned, so the position in the epoch is counted here.
     """
 
     def __init__(self, pictures: Pictures, sampler: BatchIndices, num_workers: int) -> None:
         self.sampler = sampler
         self.loader: DataLoader[Any] = DataLoader(
-            pictures,
-            batch_sampler=_Keys(sampler),
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            pictures, batch_sampler=_Keys(sampler), num_workers=num_workers, persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own, or each pass would draw from the global one
-        )
+            generator=torch.Generator(),  # otherwise each pass would draw from the global one
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[Batch]:
-        position = self.sampler.next_start
-        for x, y, index in self.loader:
-            position += 1
+        for position, (x, y, index) in enumerate(self.loader, self.sampler.next_start + 1):
             self.sampler.position = position
             yield x, y, index
 
@@ -94,15 +81,13 @@ class _Keys:
 
 
 def scale_and_crop(size: int, augment: bool) -> Callable[[Tensor], Tensor]:
-    """The transform that brings a uint8 (C, H, W) picture to `size` pixels a side.
+    """Return the transform of a uint8 (C, H, W) picture to `size` pixels a side.
 
-    Args:
-        size: height and width to return.
-        augment: a random crop of random scale, mirrored half of the time, instead of the central square.
+    It takes the central square, or with `augment` a random crop of random scale, mirrored half of the time.
     """
     from torchvision.transforms import v2
 
-    # All on uint8: interpolation cannot leave [0, 255], and so not the box.
+    # On uint8, so that interpolation cannot leave [0, 255].
     if augment:
         return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
     return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])

@@ -1,15 +1,14 @@
-"""Stratified parts of a split: a size that a user wrote becomes indices."""
+"""Stratified parts of a split, from a size to indices."""
 
 import torch
 from torch import Tensor
 
 
 def check_size(size: int | float, name: str) -> None:
-    """Raises ValueError unless `size` is a number of examples or a fraction."""
-    # bool is an int to Python, but val_size=true is a slip; and a YAML file may hold a string, or null.
+    """Raise a ValueError unless `size` is a number of examples or a fraction."""
+    # bool is an int in Python, but val_size=true is a mistake; a YAML file may also hold a string or null.
     number = isinstance(size, int | float) and not isinstance(size, bool)
-    fine = number and (0 < size < 1 if isinstance(size, float) else size > 0)
-    if not fine:
+    if not (number and (0 < size < 1 if isinstance(size, float) else size > 0)):
         raise ValueError(
             f"{name} must be a number of examples (an int of 1 or more) or a fraction in (0, 1), got {size!r}; "
             f"leave {name} out for its default"
@@ -17,21 +16,21 @@ def check_size(size: int | float, name: str) -> None:
 
 
 def stratified(labels: Tensor, size: int | float, name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Divides examples in two parts that both keep the shares of the classes.
+    """Divide examples into two parts that both keep the shares of the classes.
 
     Args:
         labels: int64 (N,).
-        size: examples of the first part, or its fraction of N.
-        name: what the user calls the size, for messages.
-        seed: decides which examples; nothing else does.
+        size: Examples of the first part, or its fraction of N.
+        name: Name of the size, for messages.
+        seed: Decides which examples; nothing else does.
 
     Returns:
-        The places in `labels` of the first part and of the rest, each int64 in rising order.
+        The places in `labels` of the first part and of the rest, each int64, ascending.
 
     Raises:
-        ValueError: a part would have fewer examples than there are classes, or more than there are.
+        ValueError: A part would have fewer examples than there are classes, or more than there are.
     """
-    from sklearn.model_selection import train_test_split  # half a second that only who splits should pay
+    from sklearn.model_selection import train_test_split  # half a second to import
 
     check_size(size, name)
     count = round(size * len(labels)) if isinstance(size, float) else size

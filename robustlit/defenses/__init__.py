@@ -1,4 +1,4 @@
-"""Defenses: what wraps a trained classifier, each with the view through which it is to be attacked."""
+"""Defenses that wrap a trained classifier, each with the view through which to attack it."""
 
 from robustlit.defenses.bit_depth import BitDepth
 from robustlit.defenses.denoiser import Denoiser
@@ -10,13 +10,6 @@ from robustlit.defenses.odds_test import OddsTest
 from robustlit.defenses.svc import LogitSVC
 
 __all__ = [
-    "BitDepth",
-    "Denoiser",
-    "DetectAndCorrect",
-    "JumpReLUDefense",
-    "LogitCorrector",
-    "LogitDetector",
-    "LogitSVC",
-    "OddsTest",
-    "RandomJumpReLUDefense",
-]
+    "BitDepth", "Denoiser", "DetectAndCorrect", "JumpReLUDefense", "LogitCorrector", "LogitDetector", "LogitSVC",
+    "OddsTest", "RandomJumpReLUDefense",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""BitDepth: the image is rounded to few grey levels before it is classified."""
+"""BitDepth: round the image to few grey levels before classifying it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from robustlit.attacks.bpda import BPDA
 
 
 class BitDepth(nn.Module):
-    """Colour-depth reduction in front of a trained classifier.
+    """Reduce the colour depth in front of a trained classifier.
 
     Xu, Evans, Qi: Feature squeezing, NDSS 2018, arXiv:1704.01155. Rounding has no gradient, so an attack on the model
-    as it is sees nothing and fails; that is gradient masking (Athalye, Carlini, Wagner, 2018, arXiv:1802.00420).
-    `attack_view` rounds forward and passes the gradient straight through (BPDA), which is how it is to be judged.
+    itself fails; that is gradient masking (Athalye, Carlini, Wagner, 2018, arXiv:1802.00420). `attack_view` rounds
+    forward and passes the gradient straight through (BPDA).
 
     Args:
-        net: from images (B, C, H, W) in [0, 1] to logits (B, K).
-        bits: 2 ** bits levels a channel, 1 to 8.
+        net: The classifier, from images (B, C, H, W) in [0, 1] to logits (B, K).
+        bits: Bits per channel, 1 to 8.
 
     Raises:
-        ValueError: bits out of range.
+        ValueError: `bits` is out of range.
     """
 
     stochastic = False
@@ -33,18 +33,18 @@ class BitDepth(nn.Module):
         self.bits = bits
 
     def squeeze(self, x: Tensor) -> Tensor:
-        """The images at the reduced depth, in [0, 1]."""
+        """Return the images at the reduced depth, in [0, 1]."""
         top = 2**self.bits - 1
         return torch.round(x * top) / top
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of the rounded images."""
+        """Return logits (B, K) of the rounded images."""
         return self.net(self.squeeze(x))
 
     def attack_view(self) -> nn.Module:
-        """The same function with the gradient of the identity in place of the rounding's."""
+        """Return the same function with the gradient of the identity in place of the rounding's."""
         return nn.Sequential(BPDA(self.squeeze), self.net)
 
     def undefended(self) -> nn.Module:
-        """The classifier behind the rounding."""
+        """Return the classifier without the rounding."""
         return self.net

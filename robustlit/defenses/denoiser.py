@@ -6,24 +6,22 @@ from torch import Tensor, nn
 
 from robustlit.classifier import attack_view, is_stochastic
 
-_OTHER_SHAPE = "the autoencoder must return images of the shape that it is given, {given}, got {returned}"
-
 
 class Denoiser(nn.Module):
     """A trained classifier behind a trained autoencoder: classify(denoise(x)).
 
     The second defense of the 2019 report (section 9.2, figure 12); MagNet's reformer (Meng, Chen: MagNet: a two-pronged
     defense against adversarial examples, 2017, arXiv:1705.09064). `robustlit.training.DenoiserTraining` trains the
-    autoencoder. The whole is differentiable and is its own attack view: an attacker who knows of the autoencoder takes
-    gradients through it, under which MagNet fell (Carlini, Wagner: MagNet and "Efficient defenses against adversarial
-    attacks" are not robust to adversarial examples, 2017, arXiv:1711.08478).
+    autoencoder. The model is differentiable and is its own attack view: gradients through the autoencoder broke MagNet
+    (Carlini, Wagner: MagNet and "Efficient defenses against adversarial attacks" are not robust to adversarial
+    examples, 2017, arXiv:1711.08478).
 
     Args:
-        net: from images (B, C, H, W) in [0, 1] to logits (B, K). Itself defended, it keeps its own attack view.
-        autoencoder: from images to images of the same shape in [0, 1], e.g. `robustlit.models.Autoencoder`.
+        net: The classifier, from images (B, C, H, W) in [0, 1] to logits (B, K). A defended one keeps its attack view.
+        autoencoder: From images to images of the same shape in [0, 1], e.g. `robustlit.models.Autoencoder`.
 
     Raises:
-        ValueError: net or autoencoder is no module; in `forward`, an autoencoder that returns another shape.
+        ValueError: An argument is not a module; in `forward`, the autoencoder changes the shape.
     """
 
     def __init__(self, net: nn.Module, autoencoder: nn.Module) -> None:
@@ -36,25 +34,25 @@ class Denoiser(nn.Module):
 
     @property
     def stochastic(self) -> bool:
-        """That of the classifier; the autoencoder draws nothing."""
+        """Whether the classifier is stochastic; the autoencoder is not."""
         return is_stochastic(self.net)
 
     def denoise(self, x: Tensor) -> Tensor:
-        """The images (B, C, H, W) as the classifier gets to see them."""
+        """Return the images (B, C, H, W) after the autoencoder."""
         cleaned = self.autoencoder(x)
         if cleaned.shape != x.shape:
-            raise ValueError(_OTHER_SHAPE.format(given=tuple(x.shape), returned=tuple(cleaned.shape)))
+            raise ValueError(f"the autoencoder must keep the shape {tuple(x.shape)}, got {tuple(cleaned.shape)}")
         return cleaned
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of the denoised images."""
+        """Return logits (B, K) of the denoised images."""
         return self.net(self.denoise(x))
 
     def attack_view(self) -> nn.Module:
-        """Itself, differentiable end to end; for a defended classifier, the autoencoder in front of that one's view."""
+        """Return the model itself; for a defended classifier, the autoencoder in front of its attack view."""
         inner = attack_view(self.net)
         return self if inner is self.net else Denoiser(inner, self.autoencoder)
 
     def undefended(self) -> nn.Module:
-        """The classifier behind the autoencoder."""
+        """Return the classifier without the autoencoder."""
         return self.net

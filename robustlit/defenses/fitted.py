@@ -1,8 +1,8 @@
-"""What defenses that are fitted to data share: buffers shaped by the data, and a look at the data they are given."""
+"""What defenses that are fitted to data share: their buffers, checks of the data, and a differentiable view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,15 +13,11 @@ from robustlit.classifier import check_labels
 from robustlit.threat import check_images
 
 CHUNK = 500  # images in one pass while fitting
-_LEAST_RIGHT = 0.5
-_LOOK_ADVERSARIAL = (
-    "the net is right on only {share:.1%} of the {name} images, fewer than {least:.0%}: they look adversarial, or of "
-    "another data set than the net's. {who} is fitted on clean images of the net's own data alone"
-)
+_LEAST_RIGHT = 0.5  # accuracy below which images are not taken for clean ones
 
 
 class Fitted(nn.Module):
-    """A module whose buffers are empty until it is fitted or loaded: their shapes come with the state."""
+    """A module whose buffers are empty until it is fitted or loaded; their shapes come with the state."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self._buffers.items():
@@ -31,9 +27,20 @@ class Fitted(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class AttackView(nn.Module):
+    """A differentiable method in place of a defense's forward, from images to scores, with the defense's parameters."""
+
+    def __init__(self, defense: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.defense, self.function = defense, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 @contextmanager
-def held_still(net: nn.Module) -> Iterator[torch.device]:
-    """Every submodule in eval mode and no gradients, each flag restored on leaving; gives the net's device."""
+def frozen(net: nn.Module) -> Iterator[torch.device]:
+    """Put every submodule into eval mode without gradients, restore each flag on leaving; yield the net's device."""
     training = [module for module in net.modules() if module.training]
     for module in training:
         module.training = False
@@ -46,40 +53,33 @@ def held_still(net: nn.Module) -> Iterator[torch.device]:
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """Turns autocast off: what noise moves is lost in the rounding of bfloat16."""
+    """Turn autocast off: bfloat16 rounds away the effect of noise."""
     return torch.autocast(x.device.type, enabled=False)
 
 
-def logits_of(net: nn.Module, x: Tensor) -> Tensor:
-    """Logits (N, K) of many images (N, ...), a chunk at a time, on the CPU."""
-    with held_still(net) as device, full_precision(x):
-        return torch.cat([net(part.to(device)).float().cpu() for part in x.split(CHUNK)])
-
-
-def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], who: str, name: str = "clean") -> Tensor:
-    """Logits (N, K) of clean images, after checking that they are what they are called.
-
-    Args:
-        net: the classifier.
-        clean: images (N, ...) in [0, 1] and their true classes (N,).
-        who: the defense, for messages.
-        name: what the images are called in messages.
+def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], defense: str, name: str = "clean") -> Tensor:
+    """Return the logits (N, K) of clean images (N, ...), on the CPU; `defense` and `name` are for messages.
 
     Raises:
-        ValueError: images outside [0, 1], labels out of range, or the net is wrong on most of them.
+        ValueError: Images are outside [0, 1], labels out of range, or the net is wrong on most of the images.
     """
     x, y = clean
     check_images(x)
-    logits = logits_of(net, x)
+    with frozen(net) as device, full_precision(x):
+        logits = torch.cat([net(part.to(device)).float().cpu() for part in x.split(CHUNK)])
     check_labels(y, len(x), logits.shape[1], name=f"{name} labels")
     share = float((logits.argmax(1) == y.cpu()).double().mean())
     if share < _LEAST_RIGHT:
-        raise ValueError(_LOOK_ADVERSARIAL.format(share=share, name=name, least=_LEAST_RIGHT, who=who))
+        raise ValueError(
+            f"the net is right on only {share:.1%} of the {name} images, fewer than {_LEAST_RIGHT:.0%}: they look "
+            f"adversarial, or of another data set than the net's. {defense} is fitted on clean images of the net's own "
+            "data alone"
+        )
     return logits
 
 
 def some(clean: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` of the examples, or all where there are fewer, drawn without replacement; `seed` alone decides which."""
+    """Return `count` of the examples, or all where there are fewer, drawn without replacement by `seed` alone."""
     x, y = clean
     if len(x) <= count:
         return x, y

@@ -1,9 +1,9 @@
-"""evaluate(): attack any `nn.Module` from Python, no Lightning needed."""
+"""evaluate(): attack any `nn.Module` from Python, without Lightning."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,106 +11,95 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack, NearestL2, WorstCase
+from robustlit.evaluation.batches import batches_of
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
 from robustlit.results.evaluation import Evaluation
 
-Progress = Callable[[str, float], None]  # what runs now, share of everything done
+Progress = Callable[[str, float], None]  # name of the attack, share of all work done
 
 
 def evaluate(
-    model: nn.Module,
-    data: Any,
-    attacks: Mapping[str, Attack] | Sequence[Attack] | None = None,
-    *,
-    grid: Mapping[str, Sequence[float]] | None = None,
-    knowledge: Sequence[str] = ("adaptive",),
-    substitute: nn.Module | None = None,
-    seed: int = 0,
-    batch_size: int = 500,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Attacks a classifier and returns what was found for every example.
+    model: nn.Module, data: Any, attacks: Mapping[str, Attack] | Sequence[Attack] | None = None, *,
+    grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
+    substitute: nn.Module | None = None, seed: int = 0, batch_size: int = 500,
+    device: torch.device | str | None = None, progress: Progress | None = None,
+) -> Evaluation:  # fmt: skip
+    """Attack a classifier and return the result of every example.
 
     Args:
-        model: from images (B, C, H, W) in [0, 1] to logits (B, K); normalisation belongs inside it.
-        data: a DataLoader of (x, y) or (x, y, index), a pair of tensors (x, y), or a LightningDataModule (its test
-            split).
-        attacks: a list, or a mapping from the names to use. None takes what a claim can rest on: `WorstCase` at the
-            largest budget of each norm in `grid`, and `NearestL2`, so that no curve over L2 overstates.
-        grid: norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
-        knowledge: any of "greybox", "adaptive" and "blackbox", see `Sweep`.
-        substitute: for "blackbox", a net distilled from the model; `robustlit.training.distil` makes one.
-        seed: of the random draws, which depend on (seed, example) alone.
-        batch_size: how a pair of tensors is cut.
-        device: where to attack; None means where the model's parameters are.
-        progress: called with the attack's name and the share of all work done. None draws a bar with the time left
-            where standard error is a terminal.
+        model: Network from images (B, C, H, W) in [0, 1] to logits (B, K); normalisation belongs inside it.
+        data: A DataLoader of (x, y) or (x, y, index), a pair of tensors (x, y), or a LightningDataModule (test split).
+        attacks: A list, or a mapping from names. None takes those that a claim can rest on: `WorstCase` at the largest
+            budget of each norm in `grid`, and `NearestL2` for curves over L2.
+        grid: Norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
+        knowledge: Any of "greybox", "adaptive" and "blackbox", see `Sweep`.
+        substitute: For "blackbox", a net distilled from the model, see `robustlit.training.distil`.
+        seed: Seed of the random draws, which depend on (seed, example) alone.
+        batch_size: Size of the batches that a pair of tensors is cut into.
+        device: Device to attack on; None takes that of the model's parameters.
+        progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
 
     Returns:
-        The evaluation. After Ctrl-C, that of the finished batches, `complete` False.
+        The evaluation. After Ctrl-C it holds the finished batches, and `complete` is False.
 
     Raises:
-        TypeError: attacks that are none, such as their names or classes; data that are no tensors.
-        ValueError: images outside [0, 1] or not finite, labels out of range, logits not (B, K), no data, no gradient,
-            neither attacks nor budgets, no substitute where one is needed.
+        TypeError: Attacks or data of another type, such as names, classes or arrays.
+        ValueError: Bad images, labels or logits, no data, attacks, budgets or gradient, or a substitute is missing.
     """
-    if attacks is None:
-        attacks = _what_a_claim_rests_on(grid or {})
-    _check_attacks(attacks)
+    attacks = _default_attacks(grid or {}) if attacks is None else _checked(attacks)
     sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batches, count, meant = batches_of(data, batch_size)
+    device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+    batches = batches_of(data, batch_size)
     parts: list[Columns] = []
-    complete, seen = True, 0
+    extent: dict[str, object] = {"complete": True}
     try:
         with _shown(progress) as show:
-            for number, (x, y, given) in enumerate(batches):
-                index = torch.arange(seen, seen + len(y)) if given is None else given
-                seen += len(y)
+            for x, y, index in batches.triples:
                 _check_precision(model, x)
 
-                def report(name: str, share: float, done: int = number) -> None:
-                    if count:
-                        show(name, (done + share) / count)
+                def report(name: str, share: float) -> None:
+                    if batches.number:
+                        show(name, (len(parts) + share) / batches.number)
 
                 parts.append(sweep.attack_batch(model, x.to(device), y.to(device), index.to(device), report))
     except KeyboardInterrupt:
         if not parts:
             raise
-        complete = False
+        extent = {"complete": False, "meant": batches.examples}
         print(f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows", file=sys.stderr)
     if not parts:
         raise ValueError("the data holds no examples to attack")
-    extent = {"complete": True} if complete else {"complete": False, "meant": meant}
     return as_evaluation(parts, {**sweep.meta(), **extent})
 
 
-def _what_a_claim_rests_on(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
+def _default_attacks(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
     if not any(grid.values()):
         raise ValueError('give attacks, or budgets to attack at in full strength: grid={"linf": [8 / 255]}')
     return [*(WorstCase(eps=max(budgets), norm=norm) for norm, budgets in grid.items() if budgets), NearestL2()]
 
 
-def _check_attacks(attacks: object) -> None:
-    """Raises a TypeError that says what to write unless these are attacks, in a list or by name."""
+def _checked(attacks: Any) -> Any:
+    """Return `attacks` if they are attacks, in a list or by name; else raise a TypeError that says what to write."""
     example = "for example attacks=[PGD(eps=0.3)], from robustlit.attacks"
+
+    def shortly(value: object) -> str:
+        return repr(value) if isinstance(value, (str, Attack)) else type(value).__name__
+
     # A generator could be read only once.
     if isinstance(attacks, (str, Attack)) or not isinstance(attacks, (Mapping, Sequence)):
-        given = repr(attacks) if isinstance(attacks, (str, Attack)) else type(attacks).__name__
-        raise TypeError(f"attacks must be a list of attacks, or a mapping from names to them, got {given}; {example}")
+        wanted = "attacks must be a list of attacks, or a mapping from names to them"
+        raise TypeError(f"{wanted}, got {shortly(attacks)}; {example}")
     for attack in attacks.values() if isinstance(attacks, Mapping) else attacks:
         if isinstance(attack, type) and issubclass(attack, Attack):
             name = attack.__name__
             raise TypeError(f"{name} is the class of an attack; make one of it, with its budget: {name}(eps=...)")
         if not isinstance(attack, Attack):
-            given = repr(attack) if isinstance(attack, str) else type(attack).__name__
-            raise TypeError(f"each of attacks must be an attack, got {given}; {example}")
+            raise TypeError(f"each of attacks must be an attack, got {shortly(attack)}; {example}")
+    return attacks
 
 
 def _check_precision(model: nn.Module, x: Tensor) -> None:
-    """Raises a ValueError for images of another precision than the model's weights."""
+    """Raise a ValueError if the images are of higher precision than the model's weights."""
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     if x.dtype == torch.float64 and weights != torch.float64:
         raise ValueError(f"images are {x.dtype}, and the model's weights {weights}; use x.float()")
@@ -118,67 +107,16 @@ def _check_precision(model: nn.Module, x: Tensor) -> None:
 
 @contextmanager
 def _shown(progress: Progress | None) -> Iterator[Progress]:
-    """Where progress goes: to the caller's function, to a bar on a terminal, or nowhere."""
+    """Yield the function that shows progress: the caller's, or that of a bar where standard error is a terminal."""
     if progress is not None:
         yield progress
     elif not sys.stderr.isatty():
         yield lambda name, share: None
     else:
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        import rich.console
+        import rich.progress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        console = rich.console.Console(stderr=True)
+        with rich.progress.Progress(console=console, transient=True) as bar:  # description, bar, percentage, time left
             task = bar.add_task("attacking", total=1.0)
             yield lambda name, share: bar.update(task, description=name, completed=share)
-
-
-Triple = tuple[Tensor, Tensor, Tensor | None]
-
-
-def batches_of(data: Any, batch_size: int) -> tuple[Iterator[Triple], int | None, int | None]:
-    """Batches (x, y, index or None), how many they are and how many examples, where it is known."""
-    if hasattr(data, "test_dataloader"):
-        if hasattr(data, "prepare_data"):
-            data.prepare_data()
-        data.setup("test")
-        data = data.test_dataloader()
-    if isinstance(data, (tuple, list)) and len(data) == 2 and not all(isinstance(part, (tuple, list)) for part in data):
-        x, y = data
-        _check_tensors(x, y)
-        if len(x) != len(y):
-            raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
-        pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
-        return ((a, b, None) for a, b in pieces), len(pieces), len(y)
-    if not isinstance(data, Iterable):
-        raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")
-    return (_triple(batch) for batch in data), _length(data), examples_of(data)
-
-
-def _triple(batch: Any) -> Triple:
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        raise TypeError(f"a batch must be (x, y) or (x, y, index), got {type(batch).__name__}; collate it to that")
-    _check_tensors(batch[0], batch[1])
-    return batch[0], batch[1], batch[2] if len(batch) > 2 else None
-
-
-def _check_tensors(x: object, y: object) -> None:
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        kinds = " and ".join(type(part).__name__ for part in (x, y))
-        raise TypeError(
-            f"images and labels must be torch tensors, got {kinds}; of arrays, torch.from_numpy(x) makes them"
-        )
-
-
-def examples_of(loader: Any) -> int | None:
-    """How many examples a loader hands out in all its processes, where that is known."""
-    sampler = getattr(loader, "sampler", None)
-    return _length(getattr(sampler, "indices", sampler))
-
-
-def _length(sized: Any) -> int | None:
-    try:
-        return len(sized)
-    except TypeError:
-        return None

@@ -1,30 +1,30 @@
-"""Whether a net can be attacked on these data at all: one forward of one test image, before anything is computed."""
+"""Check that a net can be attacked on these data: one forward of one test image, before anything is computed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustlit.classifier import can_reject, check_logits
 from robustlit.experiment.recipes import ConfigError
 
-# How a forward fails on an input that it was not made for; what else goes wrong in it is a fault, to be seen in full.
+# How a forward fails on an input of the wrong shape; any other exception is a bug and keeps its traceback.
 _NOT_TAKEN = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
 def check_takes(net: nn.Module, data: Any, origin: str) -> None:
-    """Raises unless a net returns logits for the test images of a DataModule, one for each class.
+    """Raise unless a net returns logits for the test images of a DataModule, one for each class.
 
     Args:
-        net: in eval mode; its random layers draw from a generator of their own here, so that nothing after it changes.
-        data: the DataModule, with `num_classes` and `name`.
-        origin: what the user calls the net.
+        net: The net, in eval mode; what its random layers draw here does not change later draws.
+        data: The DataModule, with `num_classes` and `name`.
+        origin: The net's name in messages.
 
     Raises:
-        ConfigError: it does not take the images, or returns no logits (B, K), or another number of them.
-        DataError, ValueError: there are no such data.
+        ConfigError: The net does not take the images, or does not return logits (B, K) for these classes.
+        DataError, ValueError: The data are missing.
     """
     if hasattr(data, "prepare_data"):
         data.prepare_data()
@@ -35,34 +35,25 @@ def check_takes(net: nn.Module, data: Any, origin: str) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             answer = net(x)
     except _NOT_TAKEN as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        kind = type(error).__name__
+        problem = first if isinstance(error, (RuntimeError, ValueError)) else f"{kind}: {first}"
         raise ConfigError(
-            f"{origin} does not take images of shape {tuple(x.shape)}: {_first_line(error)}; {_way_out(net)} "
-            "(HYDRA_FULL_ERROR=1 shows where)"
+            f"{origin} does not take images of shape {tuple(x.shape)}: {problem.rstrip('.;: ') or kind}; "
+            f"{_way_out(net)} (HYDRA_FULL_ERROR=1 shows where)"
         ) from error
     try:
         logits = check_logits(answer, 1)
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
-    _check_classes(logits, net, data, origin)
-
-
-def _check_classes(logits: Tensor, net: nn.Module, data: Any, origin: str) -> None:
-    """Raises a ConfigError unless there is a logit for each class of the data, and for a refusal where there is one."""
-    found = logits.shape[1] - can_reject(net)
+    found = logits.shape[1] - can_reject(net)  # beside the one of a rejection
     if found != data.num_classes:
         also = ", besides the one of its refusal" if can_reject(net) else ""
-        wanted = data.num_classes + can_reject(net)
         raise ConfigError(
             f"{origin} returns {found} logits{also} for the {data.num_classes} classes of {data.name}; build it with "
-            f"{wanted} outputs, return those of these classes alone, or choose the data it was trained on"
+            f"{data.num_classes + can_reject(net)} outputs, return those of these classes alone, or choose the data it "
+            "was trained on"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its kind too, where that says more."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    named = line if isinstance(error, (RuntimeError, ValueError)) else f"{type(error).__name__}: {line}"
-    return named.rstrip(".;: ") or type(error).__name__
 
 
 def _way_out(net: nn.Module) -> str:

@@ -1,126 +1,140 @@
-"""The folder of a run: made for it alone, shared by its processes, gone on in when it is resumed."""
+"""Create, share between processes and resume the run directory, and write the recipe into it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
 
+from robustlit.experiment.recipes import ConfigError
 from robustlit.tracking.console import is_main_process
 from robustlit.training import CheckpointError, read_checkpoint
 
-RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # how the processes that Lightning starts learn the folder of the first
+RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # tells the processes that Lightning starts which directory the first one made
 PICTURE = "adversarial_images.png"  # drawn before the sweep, of ten images: by itself no evaluation
 
 
-def make_run_dir(config: DictConfig, resumed: Path | None) -> Path:
-    """The folder of this run, made: `run_dir`, else runs/NAME, else runs/RECIPE numbered to be new.
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint that a run resumes from."""
+
+    checkpoint: str  # the file, as an absolute path
+    recipe: dict[str, Any]  # stored in it; empty where there is none
+    run_dir: Path | None  # the run directory it lies in, None where it lies elsewhere
+    schedules: list[int | None]  # lengths of its learning-rate schedules in steps, where they have one
+
+
+def read_resumed(path: str) -> Resumed:
+    """Read the checkpoint that `ckpt_path` names: a file, or a run directory (then its last checkpoint).
 
     Raises:
-        FileExistsError: a folder asked for by name exists already; a run never writes over another.
+        CheckpointError: A directory without one, or a file that is no checkpoint of robustlit.
     """
-    if RUN_DIR_VARIABLE in os.environ:  # a process of a run that has its folder
-        return Path(os.environ[RUN_DIR_VARIABLE])
-    if resumed is not None:
-        run = resumed
-    elif config.run_dir or config.name:
-        run = Path(config.run_dir or Path("runs") / config.name).absolute()
-        if is_main_process():
-            evaluation = str(config.name).endswith("-eval") and not config.run_dir
-            run = _first_free(run) if evaluation else _exactly(run)
-    else:
-        run = (Path("runs") / config.recipe).absolute()
-        if is_main_process():
-            run = _first_free(run)
-    os.environ[RUN_DIR_VARIABLE] = str(run)
-    return run
+    place = Path(path).absolute()
+    if place.is_dir():
+        place = (place if place.name == "checkpoints" else place / "checkpoints") / "last.ckpt"
+        if not place.is_file():
+            raise CheckpointError(
+                f"{path} is a folder without checkpoints/last.ckpt, so there is nothing to resume; give a .ckpt file "
+                "or a run folder (runs/NAME) that was trained"
+            )
+    read = read_checkpoint(place)
+    inside = place.parent.name == "checkpoints" and (place.parents[1] / "config.yaml").is_file()
+    schedules = [state.get("total_steps") for state in read.get("lr_schedulers", ())]
+    return Resumed(str(place), read["robustlit"]["config"] or {}, place.parents[1] if inside else None, schedules)
 
 
-def _exactly(run: Path) -> Path:
+def make_run_dir(path: Path, create: Callable[[Path], Path]) -> Path:
+    """Create a run directory, or join the one that the main process created.
+
+    Args:
+        path: The directory wanted.
+        create: `exactly`, `numbered`, or `Path` for one that exists; creates it on the main process.
+    """
+    if RUN_DIR_VARIABLE not in os.environ:
+        path = path.absolute()
+        os.environ[RUN_DIR_VARIABLE] = str(create(path) if is_main_process() else path)
+    return Path(os.environ[RUN_DIR_VARIABLE])
+
+
+def exactly(run: Path) -> Path:
+    """Create this very directory; raise a FileExistsError if it exists: a run never overwrites another."""
     try:
         run.mkdir(parents=True)
     except FileExistsError:
-        raise FileExistsError(
-            f"the run folder {run} exists already; choose another name= or run_dir=, or remove it"
-        ) from None
+        message = f"the run folder {run} exists already; choose another name= or run_dir=, or remove it"
+        raise FileExistsError(message) from None
     return run
 
 
-def _first_free(run: Path) -> Path:
-    number = 1
+def numbered(run: Path) -> Path:
+    """Create the directory, or the first of run-2, run-3, ... that does not exist."""
+    number, candidate = 1, run
     while True:
-        candidate = run if number == 1 else run.with_name(f"{run.name}-{number}")
-        try:  # making it is the test, so that two runs started together never share one
+        try:  # creating it is the test, so that two runs started together never share one
             candidate.mkdir(parents=True)
             return candidate
         except FileExistsError:
             number += 1
+            candidate = run.with_name(f"{run.name}-{number}")
 
 
-def resumed_run(config: DictConfig) -> Path | None:
-    """The run folder that a resumed checkpoint lies in, which the run then goes on in."""
-    if config.ckpt_path is None:
-        return None
-    config.ckpt_path = str(_to_resume_from(config.ckpt_path))
-    read_checkpoint(config.ckpt_path)
-    folder = Path(config.ckpt_path).parent
-    inside = folder.name == "checkpoints" and (folder.parent / "config.yaml").is_file()
-    return folder.parent if inside and not config.run_dir and not config.name else None
-
-
-def _to_resume_from(path: str) -> Path:
-    """The checkpoint that `ckpt_path` means, absolute: of a run folder its last one.
-
-    Raises:
-        CheckpointError: a folder without one.
-    """
-    place = Path(path).absolute()
-    if not place.is_dir():
-        return place
-    folder = place if place.name == "checkpoints" else place / "checkpoints"
-    if not (folder / "last.ckpt").is_file():
-        raise CheckpointError(
-            f"{path} is a folder without checkpoints/last.ckpt, so there is nothing to resume; give a .ckpt file or a "
-            "run folder (runs/NAME) that was trained"
-        )
-    return folder / "last.ckpt"
-
-
-def write_config(run: Path, stored: dict[str, Any]) -> None:
-    """Writes `config.yaml`, from which the run can be read, repeated and attacked again."""
+def write_recipe(run: Path, recipe: dict[str, Any], command: str | None) -> None:
+    """Write `config.yaml`, from which the run can be read, repeated and attacked again, and `command.txt`."""
     if is_main_process():
-        OmegaConf.save(OmegaConf.create(stored), run / "config.yaml")
+        OmegaConf.save(OmegaConf.create(recipe), run / "config.yaml")
+        if command is not None:
+            (run / "command.txt").write_text(f"{command}\n")
+
+
+class StartResumed(pl.Callback):
+    """Write the recipe of a resumed run; raise a ConfigError if it outlasts the checkpoint's schedule.
+
+    A schedule is restored with the length it was made for (`OneCycleLR.total_steps`), whatever the run's length. A
+    refused run leaves the `config.yaml` of its directory unchanged.
+    """
+
+    def __init__(self, resumed: Resumed, run_dir: Path, recipe: dict[str, Any], command: str | None) -> None:
+        self.resumed, self.run_dir, self.recipe, self.command = resumed, run_dir, recipe, command
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the lengths of both schedules, before the first step."""
+        for length, new in zip(self.resumed.schedules, trainer.lr_scheduler_configs, strict=False):
+            steps = getattr(new.scheduler, "total_steps", None)
+            if length is not None and steps is not None and steps > length:
+                epochs = self.resumed.recipe.get("trainer", {}).get("max_epochs")
+                raise ConfigError(
+                    f"the checkpoint's schedule ends after {length} steps, and this run would take {steps}: resume "
+                    f"with the same data and trainer settings (its trainer.max_epochs was {epochs}), or start anew, "
+                    "without ckpt_path"
+                )
+        write_recipe(self.run_dir, self.recipe, self.command)
 
 
 @contextmanager
 def removed_on_failure(run: Path | None) -> Iterator[None]:
-    """Takes a new run folder away again when the run fails before anything was computed."""
+    """Remove a new run directory when the run fails before anything was computed; None keeps it."""
     try:
         yield
     except BaseException:
         if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-            with suppress(Exception):  # the failure itself is what is to be told
+            with suppress(Exception):  # the failure itself is what must be reported
                 wandb.finish(exit_code=1)  # or the next job of a multirun would log into it
-        if run is not None:
-            remove_empty(run)
+        remove_empty(run)
         raise
 
 
-def remove_empty(run: Path) -> None:
-    """Removes a run folder in which nothing was computed: no checkpoint, no results and no evaluation."""
-    if is_main_process() and not any(_computed(run)):
-        shutil.rmtree(run, ignore_errors=True)
-
-
-def _computed(run: Path) -> Iterator[Path]:
-    yield from run.glob("results.json")
-    yield from run.glob("checkpoints/*.ckpt")
-    for file in run.glob("evaluation/*"):
-        if file.name != PICTURE:
-            yield file
+def remove_empty(run: Path | None) -> None:
+    """Remove a run directory in which nothing was computed: no checkpoint, no results and no evaluation."""
+    if run is not None and is_main_process():
+        computed = [file for kind in ("results.json", "checkpoints/*.ckpt", "evaluation/*") for file in run.glob(kind)]
+        if all(file.name == PICTURE for file in computed):
+            shutil.rmtree(run, ignore_errors=True)

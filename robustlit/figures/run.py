@@ -1,13 +1,14 @@
-"""Every figure that one run's table gives: what a training run writes, and what `robustlit figures` draws again."""
+"""Every figure of one run's table: what training writes and `robustlit figures` draws again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustlit.figures.curves import curves_figure, save_figure
+from robustlit.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
 from robustlit.figures.several import knowledge_figure
+from robustlit.figures.verdict import verdict_figure
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.verdict import Verdict
 
@@ -16,40 +17,30 @@ if TYPE_CHECKING:
 
 
 def run_figures(
-    evaluation: Evaluation,
-    distances: Sequence[str] = ("l2", "linf"),
-    *,
-    verdict: Verdict | None = None,
-    undefended: Evaluation | None = None,
-    attack: str | None = None,
-    style: str = "curve",
-    name: str = "",
-) -> Iterator[tuple[str, Figure]]:
-    """One model under many attacks; where there were several kinds of knowledge, each attack by what was known.
+    evaluation: Evaluation, distances: Sequence[str] = ("l2", "linf"), *, verdict: Verdict | None = None,
+    undefended: Evaluation | None = None, attack: str | None = None, style: str = "curve", name: str = "",
+) -> Iterator[tuple[str, Figure]]:  # fmt: skip
+    """Draw one model under many attacks, and each attack that ran with several kinds of knowledge by what was known.
 
     Args:
-        evaluation: of the model.
-        distances: any of l0, l1, l2, linf.
-        verdict: on the evaluation, for a line below the titles.
-        undefended: the same attacks on the net without its defense, drawn beside.
-        attack: this attack alone.
-        style: "curve", or "report" for the 2019 report's axes.
-        name: of the run, for the titles.
+        distances: Any of "l0", "l1", "l2", "linf".
+        verdict, style, name: As in `curves_figure`.
+        undefended: The same attacks on the net without its defense, drawn with each of them.
+        attack: Draw only this attack.
 
     Yields:
         The stem of the figure's file, and the figure.
-
-    Raises:
-        EvaluationError: an attack that was not run, an unknown style or distance, other examples in `undefended`, a
-            verdict on another table.
     """
-    names = evaluation.attacks if undefended is None else [a for a in evaluation.attacks if a in undefended.attacks]
-    if undefended is None:
-        names = [a for a in names if len([known for other, known in evaluation.runs if other == a]) > 1]
+    if attack is not None:
+        names = [attack]
+    elif undefended is not None:
+        names = [a for a in evaluation.attacks if a in undefended.attacks]
+    else:
+        names = [a for a in evaluation.attacks if len([known for other, known in evaluation.runs if other == a]) > 1]
     for distance in distances:
         if attack is None:
             yield f"curves_{distance}", curves_figure(evaluation, distance, style=style, name=name, verdict=verdict)
-        for each in names if attack is None else [attack]:
+        for each in names:
             figure = knowledge_figure(
                 evaluation, each, distance, undefended=undefended, style=style, name=name, verdict=verdict
             )
@@ -59,18 +50,36 @@ def run_figures(
 def draw_run(
     evaluation: Evaluation, folder: Path, distances: Sequence[str], *, verdict: Verdict | None = None
 ) -> list[Path]:
-    """Writes `run_figures` into an evaluation folder, which is made, named after the run; returns the files."""
+    """Write `run_figures`, named after the run, into an evaluation folder, which is created; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = run_figures(evaluation, distances, verdict=verdict, name=run_name(folder))
     return [file for stem, figure in figures for file in save_figure(figure, folder / stem)]
 
 
+def write_evaluation(evaluation: Evaluation, folder: Path, ends: Mapping[str, float]) -> None:
+    """Write the table, the curves as CSV and the figures; `ends` maps distances to the largest of each curve."""
+    evaluation.save(folder)
+    for distance, end in ends.items():
+        curves_csv(evaluation, distance, distance_grid(end)).to_csv(folder / f"curves_{distance}.csv", index=False)
+    draw_run(evaluation, folder, list(ends))
+
+
+def write_verdict(verdict: Verdict, folder: Path, n: int) -> None:
+    """Write verdict.json and its figure; `n` is the number of evaluated images."""
+    verdict.save(folder)
+    save_figure(verdict_figure(verdict, name=run_name(folder), n=n), folder / "verdict")
+
+
 def run_name(folder: str | Path) -> str:
-    """The name of the run that a run folder, or its evaluation/, is of."""
-    folder = Path(folder).resolve()
-    return folder.parent.name if folder.name == "evaluation" else folder.name
+    """Return the name of the run of a run folder, or of the evaluation/ in it."""
+    return run_folder(Path(folder)).resolve().name
+
+
+def run_folder(path: Path) -> Path:
+    """Return the run folder of a run folder, or of the evaluation/ in it."""
+    return path.resolve().parent if path.resolve().name == "evaluation" else path
 
 
 def file_name(attack: str) -> str:
-    """An attack's name, which a recipe may choose freely, as part of a file's name."""
+    """Return an attack's name, which a recipe may choose freely, as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in attack)

@@ -1,17 +1,15 @@
-"""Many models under one attack, and one defense under all that an attacker may know."""
+"""Many models under one attack, and one defense under each kind of knowledge."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from robustlit.figures.curves import bound_notes, budget_notes, counted, curve_line
-from robustlit.figures.knob import check_style, knob_line
-from robustlit.figures.panel import KNOWLEDGE_STYLES, NORMS, UNITS, Line, Look, Panel, by_attacks
+from robustlit.figures.curves import counts
+from robustlit.figures.lines import Source, draw_lines
+from robustlit.figures.panel import KNOWLEDGE_STYLES, Look, Panel, by_value, worst_case_note
 from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.stored_verdict import notes_beside
 from robustlit.results.verdict import FAIL, Verdict
@@ -19,197 +17,100 @@ from robustlit.results.verdict import FAIL, Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+UNDEFENDED = "the undefended net"
 KNOWN_AS = {"adaptive": "adaptive", "greybox": "grey-box", "blackbox": "black-box"}
-_UNDEFENDED = Look("#000000", "-.")
+_UNDEFENDED_LOOK = Look("#000000", "-.")
 
 
 def models_figure(
-    evaluations: Mapping[str, Evaluation],
-    distance: str = "l2",
-    *,
-    attack: str | None = None,
-    knowledge: str = "adaptive",
-    style: str = "curve",
-    verdicts: Mapping[str, Verdict] | None = None,
+    evaluations: Mapping[str, Evaluation], distance: str = "l2", *, attack: str | None = None,
+    knowledge: str = "adaptive", style: str = "curve", verdicts: Mapping[str, Verdict] | None = None,
     undefended: Evaluation | None = None,
-) -> Figure:
-    """Many models under one attack, or under the worst case: a line a model, with Wilson 95 % bands.
+) -> Figure:  # fmt: skip
+    """Draw many models under one attack, or under the worst case: a line a model, with Wilson 95 % bands.
 
     Args:
-        evaluations: name of the model -> its evaluation, all on the same examples.
-        distance: l0, l1, l2 or linf.
-        attack: one attack; None takes each model's worst case over its attacks.
-        knowledge: greybox, adaptive or blackbox.
-        style: "curve", or "report" for the 2019 report's axes (see `knob_settings`), which needs an attack.
-        verdicts: name of the model -> the verdict on its evaluation, for those that have one; a failed one is marked.
-        undefended: of the net without a defense, for one more line, on the same examples.
+        evaluations: Name of the model -> its evaluation, all on the same examples.
+        distance: "l0", "l1", "l2" or "linf".
+        attack: One attack; None takes each model's worst case over its attacks.
+        knowledge: "greybox", "adaptive" or "blackbox".
+        style: "curve", or "report" for the axes of the 2019 report (see `knob_settings`), which needs an attack.
+        verdicts: Name of the model -> the verdict on its evaluation, if there is one; a failed one is marked.
+        undefended: The net without a defense, for one more line, on the same examples.
 
     Raises:
-        EvaluationError: other examples in one evaluation than in another; an attack or knowledge that one model was
-            not attacked with; an unknown style, or "report" without an attack; a verdict on another table.
+        EvaluationError: Evaluations on different examples; an attack or knowledge that one of them lacks; an unknown
+            style, or "report" without an attack; a verdict on another table.
     """
-    report = check_style(style) == "report"
-    if report and attack is None:
-        raise EvaluationError("style 'report' draws an attack's settings, and a worst case has none: name an attack")
-    models = dict(evaluations)
+    models, verdicts = dict(evaluations), verdicts or {}
     if undefended is not None:
-        models["undefended" if "undefended" not in models else "the undefended net"] = undefended
+        models["undefended" if "undefended" not in models else UNDEFENDED] = undefended
     check_same_examples(models)
-    lines: list[Line] = []
-    notes: list[str] = []
+    sources, notes = [], []
     for number, (name, evaluation) in enumerate(models.items()):
-        look = Look.number(number) if name in evaluations else _UNDEFENDED
-        judged = (verdicts or {}).get(name)
-        label = f"{name} (verdict FAIL)" if judged is not None and judged.status == FAIL else name
-        with _named(name, notes):
-            if report:
-                assert attack is not None
-                line = knob_line(evaluation, attack, label, distance, knowledge, look)
-            else:
-                line = curve_line(evaluation, attack, label, distance, knowledge, look)
-        notes += notes_beside(evaluation, judged, name)
-        if line is None:
-            notes.append(f"{attack} found no witness on {name}.")
-        else:
-            lines.append(line)
+        look = Look.number(number) if name in evaluations else _UNDEFENDED_LOOK
+        verdict = verdicts.get(name)
+        mark = " (verdict FAIL)" if verdict is not None and verdict.status == FAIL else ""
+        sources.append(Source(name, evaluation, attack, knowledge, look, mark))
+        notes += notes_beside(evaluation, verdict, name)
     if attack is None:
-        notes += _rests_on(models, knowledge)
-    for evaluation in models.values():
-        ran = [(name, known) for name, known in evaluation.runs if known == knowledge and attack in (None, name)]
-        notes += budget_notes(evaluation, ran, report)
-    if not report:
-        notes += bound_notes([(e, attack, knowledge) for e in models.values()], distance, list(models))
+        ran = {name: ", ".join(a for a, known in e.runs if known == knowledge) for name, e in models.items()}
+        notes.append(worst_case_note(ran, "lines"))
     if verdicts:
-        notes.append(f"Verdicts: {by_attacks({name: _short(found) for name, found in verdicts.items()})}.")
-    cut = ", ".join(name for name, e in models.items() if e.complete is False)
+        words = {k: ", ".join([v.profile, *(check.failure for check in v.failed)]) for k, v in verdicts.items()}
+        notes.append(f"Verdicts: {by_value({k: f'{v.status} ({words[k]})' for k, v in verdicts.items()})}.")
     if unknown := ", ".join(name for name, e in models.items() if e.complete is None):
         notes.append(f"Not known whether complete: {unknown}.")
+    cut = ", ".join(name for name, e in models.items() if e.complete is False)
     known = "" if knowledge == "adaptive" else f", {KNOWN_AS[knowledge]}"
-    beside = "" if undefended is None else " and the undefended net"
-    return Panel(
-        distance,
-        f"{len(evaluations)} models{beside} under {attack or 'the worst case'}{known}: accuracy against "
-        f"{NORMS[distance]} distance, n = {next(iter(models.values())).n}" + (f" (cut short: {cut})" if cut else ""),
-        lines,
-        list(dict.fromkeys(notes)),
-        xlabel=f"mean {UNITS[distance].replace(' (', ' of the witnesses (')}" if report else None,
-    ).figure()
+    beside = "" if undefended is None else f" and {UNDEFENDED}"
+    subject = f"{len(evaluations)} models{beside} under {attack or 'the worst case'}{known}: accuracy"
+    n = f"n = {next(iter(models.values())).n}{f' (cut short: {cut})' if cut else ''}"
+    return draw_lines(Panel(distance, subject, n, style, notes), sources)
 
 
 def knowledge_figure(
-    evaluation: Evaluation,
-    attack: str | None = None,
-    distance: str = "l2",
-    *,
-    undefended: Evaluation | None = None,
-    style: str = "curve",
-    name: str = "",
-    verdict: Verdict | None = None,
-) -> Figure:
-    """One defense under what the attacker may know, beside the net without it: adaptive drawn through, grey-box dashed.
+    evaluation: Evaluation, attack: str | None = None, distance: str = "l2", *, undefended: Evaluation | None = None,
+    style: str = "curve", name: str = "", verdict: Verdict | None = None,
+) -> Figure:  # fmt: skip
+    """Draw one defense under each kind of knowledge: adaptive solid, grey-box dashed, black-box dotted.
 
     Args:
-        evaluation: of the defense.
-        attack: one attack; None takes the worst case under each kind of knowledge.
-        distance: l0, l1, l2 or linf.
-        undefended: the same attack on the net without the defense, on the same examples.
-        style: "curve", or "report" for the 2019 report's axes (see `knob_settings`), which needs an attack.
-        name: of the defense, for the title.
-        verdict: on its evaluation, for a line below the title.
+        attack: One attack; None takes the worst case under each kind of knowledge.
+        distance, style, name, verdict: As in `curves_figure`; style "report" needs an attack.
+        undefended: The same attack on the net without the defense, for one more line, on the same examples.
 
     Raises:
-        EvaluationError: an attack that was not run, on either; other examples in one than in the other; an unknown
-            style, or "report" without an attack; a verdict on another table.
+        EvaluationError: An attack that either evaluation lacks; evaluations on different examples; an unknown style, or
+            "report" without an attack; a verdict on another table.
     """
-    report = check_style(style) == "report"
-    if report and attack is None:
-        raise EvaluationError("style 'report' draws an attack's settings, and a worst case has none: name an attack")
     if undefended is not None:
-        check_same_examples({name or "the defense": evaluation, "the undefended net": undefended})
-    ran = [known for a, known in evaluation.runs if attack in (None, a)]
-    if not ran:
-        there = ", ".join(evaluation.attacks)
-        raise EvaluationError(f"no attack named {attack!r} was run; there are {there}")
-    colour = Look.number(evaluation.attacks.index(attack) if attack else 0)
-    drawn = [
-        (evaluation, known, label, Look(colour.colour, KNOWLEDGE_STYLES[known], colour.marker))
+        check_same_examples({name or "the defense": evaluation, UNDEFENDED: undefended})
+    if attack is not None:
+        evaluation.norm_of(attack)  # raises an EvaluationError if it did not run
+    first = Look.number(0 if attack is None else evaluation.attacks.index(attack))
+    sources = [
+        Source(label, evaluation, attack, known, Look(first.colour, KNOWLEDGE_STYLES[known], first.marker))
         for known, label in KNOWN_AS.items()
-        if known in ran
+        if any(known == k and attack in (None, a) for a, k in evaluation.runs)
     ]
     if undefended is not None:
-        drawn.append((undefended, "adaptive", "undefended", _UNDEFENDED))
-    lines: list[Line] = []
-    notes = (
-        [] if attack is None else budget_notes(evaluation, [(attack, known) for known in dict.fromkeys(ran)], report)
-    )
-    notes += notes_beside(evaluation, verdict)
-    for source, known, label, look in drawn:
-        with _named(label, notes):
-            if report:
-                assert attack is not None
-                line = knob_line(source, attack, label, distance, known, look)
-            else:
-                line = curve_line(source, attack, label, distance, known, look)
-        if line is None:
-            notes.append(f"No witness: {label}.")
-        else:
-            lines.append(line)
-    if not report:
-        each = [(source, attack, known) for source, known, _, _ in drawn]
-        notes += bound_notes(each, distance, [label for _, _, label, _ in drawn])
-    return Panel(
-        distance,
-        f"{name + ' under ' if name else ''}{attack or 'the worst case'}, by what the attacker knows: accuracy against "
-        f"{NORMS[distance]} distance, {counted(evaluation)}, clean {100 * evaluation.clean_accuracy:.1f} %",
-        lines,
-        list(dict.fromkeys(notes)),
-        xlabel=f"mean {UNITS[distance].replace(' (', ' of the witnesses (')}" if report else None,
-        verdict=verdict,
-    ).figure()
+        sources.append(Source("undefended", undefended, attack, "adaptive", _UNDEFENDED_LOOK))
+    subject = f"{name + ' under ' if name else ''}{attack or 'the worst case'}, by what the attacker knows: accuracy"
+    notes = notes_beside(evaluation, verdict)
+    return draw_lines(Panel(distance, subject, counts(evaluation), style, notes, verdict), sources)
 
 
-def _short(verdict: Verdict) -> str:
-    """A verdict in a few words."""
-    failed = "".join(f", {check.failure}" for check in verdict.failed)
-    return f"{verdict.status} ({verdict.profile}{failed})"
-
-
-@contextmanager
-def _named(name: str, notes: list[str]) -> Iterator[None]:
-    """Says of which model an error is; what the evaluation warns of becomes a note."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield
-        except EvaluationError as error:
-            raise EvaluationError(f"{name}: {error}") from error
-    notes += [f"{str(warning.message)[0].upper()}{str(warning.message)[1:]}." for warning in caught]
-
-
-def _rests_on(evaluations: Mapping[str, Evaluation], knowledge: str) -> list[str]:
-    """On which attacks the worst cases rest: said once where it is the same, for each model where it is not."""
-    attacks = {
-        name: ", ".join(a for a, known in evaluation.runs if known == knowledge)
-        for name, evaluation in evaluations.items()
-    }
-    if len(set(attacks.values())) == 1:
-        return [f"Worst case over {next(iter(attacks.values()))}."]
-    return [f"The worst cases rest on different attacks, so that lines differ by those too. {by_attacks(attacks)}."]
-
-
-def _labels(evaluation: Evaluation) -> pd.Series:
+def labels_of(evaluation: Evaluation) -> pd.Series:
+    """Return the true classes by example number, ascending."""
     return evaluation.table.drop_duplicates("index").set_index("index")["label"].sort_index()
 
 
 def check_same_examples(evaluations: Mapping[str, Evaluation]) -> None:
-    """Refuses evaluations of different test images: their accuracies are not to be compared.
-
-    Raises:
-        EvaluationError: none given, or two that differ in their examples.
-    """
+    """Raise an EvaluationError for none, or for different test images: their accuracies cannot be compared."""
     if not evaluations:
         raise EvaluationError("a figure of several models needs at least one evaluation")
-    (first, *_), labels = list(evaluations), {name: _labels(e) for name, e in evaluations.items()}
+    (first, *_), labels = list(evaluations), {name: labels_of(e) for name, e in evaluations.items()}
     for name, found in labels.items():
         if found.equals(labels[first]):
             continue
@@ -224,17 +125,11 @@ def check_same_examples(evaluations: Mapping[str, Evaluation]) -> None:
 
 
 def on_common_examples(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
-    """The evaluations cut down to the test images that all share.
-
-    Raises:
-        EvaluationError: they share none, or give one image different classes.
-    """
-    labels = {name: _labels(evaluation) for name, evaluation in evaluations.items()}
-    both = None
-    for found in labels.values():
-        both = found.index if both is None else both.intersection(found.index)
-    if both is None or not len(both):
+    """Return the evaluations reduced to the test images that all share; an EvaluationError if there are none."""
+    numbers = [set(evaluation.table["index"]) for evaluation in evaluations.values()]
+    common = set.intersection(*numbers) if numbers else set()
+    if not common:
         raise EvaluationError(f"{', '.join(evaluations)} share no test image: evaluate them on the same ones")
-    cut = {name: evaluation.on(both) for name, evaluation in evaluations.items()}
+    cut = {name: evaluation.on(sorted(common)) for name, evaluation in evaluations.items()}
     check_same_examples(cut)
     return cut

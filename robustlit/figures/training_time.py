@@ -1,4 +1,4 @@
-"""What robustness costs: accuracy in the worst case against the time that training took."""
+"""The cost of robustness: accuracy in the worst case against training time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlit.figures.panel import NORMS, Look, by_attacks, finish, spread
+from robustlit.figures.panel import NORMS, Look, finish, name_beside, panel_axes, spread, tie, worst_case_note
 from robustlit.results.evaluation import EvaluationError
 from robustlit.results.intervals import Accuracy
+from robustlit.results.table import rename
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,33 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run's results.json says of its cost and its worst case.
-
-    Args:
-        name: of the run.
-        seconds: of training.
-        accuracy: in the worst case.
-        clean: accuracy without an attack.
-        norm, eps: the budget of the worst case, in pixel units.
-        rests_on: the attacks that the worst case is over; empty where the file does not say.
-        device: the hardware, in words.
-    """
+    """The cost of a run and its accuracy in the worst case, from its results.json."""
 
     name: str
-    seconds: float
-    accuracy: Accuracy
+    seconds: float  # of training
+    accuracy: Accuracy  # in the worst case
     clean: Accuracy
-    norm: str
-    eps: float
-    rests_on: tuple[str, ...] = ()
-    device: str = ""
+    norm: str  # the budget of the worst case
+    eps: float  # in pixel units
+    rests_on: tuple[str, ...] = ()  # the attacks that the worst case is taken over; empty if they are not known
+    device: str = ""  # the hardware
 
     @classmethod
     def read(cls, run: str | Path) -> TrainedRun:
-        """Reads a run folder; the time of an evaluation run is that of the training run that it attacked.
+        """Read a run folder; an evaluation run takes its training time from the run that it attacked.
 
         Raises:
-            EvaluationError: no results.json, one without a worst case, or no training time to be found.
+            EvaluationError: There is no results.json, no worst case in it, or no training time.
         """
         run = Path(run)
         results = _read(run)
@@ -55,16 +46,10 @@ class TrainedRun:
         if trained is None:
             raise EvaluationError(f"{run} was not trained, and the run that it attacked is not beside it")
         n = results["n"]
-        return cls(
-            name=run.resolve().name,
-            seconds=float(trained["seconds"]["train"]),
-            accuracy=Accuracy(round(worst["accuracy"] * n), n),
-            clean=Accuracy(round(results["clean"]["accuracy"] * n), n),
-            norm=worst["norm"],
-            eps=float(worst["eps"]),
-            rests_on=tuple(worst.get("rests_on", results.get("attacks", ()))),
-            device=trained.get("device", ""),
-        )
+        accuracy, clean = (Accuracy(round(found["accuracy"] * n), n) for found in (worst, results["clean"]))
+        attacks = tuple(map(rename, worst.get("rests_on", results.get("attacks", ()))))
+        name, seconds, device = run.resolve().name, float(trained["seconds"]["train"]), trained.get("device", "")
+        return cls(name, seconds, accuracy, clean, worst["norm"], float(worst["eps"]), attacks, device)
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -79,7 +64,7 @@ def _read(run: Path) -> dict[str, Any]:
 
 
 def _trained(run: Path) -> dict[str, Any] | None:
-    """The results of the training run whose checkpoint an evaluation run attacked."""
+    """Return the results of the training run whose checkpoint an evaluation run attacked, or None."""
     from omegaconf import OmegaConf
 
     if not (run / "config.yaml").is_file():
@@ -87,8 +72,7 @@ def _trained(run: Path) -> dict[str, Any] | None:
     given = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "ckpt_path")
     if not given:
         return None
-    path = Path(given)
-    names = (path, *list(path.parents)[:2])  # a run folder, or a checkpoint in its checkpoints/
+    names = (Path(given), *list(Path(given).parents)[:2])  # a run folder, or a checkpoint in its checkpoints/
     for folder in (*names, *(run.resolve().parent / p.name for p in names if p.name)):
         if (folder / "results.json").is_file() and "train" in (found := _read(folder))["seconds"]:
             return found
@@ -96,85 +80,43 @@ def _trained(run: Path) -> dict[str, Any] | None:
 
 
 def training_time_figure(runs: Sequence[TrainedRun]) -> Figure:
-    """Robust accuracy against training time: a point a run, named, with its Wilson 95 % interval; hollow is clean.
-
-    Args:
-        runs: see `TrainedRun.read`; all with the same budget.
+    """Draw robust accuracy against training time: a named point a run, with its Wilson 95 % interval; hollow is clean.
 
     Raises:
-        EvaluationError: no run, or worst cases at different budgets.
+        EvaluationError: There is no run, or worst cases are at different budgets.
     """
-    from matplotlib.figure import Figure
-
     if not runs:
         raise EvaluationError("a figure of training times needs at least one run")
     if len({(run.norm, run.eps) for run in runs}) > 1:
         each = ", ".join(f"{run.name} at {run.norm} {run.eps:g}" for run in runs)
         raise EvaluationError(f"worst cases at different budgets are not to be compared: {each}")
-    height = max(4.4, 0.8 + 0.21 * len(runs))
-    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    seconds = [run.seconds for run in runs]
-    logarithmic = min(seconds) > 0 and max(seconds) > 8 * min(seconds)
-    unit, factor = next(((u, f) for u, f in (("h", 3600.0), ("min", 60.0)) if max(seconds) > 3 * f), ("s", 1.0))
-    for number, run in enumerate(runs):
+    figure, axes, _ = panel_axes(len(runs))
+    longest, shortest = max(run.seconds for run in runs), min(run.seconds for run in runs)
+    unit, factor = next(((u, f) for u, f in (("h", 3600.0), ("min", 60.0)) if longest > 3 * f), ("s", 1.0))
+    places = spread([100 * float(run.accuracy) for run in runs], 5.0)
+    for number, (run, place) in enumerate(zip(runs, places, strict=True)):
         x, y = run.seconds / factor, 100 * float(run.accuracy)
         low, high = (100 * bound for bound in run.accuracy.interval)
         look = Look.number(number)
         marker = look.marker or "o"
         axes.errorbar(x, y, [[y - low], [high - y]], fmt=marker, color=look.colour, markersize=6, capsize=3)
         axes.plot(x, 100 * float(run.clean), marker, markersize=5, color=look.colour, fillstyle="none")
-    if logarithmic:
+        tie(axes, (x, y), (1.02, place), look.colour)
+        name_beside(axes, (1.03, place), f"{run.name}  {100 * run.accuracy:.1f} %")
+    if 0 < 8 * shortest < longest:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_xlim(0, 1.08 * max(seconds) / factor or 1.0)
+        axes.set_xlim(0, 1.08 * longest / factor or 1.0)
     axes.set(xlabel=f"training time ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))
-    _name_points(axes, runs, factor)
-    sizes = sorted({run.accuracy.n for run in runs})
-    first = runs[0]
-    finish(
-        figure,
-        axes,
-        f"Worst case at {NORMS[first.norm]} {first.eps:g} against training time, "
-        f"n = {' to '.join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))}",
-        _notes(runs),
-    )
-    return figure
-
-
-def _name_points(axes: Any, runs: Sequence[TrainedRun], factor: float) -> None:
-    """Names in a column beside the axes, each tied to its point, in the order of the points' heights."""
-    from matplotlib.patches import ConnectionPatch
-
-    places = spread([100 * float(run.accuracy) for run in runs], 5.0)
-    beside = axes.get_yaxis_transform()
-    for number, (run, place) in enumerate(zip(runs, places, strict=True)):
-        colour = Look.number(number).colour
-        point = (run.seconds / factor, 100 * float(run.accuracy))
-        tie = ConnectionPatch(
-            point, (1.02, place), axes.transData, beside, color=colour, alpha=0.7, linewidth=0.6, linestyle=(0, (1, 3))
-        )  # fmt: skip
-        tie.set_in_layout(False)
-        tie.set_clip_on(False)
-        axes.add_artist(tie)
-        text = f"{run.name}  {100 * run.accuracy:.1f} %"
-        axes.text(
-            1.03, place, text, transform=beside, va="center", color="#222222", fontsize=9, parse_math=False
-        )  # fmt: skip
-
-
-def _notes(runs: Sequence[TrainedRun]) -> list[str]:
-    notes = ["Filled: worst case, Wilson 95 %. Hollow: clean."]
-    over = {", ".join(run.rests_on) for run in runs}
-    if len(over) == 1:
-        notes.append(f"Worst case over {over.pop()}.")
-    else:
-        each = by_attacks({run.name: ", ".join(run.rests_on) for run in runs})
-        notes.append(f"The worst cases rest on different attacks, so that points differ by those too. {each}.")
+    n = " to ".join(str(n) for n in sorted({bound(run.accuracy.n for run in runs) for bound in (min, max)}))
+    title = f"Worst case at {NORMS[runs[0].norm]} {runs[0].eps:g} against training time, n = {n}"
     devices = {run.device for run in runs}
-    if len(devices) == 1:
-        notes.append(f"Trained on {devices.pop() or 'unknown hardware'}.")
-    else:
-        notes.append("Trained on different hardware: times are not to be compared.")
-    return notes
+    alone = f"Trained on {runs[0].device or 'unknown hardware'}."
+    notes = [
+        "Filled: worst case, Wilson 95 %. Hollow: clean.",
+        worst_case_note({run.name: ", ".join(run.rests_on) for run in runs}, "points"),
+        alone if len(devices) == 1 else "Trained on different hardware: times are not to be compared.",
+    ]
+    finish(figure, axes, title, notes)
+    return figure

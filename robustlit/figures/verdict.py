@@ -1,45 +1,44 @@
-"""The verdict at a glance: a row a check, its status by shape, colour and word, its figure against its threshold."""
+"""Draw a verdict as a table: one row per check, with its status and its figure against the limit."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from robustlit.figures.panel import NORMS, VERDICTS, named_norms
+from robustlit.figures.panel import FAINT, INK, NORMS, VERDICTS, named_norms
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NONE = "no detector"  # the one check that not every model has
-# Told apart by shape and word as well as by colour.
+_NONE = "no detector"  # check 20 is made only for models with a detector
+# A status differs by shape and word as well as by colour.
 _COLOURS = {**VERDICTS, _NONE: "#7A7A7A"}
 _SHAPES = {PASS: "o", FAIL: "X", INCONCLUSIVE: "D", _NONE: "_"}
 _WORDS = {PASS: "pass", FAIL: "FAIL", INCONCLUSIVE: "undecided", _NONE: "none"}
 _DETECTOR = Check(20, "the detector was attacked too", _NONE, "the model has no detector")
-_INK, _FAINT = "#222222", "#666666"
-_WIDTH, _LINE, _PAD = 10.8, 0.165, 0.11  # inches: the figure, a line of text, what each row has beside its lines
+_WIDTH, _LINE, _PAD = 10.8, 0.165, 0.11  # inches: the figure, a line of text, the padding of a row
 _NUMBER, _NAME, _SHAPE, _STATUS, _GAUGE, _FIGURE, _FINDING = 0.25, 0.35, 3.78, 3.9, 4.7, 5.66, 6.83
-_GAUGE_WIDTH = 0.85  # inches, of which the threshold stands in the middle
-_LETTERS = 73  # of a finding on one line
-_NAME_LETTERS = 45  # of the run in the title
+_GAUGE_WIDTH = 0.85  # inches; the limit is in the middle
+_LETTERS, _NAME_LETTERS = 73, 45  # of a finding on one line, of the run's name in the title
 _HEAD, _FOOT = 0.92, 0.42
 
 
 def verdict_figure(verdict: Verdict, *, name: str = "", n: int | None = None) -> Figure:
-    """The checks of a verdict as a table that is read at a glance.
+    """Draw the checks of a verdict as a table.
 
     Args:
-        verdict: what was found.
-        name: of the run, for the title.
-        n: of the images that were evaluated; `verdict.n` of them were looked at again.
+        name: Name of the run, for the title.
+        n: Number of images that were evaluated; `verdict.n` of them were probed.
     """
     from matplotlib.figure import Figure
 
     checks = [*verdict.checks, *([] if any(c.number == _DETECTOR.number for c in verdict.checks) else [_DETECTOR])]
-    rows = [(check, _words(check)) for check in checks]
+    # Without the share and its limit, which have their own column.
+    findings = [named_norms(re.sub(r" \((?:[^()]*; )?at most [^()]*\)", "", check.finding)) for check in checks]
+    rows = [(check, textwrap.wrap(finding, _LETTERS) or [""]) for check, finding in zip(checks, findings, strict=True)]
     heights = [_LINE * len(lines) + _PAD for _, lines in rows]
     height = _HEAD + sum(heights) + _FOOT
     figure = Figure(figsize=(_WIDTH, height), dpi=104)
@@ -53,55 +52,52 @@ def verdict_figure(verdict: Verdict, *, name: str = "", n: int | None = None) ->
             axes.axhspan(top - tall, top, color=_COLOURS[FAIL], alpha=0.12, linewidth=0)
         elif number % 2 == 0:
             axes.axhspan(top - tall, top, color="black", alpha=0.03, linewidth=0)
-        _row(axes, check, lines, top, tall)
+        _row(axes, check, lines, top - tall / 2)
         top -= tall
-    caution = f"{verdict.caution}."
-    axes.text(0.1, _FOOT / 2, caution, va="center", fontsize=9, color=_INK, style="italic", parse_math=False)
+    _text(axes, 0.1, _FOOT / 2, f"{verdict.caution}.", 9, style="italic")
     return figure
+
+
+def _text(axes: Axes, x: float, y: float, text: str, size: float, color: str = INK, **style: Any) -> None:
+    axes.text(x, y, text, va="center", fontsize=size, color=color, parse_math=False, **style)
 
 
 def _head(axes: Axes, verdict: Verdict, height: float, name: str, n: int | None) -> None:
     counts = verdict.counts
     short = name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…"
     title = f"{short + ': ' if name else ''}verdict {verdict.status}"
-    axes.text(
-        0.1, height - 0.22, title, va="center", fontsize=14, weight="bold",
-        color=_COLOURS[verdict.status], parse_math=False,
-    )  # fmt: skip
+    _text(axes, 0.1, height - 0.22, title, 14, _COLOURS[verdict.status], weight="bold")
     seen = f"n = {verdict.n} images probed" + (f", of {n} evaluated" if n is not None else "")
     text = (
         f"{NORMS.get(verdict.norm, verdict.norm)} eps {verdict.eps:.4g} (pixel units), {seen}, profile "
         f"{verdict.profile}: {counts[PASS]} passed, {counts[FAIL]} failed, {counts[INCONCLUSIVE]} undecided"
     )
-    axes.text(0.1, height - 0.5, text, va="center", fontsize=9.5, color=_INK, parse_math=False)
-    heads = (
-        (_NAME, "check", "left"), (_STATUS, "status", "left"), (_GAUGE + _GAUGE_WIDTH / 2, "limit", "center"),
-        (_FIGURE, "found (at most)", "left"), (_FINDING, "finding", "left"),
-    )  # fmt: skip
-    for x, head, align in heads:
-        axes.text(x, height - _HEAD + 0.11, head, va="center", ha=align, fontsize=8, color=_FAINT)
-    axes.axhline(height - _HEAD, color=_FAINT, linewidth=0.6)
+    _text(axes, 0.1, height - 0.5, text, 9.5)
+    heads = {_NAME: "check", _STATUS: "status", _GAUGE: "limit", _FIGURE: "found (at most)", _FINDING: "finding"}
+    for x, head in heads.items():
+        middle = x == _GAUGE
+        place = x + _GAUGE_WIDTH / 2 if middle else x
+        _text(axes, place, height - _HEAD + 0.11, head, 8, FAINT, ha="center" if middle else "left")
+    axes.axhline(height - _HEAD, color=FAINT, linewidth=0.6)
 
 
-def _row(axes: Axes, check: Check, lines: list[str], top: float, tall: float) -> None:
-    middle, colour = top - tall / 2, _COLOURS[check.status]
-    weight = "bold" if check.status == FAIL else "normal"
+def _row(axes: Axes, check: Check, lines: list[str], y: float) -> None:
+    colour, weight = _COLOURS[check.status], "bold" if check.status == FAIL else "normal"
     fill = colour if check.status != INCONCLUSIVE else "white"
-    axes.text(_NUMBER, middle, str(check.number), va="center", ha="right", fontsize=8, color=_FAINT)
-    axes.text(_NAME, middle, check.name, va="center", fontsize=9, color=_INK, weight=weight, parse_math=False)
-    axes.plot(_SHAPE, middle, _SHAPES[check.status], color=colour, markerfacecolor=fill, markersize=6.5)
-    axes.text(_STATUS, middle, _WORDS[check.status], va="center", fontsize=9, color=colour, weight=weight)
+    _text(axes, _NUMBER, y, str(check.number), 8, FAINT, ha="right")
+    _text(axes, _NAME, y, check.name, 9, weight=weight)
+    axes.plot(_SHAPE, y, _SHAPES[check.status], color=colour, markerfacecolor=fill, markersize=6.5)
+    _text(axes, _STATUS, y, _WORDS[check.status], 9, colour, weight=weight)
     found = "" if check.figure is None else _percent(check.figure)
     if check.figure is not None and check.threshold is not None:
-        _gauge(axes, check.figure, check.threshold, middle, colour)
+        _gauge(axes, check.figure, check.threshold, y, colour)
         found += f"  ({_percent(check.threshold)})"
-    axes.text(_FIGURE, middle, found, va="center", fontsize=8.5, color=_INK, parse_math=False)
-    text = "\n".join(lines)
-    axes.text(_FINDING, middle, text, va="center", fontsize=7, color=_INK, linespacing=1.25, parse_math=False)
+    _text(axes, _FIGURE, y, found, 8.5)
+    _text(axes, _FINDING, y, "\n".join(lines), 7, linespacing=1.25)
 
 
 def _gauge(axes: Axes, found: float, limit: float, y: float, colour: str) -> None:
-    """A bar from nothing to twice the limit, which is marked; what is more has an arrow's head."""
+    """Draw a bar from 0 to twice the limit, which is marked; a longer one ends in an arrow."""
     ratio = found / limit if limit > 0 else (0.0 if found <= 0 else 3.0)
     end = _GAUGE + _GAUGE_WIDTH * min(max(ratio, 0.0), 2.0) / 2
     axes.plot([_GAUGE, _GAUGE + _GAUGE_WIDTH], [y, y], color="#CCCCCC", linewidth=1.2, solid_capstyle="butt")
@@ -109,13 +105,7 @@ def _gauge(axes: Axes, found: float, limit: float, y: float, colour: str) -> Non
     if ratio > 2:
         axes.plot(end + 0.02, y, ">", color=colour, markersize=5.5)
     middle = _GAUGE + _GAUGE_WIDTH / 2
-    axes.plot([middle, middle], [y - 0.075, y + 0.075], color=_INK, linewidth=1.1)
-
-
-def _words(check: Check) -> list[str]:
-    """The finding on lines, without the share and its limit, which have a column of their own."""
-    short = re.sub(r" \((?:[^()]*; )?at most [^()]*\)", "", check.finding)
-    return textwrap.wrap(named_norms(short), _LETTERS) or [""]
+    axes.plot([middle, middle], [y - 0.075, y + 0.075], color=INK, linewidth=1.1)
 
 
 def _percent(share: float) -> str:

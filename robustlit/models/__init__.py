@@ -10,19 +10,7 @@ from robustlit.models.parameters import count_parameters
 from robustlit.models.timm_net import TimmNet
 
 __all__ = [
-    "AdvGANDiscriminator",
-    "AdvGANGenerator",
-    "Autoencoder",
-    "BaseCNN",
-    "EmbeddingClassifier",
-    "JumpReLU",
-    "MadryCNN",
-    "Normalize",
-    "RandomJumpReLU",
-    "SmallCNN",
-    "TimmNet",
-    "count_parameters",
-    "load_generator",
-    "replace_activations",
+    "AdvGANDiscriminator", "AdvGANGenerator", "Autoencoder", "BaseCNN", "EmbeddingClassifier", "JumpReLU", "MadryCNN",
+    "Normalize", "RandomJumpReLU", "SmallCNN", "TimmNet", "count_parameters", "load_generator", "replace_activations",
     "save_generator",
-]
+]  # fmt: skip

@@ -1,27 +1,27 @@
-"""Activations with a jump, and how they are put into any net."""
+"""Activations with a jump, and their insertion into any net."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-# Gates (sigmoid, softmax) are no activations of a layer: they scale a signal, and stay.
+from robustlit.checks import is_number
+
+# Without gates (sigmoid, softmax), which scale a signal and are not replaced.
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU,
     nn.SiLU, nn.GELU, nn.Mish, nn.Hardswish, nn.Softplus,
 )  # fmt: skip
-# Known by name: importing timm takes seconds, and a net of its classes has done so already.
+# By name, because importing timm takes seconds; a net of its classes has imported it already.
 _TIMM_FILES = ("timm.layers.activations", "timm.layers.activations_me")
 _TIMM_NAMES = (
     "Swish", "SwishMe", "Mish", "MishMe", "HardSwish", "HardSwishMe", "HardMish", "HardMishMe",
     "GELU", "GELUTanh", "QuickGELU",
 )  # fmt: skip
 
-# A compromise, measured on BaseCNN: DDN finds nearer witnesses at half of it, BIM breaks more at twice.
+# A compromise, measured on BaseCNN: DDN finds nearer adversarial examples at half of it, BIM breaks more at twice.
 _WIDTH = 0.1
 
 _NONE = (
@@ -33,19 +33,16 @@ _ITSELF = (
     "activation={net}()) in its place"
 )
 _TWICE = (
-    "{net} has jumps already ({paths}): a jump of a jump is not what anybody means; give the net without, or train "
+    "{net} has jumps already ({paths}): a jump around a jump is a mistake; give the net without jumps, or train "
     "and judge this one as it is"
 )
 
 
 class Jump(nn.Module):
-    """What every jump shares: an activation, and the threshold that lets it through.
+    """Base of the jumps: an activation (None: ReLU), and the threshold below which it is 0.
 
     In train mode the gradient is that of the activation alone (straight through): the signals of an untrained net lie
-    below the threshold, where the jump's own gradient is 0, and training would not begin. In eval mode it is the own.
-
-    Args:
-        activation: the activation whose value is kept above the threshold; None is a ReLU.
+    below the threshold, where the jump's gradient is 0, and training would not begin. In eval mode it is the jump's.
     """
 
     def __init__(self, activation: nn.Module | None = None) -> None:
@@ -53,16 +50,16 @@ class Jump(nn.Module):
         self.activation = nn.ReLU() if activation is None else activation
 
     def threshold(self, z: Tensor) -> float | Tensor:
-        """Kappa for this forward."""
+        """Return kappa for this forward."""
         raise NotImplementedError
 
     def chance(self, z: Tensor) -> Tensor:
-        """How open the activation is with its step spread, from 0 to 1, in the shape of `z`."""
+        """Return how open the smoothed activation is, from 0 to 1, in the shape of `z`."""
         raise NotImplementedError
 
     def forward(self, z: Tensor) -> Tensor:
-        """The activation's value where `z` exceeds kappa, else 0; any shape."""
-        # Compared before the activation, which may work in place. Written so that NaN is not taken for 0.
+        """Return the activation's value where `z` exceeds kappa, else 0; any shape."""
+        # Compared before the activation, which may work in place, and in this direction so that NaN stays NaN.
         closed = z <= self.threshold(z)
         value = self.activation(z)
         if self.training:
@@ -70,44 +67,40 @@ class Jump(nn.Module):
         return value.masked_fill(closed, 0)
 
     def smooth(self, z: Tensor) -> Tensor:
-        """The value with its step spread, so that its gradient tells what opening and closing would do."""
-        chance = self.chance(z)
+        """Return the value with a smooth step, whose gradient includes the effect of opening and closing."""
+        chance = self.chance(z)  # before the activation, which may work in place
         return self.activation(z) * chance
 
 
 class JumpReLU(Jump):
-    """An activation that answers nothing up to a threshold, and jumps to its own value there.
+    """An activation that is 0 up to a threshold and jumps to its own value there.
 
     Around a ReLU, J(z) = z where z > kappa, else 0: Erichson, Yao, Mahoney: JumpReLU: a retrofit defense strategy for
     adversarial attacks, 2019, arXiv:1904.03750. At kappa = 0 that is the ReLU. Around another activation the value
-    above the threshold is that activation's: SiLU then also loses its negative part, at any kappa. In train mode its
-    gradient is the plain activation's, or a net with jumps from the start would not begin to learn.
+    above the threshold is that activation's: SiLU then also loses its negative part, at any kappa.
 
-    Kappa is in the units of the pre-activation, so it means something else in each layer, and on another scale of the
+    Kappa is in the units of the pre-activation, so it has another meaning in each layer and for another scale of the
     input: the paper's 0 to 1.5 are for normalised images, the 0.0645 of the 2019 report for pixels in [0, 1].
 
     Args:
-        kappa: threshold, finite and at least 0.
-        activation: what is kept above the threshold; None is a ReLU.
+        kappa: Threshold, finite and at least 0.
+        activation: Its value is kept above the threshold; None is a ReLU.
 
     Raises:
-        ValueError: kappa out of range.
+        ValueError: Kappa out of range.
     """
 
     def __init__(self, kappa: float, activation: nn.Module | None = None) -> None:
         super().__init__(activation)
-        self.kappa = check_kappa(kappa, "kappa")
+        self.kappa = _checked(kappa, "kappa")
 
     def threshold(self, z: Tensor) -> float:
-        """Kappa, always the same."""
         return self.kappa
 
     def chance(self, z: Tensor) -> Tensor:
-        """A sigmoid around kappa, a tenth of kappa wide."""
         return _step(z, self.kappa)
 
     def extra_repr(self) -> str:
-        """Kappa, for printing."""
         return f"kappa={self.kappa:g}"
 
 
@@ -118,49 +111,47 @@ class RandomJumpReLU(Jump):
     examples of a batch share the draw, which comes from the device's generator.
 
     Args:
-        low: least kappa, at least 0.
-        high: largest kappa, finite and at least `low`.
-        activation: what is kept above the threshold; None is a ReLU.
+        low: Least kappa, at least 0.
+        high: Largest kappa, finite and at least `low`.
+        activation: Its value is kept above the threshold; None is a ReLU.
 
     Raises:
-        ValueError: low or high out of range.
+        ValueError: `low` or `high` out of range.
     """
 
     def __init__(self, low: float, high: float, activation: nn.Module | None = None) -> None:
         super().__init__(activation)
-        self.low, self.high = check_kappa(low, "low"), check_kappa(high, "high")
+        self.low, self.high = _checked(low, "low"), _checked(high, "high")
         if self.low > self.high:
             raise ValueError(f"low must be at most high, got low={low!r} and high={high!r}; swap them")
 
     def threshold(self, z: Tensor) -> Tensor:
-        """A fresh draw, one number."""
         return self.low + (self.high - self.low) * torch.rand((), device=z.device)
 
     def chance(self, z: Tensor) -> Tensor:
-        """That kappa is drawn below `z`: a ramp from low to high."""
+        """Return the chance that kappa is drawn below `z`: a ramp from low to high."""
         if self.low == self.high:
             return _step(z, self.low)
         return ((z - self.low) / (self.high - self.low)).clamp(0, 1)
 
     def extra_repr(self) -> str:
-        """The range, for printing."""
         return f"low={self.low:g}, high={self.high:g}"
 
 
 def _step(z: Tensor, kappa: float) -> Tensor:
-    """1 above kappa, 0 below, spread by a share of kappa."""
+    """Return a sigmoid around kappa, a tenth of kappa wide."""
     return ((z - kappa) / (_WIDTH * kappa)).sigmoid() if kappa else (z > 0).to(z.dtype)
 
 
-def check_kappa(value: object, name: str) -> float:
-    """The threshold as a float; raises a ValueError unless it is finite and at least 0."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+def _checked(value: object, name: str) -> float:
+    """Return the threshold as a float; raise a ValueError unless it is finite and at least 0."""
+    if not is_number(value) or float(value) < 0:  # type: ignore[arg-type]
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}; 0 is the plain ReLU")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
-def is_activation(module: nn.Module, types: tuple[type[nn.Module], ...] | None = None) -> bool:
-    """Whether a module is an activation: of PyTorch, of timm, or one of `types` where those are given."""
+def _is_activation(module: nn.Module, types: tuple[type[nn.Module], ...] | None) -> bool:
+    """Return whether a module is an activation: of PyTorch, of timm, or one of `types` where those are given."""
     if types is not None:
         return isinstance(module, types)
     return isinstance(module, ACTIVATIONS) or any(
@@ -169,29 +160,25 @@ def is_activation(module: nn.Module, types: tuple[type[nn.Module], ...] | None =
 
 
 def replace_activations(
-    net: nn.Module,
-    build: Callable[[nn.Module], nn.Module],
-    *,
-    types: Iterable[type[nn.Module]] | None = None,
+    net: nn.Module, build: Callable[[nn.Module], nn.Module], *, types: Iterable[type[nn.Module]] | None = None
 ) -> dict[str, type[nn.Module]]:
-    """Replaces every activation of a net, in place, and says which.
+    """Replace every activation of a net, in place, and return which; also inside timm's fused layers.
 
-    Any net whose activations are modules: also timm's, whose activations stand inside fused layers such as
-    `BatchNormAct2d`. An activation that several places share is replaced by one module that they share. Gates
-    (sigmoid, softmax) and what a forward calls as a function stay; compare the answer with the net you know.
+    An activation that several places share is replaced by one module that they share. Gates (sigmoid, softmax) and
+    functions called in a forward are not replaced: compare the returned paths with your net.
 
         replace_activations(net, lambda activation: JumpReLU(0.0645, activation))
 
     Args:
-        net: the net; changed.
-        build: from the old activation to what stands in its place. It may hold the old one.
-        types: the classes to replace; None takes those of PyTorch and timm.
+        net: The net; it is changed.
+        build: From the old activation to its replacement, which may hold the old one.
+        types: The classes to replace; None takes those of PyTorch and timm.
 
     Returns:
-        Path of every place -> class of the activation that stood there, in the order of the net.
+        Path -> class of every activation replaced, in the order of the net.
 
     Raises:
-        ValueError: there is none to replace, the net is itself one or has jumps already, `build` is a module.
+        ValueError: There is none to replace, the net is itself one or has jumps already, `build` is a module.
     """
     if isinstance(build, nn.Module):
         raise ValueError(
@@ -200,19 +187,19 @@ def replace_activations(
         )
     wanted = None if types is None else tuple(types)
     name = type(net).__name__
-    if is_activation(net, wanted):
+    if _is_activation(net, wanted):
         raise ValueError(_ITSELF.format(net=name))
     places = list(net.named_modules(remove_duplicate=False))
     if jumps := [path for path, module in places if isinstance(module, Jump)]:
         raise ValueError(_TWICE.format(net=name, paths=", ".join(jumps[:3]) + (", ..." if len(jumps) > 3 else "")))
     found: dict[str, nn.Module] = {}
     for path, module in places:
-        inside = any(path.startswith(f"{outer}.") for outer in found)  # what an activation is made of stays
-        if is_activation(module, wanted) and not inside:
+        inside = any(path.startswith(f"{outer}.") for outer in found)  # parts of an activation are not replaced
+        if _is_activation(module, wanted) and not inside:
             found[path] = module
     if not found:
         raise ValueError(_NONE.format(net=name))
-    built: dict[int, nn.Module] = {}  # by the old one: what was shared stays so
+    built: dict[int, nn.Module] = {}  # by the old one, so that shared modules stay shared
     for path, old in found.items():
         if id(old) not in built:
             built[id(old)] = build(old)

@@ -20,21 +20,18 @@ class Autoencoder(nn.Module):
     The denoiser of the 2019 report (section 9.2, figure 12), which gives no sizes. The layers are MagNet's (Meng, Chen:
     MagNet: a two-pronged defense against adversarial examples, 2017, arXiv:1705.09064): 3x3 convolutions, average
     pooling on the way down, nearest-neighbour enlargement on the way up, no normalisation, so that examples of a batch
-    keep apart and training and evaluation compute the same. Its output lies in [0, 1] and is differentiable.
+    do not mix and training and evaluation compute the same. Its output lies in [0, 1] and is differentiable.
 
     Args:
-        in_chans: channels of an image, 1 or 3.
-        image_size: side of the square images in pixels, at least 8; needs not be a multiple of anything.
-        width: channels of the first convolution, doubled at every halving.
-        depth: halvings of the side, at least 1.
-        bottleneck: channels of the code. Fewer remove more of the perturbation, and of the image.
+        in_chans: Channels of an image, 1 or 3.
+        image_size: Side of the square images in pixels, at least 8.
+        width: Channels of the first convolution, doubled at every halving.
+        depth: Halvings of the side, at least 1.
+        bottleneck: Channels of the code. Fewer remove more of the perturbation, and of the image.
 
-    Attributes:
-        code_shape: (channels, height, width) of the code.
 
     Raises:
-        ValueError: an argument out of range; a code that is no smaller than the image, or of a single pixel; in
-            `forward`, images of another size or number of channels.
+        ValueError: An argument out of range; a code no smaller than the image, or of a single pixel; other images.
     """
 
     def __init__(
@@ -42,7 +39,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         check_integer("in_chans", in_chans, 1, "1 for grey images, 3 for colour")
-        check_integer("image_size", image_size, _SMALLEST, "smaller images leave a bottleneck nothing to work on")
+        check_integer("image_size", image_size, _SMALLEST, "smaller images leave nothing for a bottleneck")
         check_integer("width", width, 1, "16 is the default")
         check_integer("depth", depth, 1, "without halving there is no bottleneck")
         check_integer("bottleneck", bottleneck, 1, "8 is the default")
@@ -54,7 +51,7 @@ class Autoencoder(nn.Module):
                 f"depth={depth} leaves a single pixel of images of side {image_size}; at most "
                 f"{sum(side > 2 for side in sides)} for these"
             )
-        self.code_shape = (bottleneck, sides[-1], sides[-1])
+        self.code_shape = (bottleneck, sides[-1], sides[-1])  # channels, height, width
         code, pixels = bottleneck * sides[-1] ** 2, in_chans * image_size**2
         if code >= pixels:
             raise ValueError(
@@ -65,7 +62,7 @@ class Autoencoder(nn.Module):
         widths = [width * 2**level for level in range(depth)]
         down: list[nn.Module] = []
         for before, after in zip([in_chans, *widths], widths, strict=False):
-            # A window that hangs over an odd side's edge averages the pixels that are there.
+            # At the edge of an odd side the window averages the pixels inside.
             down += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2, ceil_mode=True)]
         self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], bottleneck, 3, padding=1), nn.ReLU())
         up: list[nn.Module] = []
@@ -79,13 +76,12 @@ class Autoencoder(nn.Module):
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
-        # Starts with dark images. From grey ones the first steps on digits, most of whose pixels are black, overshoot
-        # to black ones, where the sigmoid is flat: training on pixels then stays there.
+        # Starts with dark images: from grey ones the first steps on digits overshoot to black, where sigmoid is flat.
         assert last.bias is not None
         nn.init.constant_(last.bias, -2.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] for images (B, C, H, W) in [0, 1]."""
+        """Return images (B, C, H, W) in [0, 1] for images (B, C, H, W) in [0, 1]."""
         own = (self.in_chans, self.image_size, self.image_size)
         if tuple(x.shape[1:]) != own:
             channels, side = (x.shape[1], x.shape[-1]) if x.ndim == 4 else ("?", "?")

@@ -1,11 +1,8 @@
-"""Small convolutional networks of the robustness literature, for grey digits and little colour images.
-
-Every network is three parts, `normalize`, `features` and `classifier`, and every activation is a module of its
-own, so that it can be replaced.
-"""
+"""Small convolutional networks of the robustness literature, for grey digits and small colour images."""
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -13,32 +10,52 @@ from robustlit.checks import check_integer, check_sizes
 from robustlit.models.normalize import normalization
 
 
-class BaseCNN(nn.Module):
-    """The base network of the 2019 report: four 3x3 convolutions, two linear layers, 594 922 parameters on MNIST.
-
-    Source: A. Martin, "Adversarial Examples", 2019.
+class CNN(nn.Module):
+    """Base: a network of three parts, whose every activation is a module of its own so that it can be replaced.
 
     Args:
         num_classes: Number of logits K, at least 2.
         in_chans: Channels of an image.
-        image_size: Side of the square image in pixels, at least 16.
+        image_size: Side of the square image in pixels.
         mean: Mean of each channel in pixel units; with `std` it puts a `Normalize` layer first.
         std: Standard deviation of each channel in pixel units.
-        dropout: Probability of dropping a unit before the last layer, in [0, 1).
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
+    normalize: nn.Module
+    features: nn.Module
+    classifier: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify (B, C, H, W) pixels in [0, 1]; return logits (B, K)."""
+        return self.classifier(self.features(self.normalize(x)))
+
+
+def _convolutions(*channels: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    """Return the convolutions from each number of channels to the next, a ReLU after each."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [nn.Conv2d(before, after, kernel, stride, padding), nn.ReLU()]
+    return layers
+
+
+class BaseCNN(CNN):
+    """The base network of the 2019 report: four 3x3 convolutions, two linear layers, 594 922 parameters on MNIST.
+
+    Source: A. Martin, "Adversarial Examples", 2019.
+
+    Args:
+        num_classes, in_chans, mean, std: See `CNN`.
+        image_size: Side of the square image in pixels, at least 16.
+        dropout: Probability of dropping a unit before the last layer, in [0, 1).
+    """
+
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        dropout: float = 0.0,
-    ) -> None:
+        self, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=16)
         if not 0 <= dropout < 1:
@@ -46,111 +63,54 @@ class BaseCNN(nn.Module):
         # Two convolutions without padding take 4 pixels off, the pooling halves; twice: 28 -> 12 -> 4.
         side = ((image_size - 4) // 2 - 4) // 2
         self.normalize = normalization(mean, std, in_chans)
-        self.features = nn.Sequential(
-            nn.Conv2d(in_chans, 32, kernel_size=3),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, kernel_size=3),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, kernel_size=3),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, kernel_size=3),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
+        first, second = _convolutions(in_chans, 32, 32, kernel=3), _convolutions(32, 64, 64, kernel=3)
+        self.features = nn.Sequential(*first, nn.MaxPool2d(2), *second, nn.MaxPool2d(2), nn.Flatten())
         self.classifier = nn.Sequential(
-            nn.Linear(64 * side**2, 512),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(512, num_classes),
+            nn.Linear(64 * side**2, 512), nn.ReLU(), nn.Dropout(dropout), nn.Linear(512, num_classes)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify (B, C, H, W) pixels in [0, 1]; returns logits (B, K)."""
-        return self.classifier(self.features(self.normalize(x)))
 
-
-class MadryCNN(nn.Module):
+class MadryCNN(CNN):
     """The network of the MNIST adversarial training challenge: 3 274 634 parameters on MNIST.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", 2018,
     https://arxiv.org/abs/1706.06083
 
     Args:
-        num_classes: Number of logits K, at least 2.
-        in_chans: Channels of an image.
+        num_classes, in_chans, mean, std: See `CNN`.
         image_size: Side of the square image in pixels, at least 4.
-        mean: Mean of each channel in pixel units; with `std` it puts a `Normalize` layer first.
-        std: Standard deviation of each channel in pixel units.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        mean: Sequence[float] | None = None,
+        self, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=4)
         side = image_size // 2 // 2  # the convolutions keep the size, each pooling halves it
         self.normalize = normalization(mean, std, in_chans)
-        self.features = nn.Sequential(
-            nn.Conv2d(in_chans, 32, kernel_size=5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, kernel_size=5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
-        self.classifier = nn.Sequential(
-            nn.Linear(64 * side**2, 1024),
-            nn.ReLU(),
-            nn.Linear(1024, num_classes),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify (B, C, H, W) pixels in [0, 1]; returns logits (B, K)."""
-        return self.classifier(self.features(self.normalize(x)))
+        first, second = (_convolutions(*pair, kernel=5, padding=2) for pair in ((in_chans, 32), (32, 64)))
+        self.features = nn.Sequential(*first, nn.MaxPool2d(2), *second, nn.MaxPool2d(2), nn.Flatten())
+        self.classifier = nn.Sequential(nn.Linear(64 * side**2, 1024), nn.ReLU(), nn.Linear(1024, num_classes))
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(CNN):
     """Two strided 4x4 convolutions and two linear layers: 166 406 parameters on MNIST, trained in seconds.
-
-    At `width=2, hidden=256` it has 839 018.
 
     Source: Wong et al., "Fast is better than free: Revisiting adversarial training", 2020,
     https://arxiv.org/abs/2001.03994
 
     Args:
-        num_classes: Number of logits K, at least 2.
-        in_chans: Channels of an image.
+        num_classes, in_chans, mean, std: See `CNN`.
         image_size: Side of the square image in pixels, at least 4.
-        mean: Mean of each channel in pixel units; with `std` it puts a `Normalize` layer first.
-        std: Standard deviation of each channel in pixel units.
         width: Factor on the 16 and 32 channels of the convolutions (rounded).
-        hidden: Units of the hidden linear layer.
-
-    Raises:
-        ValueError: An argument is out of its range.
+        hidden: Units of the hidden linear layer; 256 at `width=2` make 839 018 parameters.
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        width: float = 1.0,
-        hidden: int = 100,
-    ) -> None:
+        self, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None, width: float = 1.0, hidden: int = 100,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=4)
         check_integer("hidden", hidden, 1, "the paper has 100")
@@ -159,19 +119,6 @@ class SmallCNN(nn.Module):
         first, second = round(16 * width), round(32 * width)
         side = image_size // 2 // 2  # each convolution halves the size
         self.normalize = normalization(mean, std, in_chans)
-        self.features = nn.Sequential(
-            nn.Conv2d(in_chans, first, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(first, second, kernel_size=4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        self.classifier = nn.Sequential(
-            nn.Linear(second * side**2, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, num_classes),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify (B, C, H, W) pixels in [0, 1]; returns logits (B, K)."""
-        return self.classifier(self.features(self.normalize(x)))
+        convolutions = _convolutions(in_chans, first, second, kernel=4, stride=2, padding=1)
+        self.features = nn.Sequential(*convolutions, nn.Flatten())
+        self.classifier = nn.Sequential(nn.Linear(second * side**2, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))

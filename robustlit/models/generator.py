@@ -1,4 +1,4 @@
-"""The networks of AdvGAN, a generator of perturbations and a discriminator, and the file a generator is kept in."""
+"""The networks of AdvGAN, a generator of perturbations and a discriminator, and the file format of a generator."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class AdvGANGenerator(nn.Module):
     """Encoder, residual blocks, decoder: from an image to the perturbation that `perturb` bounds and adds.
 
     Xiao et al.: Generating adversarial examples with adversarial networks, 2018, arXiv:1801.02610: c3s1-8, d16, d32,
-    four blocks r32, u16, u8, c3s1-1, with instance normalisation, which keeps examples of a batch apart. 85 729
+    four blocks r32, u16, u8, c3s1-1, with instance normalisation, so that examples of a batch do not mix. 85 729
     parameters on MNIST. Fully convolutional; sides need not be multiples of 4.
 
     Args:
-        in_chans: channels of an image.
-        image_size: side of the images in pixels; where the encoder leaves a single pixel there is nothing to normalise.
-        width: channels of the first convolution; the blocks have four times as many.
-        blocks: residual blocks.
+        in_chans: Channels of an image.
+        image_size: Side of the images in pixels; where the encoder leaves a single pixel it is not normalised.
+        width: Channels of the first convolution; the blocks have four times as many.
+        blocks: Residual blocks.
 
     Attributes:
-        eps: the L-inf budget in pixel units that it was trained for, or None.
-        target: the class that it was trained to reach; None: any but the true one.
+        eps: The L-inf budget in pixel units that it was trained for, or None.
+        target: The class that it was trained to reach; None: any but the true one.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: An argument out of range.
     """
 
     def __init__(self, in_chans: int = 1, image_size: int = 28, width: int = 8, blocks: int = 4) -> None:
@@ -44,9 +44,8 @@ class AdvGANGenerator(nn.Module):
         self.in_chans, self.image_size, self.width, self.blocks = in_chans, image_size, width, blocks
         self.eps: float | None = None
         self.target: int | None = None
-        half = -(-image_size // 2)
+        half, wide = -(-image_size // 2), 4 * width
         quarter = -(-half // 2)
-        wide = 4 * width
         self.full = _layer(nn.Conv2d(in_chans, width, 3, padding=1), image_size)
         self.down1 = _layer(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), half)
         self.down2 = _layer(nn.Conv2d(2 * width, wide, 3, stride=2, padding=1), quarter)
@@ -58,25 +57,19 @@ class AdvGANGenerator(nn.Module):
         self.last = nn.Conv2d(width, in_chans, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Perturbations (B, C, H, W), not bounded yet, for images (B, C, H, W) in [0, 1]."""
+        """Return perturbations (B, C, H, W), not bounded yet, for images (B, C, H, W) in [0, 1]."""
         full = self.full(x)
         half = self.down1(full)
         deep = self.residual(self.down2(half))
-        # Told the size, a transposed convolution undoes a halving that rounded up.
+        # With the output size given, a transposed convolution undoes a halving that rounded up.
         up = self.after1(self.up1(deep, output_size=half.shape[-2:]))
         return self.last(self.after2(self.up2(up, output_size=full.shape[-2:])))
 
 
 class AdvGANDiscriminator(nn.Module):
-    """Three strided convolutions and a linear layer (C8, C16, C32, FC of the paper): is this image an untouched one?
+    """Three strided convolutions and a linear layer (C8, C16, C32, FC of the paper): score clean images against others.
 
-    Args:
-        in_chans: channels of an image.
-        image_size: side of the square images in pixels.
-        width: channels of the first convolution.
-
-    Raises:
-        ValueError: an argument out of range.
+    Arguments as `AdvGANGenerator`.
     """
 
     def __init__(self, in_chans: int = 1, image_size: int = 28, width: int = 8) -> None:
@@ -87,15 +80,13 @@ class AdvGANDiscriminator(nn.Module):
         channels, side = in_chans, image_size
         for number in range(3):
             out, side = width * 2**number, -(-side // 2)
-            layers.append(nn.Conv2d(channels, out, 3, stride=2, padding=1))
-            if number:
-                layers.append(_normalisation(out, side))
-            layers.append(nn.LeakyReLU(0.2))
+            normalisation = [_normalisation(out, side)] if number else []
+            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), *normalisation, nn.LeakyReLU(0.2)]
             channels = out
         self.net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side**2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B,) scores of images (B, C, H, W): 1 for an untouched image, 0 for a generated one (least squares)."""
+        """Return scores (B,) of images (B, C, H, W): 1 for a clean image, 0 for a generated one (least squares)."""
         return self.net(x)[:, 0]  # not squeeze(): a batch of one would lose its dimension
 
 
@@ -118,18 +109,17 @@ def _layer(convolution: nn.Conv2d, side: int) -> nn.Module:
 
 
 def perturb(generator: nn.Module, x: Tensor, eps: float | Tensor) -> Tensor:
-    """x + eps tanh(G(x)), cut to [0, 1]; the gradient passes the cut as if it were not there.
+    """Return x + eps tanh(G(x)), clipped to [0, 1]; the gradient ignores the clipping.
 
-    A cut that stops the gradient would hold a black pixel that is pushed below 0 there for good, and most of a digit
-    is black.
+    With a clipped gradient a black pixel that is pushed below 0 would stay there, and most of a digit is black.
 
     Args:
-        generator: from images (B, ...) to numbers of the same shape.
-        x: images (B, ...) in [0, 1].
-        eps: largest change in pixel units, one for all or shaped to broadcast against `x`.
+        generator: From images (B, ...) to numbers of the same shape.
+        x: Images (B, ...) in [0, 1].
+        eps: Largest change in pixel units, shaped to broadcast against `x`.
 
     Raises:
-        ValueError: the generator returns another shape.
+        ValueError: The generator returns another shape.
     """
     raw = generator(x)
     if raw.shape != x.shape:
@@ -142,26 +132,19 @@ def perturb(generator: nn.Module, x: Tensor, eps: float | Tensor) -> Tensor:
 
 
 def save_generator(generator: AdvGANGenerator, path: str | Path) -> None:
-    """Writes a generator with what rebuilds it and what it was trained for: plain values and tensors."""
-    torch.save(
-        {
-            "robustlit_generator": FORMAT,
-            "hyperparameters": {name: getattr(generator, name) for name in _HYPERPARAMETERS},
-            "eps": generator.eps,
-            "target": generator.target,
-            "state_dict": generator.state_dict(),
-        },
-        path,
-    )
+    """Write a generator with its hyper-parameters, eps and target: plain values and tensors."""
+    saved = {"eps": generator.eps, "target": generator.target, "state_dict": generator.state_dict()}
+    hyperparameters = {name: getattr(generator, name) for name in _HYPERPARAMETERS}
+    torch.save({"robustlit_generator": FORMAT, "hyperparameters": hyperparameters, **saved}, path)
 
 
 def load_generator(path: str | Path) -> AdvGANGenerator:
-    """A generator from its file, in eval mode, on the CPU.
+    """Return a generator from its file, in eval mode, on the CPU.
 
-    The file may come from a stranger: it is read without running code from it, and names no class.
+    The file need not be trusted: it is read without running code from it, and names no class.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds something else.
+        ValueError: The file is missing, damaged, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -170,7 +153,7 @@ def load_generator(path: str | Path) -> AdvGANGenerator:
             "runs/NAME/checkpoints/generator.pt"
         )
     try:
-        # An old-style file would be unpickled too, but by the same restricted reader.
+        # A file of torch's old format would be unpickled, but by the same restricted reader.
         saved: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(
@@ -182,7 +165,7 @@ def load_generator(path: str | Path) -> AdvGANGenerator:
     if saved["robustlit_generator"] != FORMAT:
         raise ValueError(f"{path} has generator format {saved['robustlit_generator']!r}, this version reads {FORMAT}")
     try:
-        with torch.device("meta"):  # no memory for sizes that the weights do not bear out
+        with torch.device("meta"):  # allocates nothing before the weights confirm the sizes
             generator = AdvGANGenerator(**{name: saved["hyperparameters"][name] for name in _HYPERPARAMETERS})
         generator.load_state_dict(saved["state_dict"], assign=True)
         eps, target = saved["eps"], saved["target"]

@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Shift and scale each channel: `(x - mean) / std`.
-
-    As a layer of the model it leaves attacks, eps and distances in pixel units, and the gradient with respect
-    to the pixels comes out right by itself. Mean and std are saved in the state dict.
+    """Shift and scale each channel: `(x - mean) / std`, so that attacks, eps and distances stay in pixel units.
 
     Args:
         mean: Mean of each channel, in pixel units (images in [0, 1]).
@@ -29,8 +26,8 @@ class Normalize(nn.Module):
         mean, std = [float(value) for value in mean], [float(value) for value in std]
         if len(mean) != len(std) or not mean:
             raise ValueError(
-                f"mean and std must have one value per channel, got {len(mean)} and {len(std)} values; "
-                f"write lists of equal length, e.g. mean=[0.13], std=[0.31]"
+                f"mean and std must have one value per channel, got {len(mean)} and {len(std)} values; write lists of "
+                "equal length, e.g. mean=[0.13], std=[0.31]"
             )
         if not all(math.isfinite(value) for value in mean + std):
             raise ValueError(f"mean and std must be finite, got mean={mean}, std={std}; recompute them on the data")
@@ -42,19 +39,8 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise a batch.
-
-        Args:
-            x: (B, C, H, W) pixels in [0, 1].
-
-        Returns:
-            (B, C, H, W), each channel shifted and scaled.
-
-        Raises:
-            ValueError: The batch has another number of channels.
-        """
-        # Broadcasting would turn one channel into three without a word, and the network would accept them.
-        if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
+        """Normalise (B, C, H, W) pixels in [0, 1]; raise a ValueError for another number of channels."""
+        if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:  # broadcasting would turn one channel into three
             raise ValueError(
                 f"this model normalises images of shape (B, {self.mean.shape[1]}, H, W), got {tuple(x.shape)}; "
                 f"give in_chans, mean and std to match the data"
@@ -62,23 +48,15 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
-        """Mean and std, for printing."""
-        return f"mean={_rounded(self.mean)}, std={_rounded(self.std)}"
+        mean, std = ([round(float(value), 4) for value in values.flatten()] for values in (self.mean, self.std))
+        return f"mean={mean}, std={std}"
 
 
 def normalization(mean: Sequence[float] | None, std: Sequence[float] | None, in_chans: int) -> nn.Module:
-    """Build the first layer of a network: a `Normalize`, or the identity when there is nothing to normalise by.
-
-    Args:
-        mean: Mean of each channel in pixel units, or None.
-        std: Standard deviation of each channel in pixel units, or None.
-        in_chans: Channels of the network's images.
-
-    Returns:
-        A module from (B, C, H, W) to (B, C, H, W).
+    """Build the first layer of a network with images of `in_chans` channels: `Normalize`, or the identity for None.
 
     Raises:
-        ValueError: One of the two is missing, or their number is not `in_chans`.
+        ValueError: One of `mean` and `std` is missing, or their number is not `in_chans`.
     """
     if mean is None and std is None:
         return nn.Identity()
@@ -87,7 +65,3 @@ def normalization(mean: Sequence[float] | None, std: Sequence[float] | None, in_
     if len(mean) != in_chans:
         raise ValueError(f"mean must have one value per channel, got {len(mean)} values for in_chans={in_chans}")
     return Normalize(mean, std)
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 4) for value in values.flatten()]

@@ -4,12 +4,5 @@ from torch import nn
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the numbers a network learns.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The number of scalar parameters, frozen ones included; a shared parameter counts once, buffers do not count.
-    """
+    """Return the number of scalar parameters, frozen ones included; shared ones count once, buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())

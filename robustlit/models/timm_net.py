@@ -26,34 +26,25 @@ class TimmNet(nn.Module):
         num_classes: Number of logits K, at least 2.
         in_chans: Channels of an image.
         image_size: Side of the data's square images in pixels.
-        resize_to: Side in pixels that images are resized to (bilinear) before the network sees them. None chooses:
-            `img_size` where `model_kwargs` has it; the network's own size where that is fixed (transformers: 224
-            as a rule, slow); 32 for smaller images; else no resize. Shrinking drops pixels (no antialiasing).
+        resize_to: Side in pixels that images are resized to (bilinear, no antialiasing) before the network sees them.
+            None: `img_size` where `model_kwargs` has it; the network's own size where that is fixed (transformers: 224
+            as a rule, slow); 32 for smaller images; else no resize.
         pretrained: Start from timm's weights, downloaded or from the cache of Hugging Face.
-        mean: Mean of each channel in pixel units. None with `pretrained`: what the weights were trained with;
-            None without: no normalisation.
-        std: Standard deviation of each channel in pixel units; goes together with `mean`.
+        mean, std: Mean and deviation of each channel in pixel units; None: those of the pretrained weights, or without
+            such weights no normalisation.
         model_kwargs: Further arguments of the network, as timm calls them: `{"drop_rate": 0.2}`, or
             `{"img_size": 32, "patch_size": 4}` for a transformer that is quick on small images.
 
     Raises:
-        ValueError: The name is unknown, an argument is out of its range or not the network's, or the network
-            cannot classify images of this size.
-        OSError: The pretrained weights could not be had.
+        ValueError: An unknown name, an argument out of range, or images of a size that the network cannot classify.
+        OSError: The pretrained weights could not be loaded.
     """
 
     def __init__(
-        self,
-        name: str,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        resize_to: int | None = None,
-        pretrained: bool = False,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        self, name: str, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, resize_to: int | None = None,
+        pretrained: bool = False, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size)
         if resize_to is not None:
@@ -64,22 +55,22 @@ class TimmNet(nn.Module):
         if pretrained and mean is None and std is None:
             mean, std = _per_channel(origin["mean"], in_chans), _per_channel(origin["std"], in_chans)
 
-        self.resize_to = resize_to if resize_to is not None else _choose_side(image_size, origin, options)
+        self.resize_to = resize_to or _choose_side(image_size, origin, options)
         self.normalize = normalization(mean, std, in_chans)
         self.net = net
         self._try_one_image(name, num_classes, in_chans, image_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify (B, C, H, W) pixels in [0, 1]; returns logits (B, K)."""
+        """Classify (B, C, H, W) pixels in [0, 1]; return logits (B, K)."""
         side = self.resize_to
         if side is not None and x.shape[-2:] != (side, side):
             x = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=False)
         return self.net(self.normalize(x))
 
     def _try_one_image(self, name: str, num_classes: int, in_chans: int, image_size: int) -> None:
-        """Classify one black image, so that a wrong size is an error here and not an hour later in a run."""
+        """Classify one black image, so that a wrong size is an error here and not later in a run."""
         device = next(self.parameters()).device
-        self.eval()  # leaves the running statistics of batch norm and the random number generator alone
+        self.eval()  # BatchNorm's averages and the random numbers stay as they are
         try:
             with torch.no_grad():
                 logits = self(torch.zeros(1, in_chans, image_size, image_size, device=device))
@@ -93,19 +84,19 @@ class TimmNet(nn.Module):
         if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"{name} must return logits of shape (B, {num_classes}), got {found}; remove what changes its "
-                f"head from model_kwargs, or choose a classifier"
+                f"{name} must return logits of shape (B, {num_classes}), got {found}; remove what changes its head "
+                "from model_kwargs, or choose a classifier"
             )
 
 
 def _create(name: str, num_classes: int, in_chans: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """Build the timm network, and translate what can go wrong."""
-    import timm  # here, because it takes seconds, which users of the other networks need not wait
+    import timm  # here, because it takes seconds that the other networks do not need
 
     taken = sorted({"num_classes", "in_chans", "pretrained"} & set(options))
     if taken:
         raise ValueError(f"model_kwargs must not repeat an argument of TimmNet, got {taken}; set it directly")
-    # "hf-hub:owner/name" and "local-dir:folder" are sources of timm's, not names in its list.
+    # "hf-hub:owner/name" and "local-dir:folder" are sources of timm, not names in its list.
     if ":" not in name and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         advice = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has them all"
@@ -141,10 +132,8 @@ def _choose_side(image_size: int, origin: Mapping[str, Any], options: Mapping[st
 def _per_channel(colours: Sequence[float], in_chans: int) -> list[float]:
     """Carry the statistics of red, green and blue over to the channels of the data, as timm carries the weights.
 
-    For one channel timm adds up the first layer's weights over the colours, which answers a grey image as the
-    original does a grey image in three equal channels, provided that all are normalised alike: hence the average
-    (exact where the three are equal, as in (0.5, 0.5, 0.5); ImageNet's differ by at most 0.19 std from it).
-    For two, or more than three, timm deals out the weights in turn, and so are the statistics.
+    For one channel timm adds up the first layer's weights over the colours, as for a grey image in three channels that
+    are normalised alike: hence the average. For other numbers timm deals out the weights in turn.
     """
     if in_chans == 1:
         return [sum(colours) / len(colours)]

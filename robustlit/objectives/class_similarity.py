@@ -1,4 +1,4 @@
-"""How alike classes are: (K, K) matrices from a classifier's confusion or from class means, and embeddings of them."""
+"""Class similarity: (K, K) matrices from a classifier's confusion or from class means, and their embeddings."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ _BATCH = 500
 
 
 def confusion_similarity(reference: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Soft confusion: the mean probabilities that a reference classifier gives to the images of each class.
+    """Return the soft confusion: the mean probabilities that a reference classifier gives to the images of each class.
 
     Args:
-        reference: from images (N, C, H, W) in [0, 1] to logits (N, K), on their device.
-        images: of the training split, never of the one that is tested on.
-        labels: (N,) their classes; every class must be there.
+        reference: From images (N, C, H, W) in [0, 1] to logits (N, K), on their device.
+        images: Of the training split, never of the test split.
+        labels: (N,) their classes; every class must occur.
 
     Returns:
         (K, K) float64 on the CPU, rows sum to 1: row y for the images of class y.
 
     Raises:
-        ValueError: a class without an image, labels out of range, logits that are not finite.
+        ValueError: A class without an image, labels out of range, logits that are not finite.
     """
     logits = logits_of(reference, images)
     return class_means(logits.softmax(1), labels, logits.shape[1])
 
 
 def class_mean_similarity(features: Tensor, labels: Tensor, num_classes: int | None = None) -> Tensor:
-    """exp(-d^2 / mean d^2) of the distances d between the class means of features.
+    """Return exp(-d^2 / mean d^2) of the distances d between the class means of features.
 
     Args:
         features: (N, ...) images, logits or any other embedding of the training examples.
-        labels: (N,) their classes; every class must be there.
+        labels: (N,) their classes; every class must occur.
         num_classes: K; None takes the highest label plus one.
 
     Returns:
         (K, K) float64 on the CPU, symmetric, 1 on the diagonal.
 
     Raises:
-        ValueError: a class without an example, labels out of range, all class means in one point.
+        ValueError: A class without an example, labels out of range, equal class means.
     """
     means = class_means(features, labels, num_classes)
     squared = (means.unsqueeze(0) - means.unsqueeze(1)).square().sum(-1)
     scale = squared.sum() / (len(means) * (len(means) - 1))
     if not scale > 0:
-        raise ValueError("all classes have the same mean feature, so they are not told apart; take other features")
+        raise ValueError("all classes have the same mean feature, so no distance separates them; take other features")
     return torch.exp(-squared / scale)
 
 
 def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None) -> Tensor:
-    """Mean feature of each class, (K, D) float64 on the CPU; arguments and errors as in `class_mean_similarity`."""
+    """Return the mean feature of each class, (K, D) float64 on the CPU; see `class_mean_similarity`."""
     labels = labels.cpu()
     check_labels(labels, len(features), num_classes)
     count = int(labels.max()) + 1 if num_classes is None else num_classes
@@ -66,10 +66,10 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int | None = None
 
 
 def logits_of(reference: nn.Module, images: Tensor) -> Tensor:
-    """The reference's logits (N, K) in eval mode, batch by batch, float64 on the CPU.
+    """Return the reference's logits (N, K) in eval mode, batch by batch, float64 on the CPU.
 
     Raises:
-        ValueError: they are not finite.
+        ValueError: Logits that are not finite.
     """
     parts = []
     for batch in images.split(_BATCH):
@@ -82,9 +82,9 @@ def logits_of(reference: nn.Module, images: Tensor) -> Tensor:
 
 
 def similarity_embeddings(similarity: Tensor) -> Tensor:
-    """Class embeddings (K, K) whose inner products are the similarities, as near as inner products can be.
+    """Return class embeddings (K, K) whose inner products approximate the similarities best.
 
-    From the eigenvectors of the matrix made symmetric, its negative eigenvalues left out (classical scaling).
+    From the eigenvectors of the matrix made symmetric, without its negative eigenvalues (classical scaling).
 
     Args:
         similarity: (K, K).

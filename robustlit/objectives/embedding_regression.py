@@ -1,4 +1,4 @@
-"""Embedding regression: an image is drawn to the embedding of its class and classified by the nearest one."""
+"""Embedding regression: train an image's embedding towards its class's; the nearest class embedding wins."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from robustlit.objectives.objective import ObjectiveOutput
 
 @dataclass
 class EmbeddingRegression:
-    """Mean of ||e(x) - t_y||^2: the image's embedding against the fixed one of its class.
+    """Mean of ||e(x) - t_y||^2: the distance of the image's embedding to the fixed one of its class.
 
     The embeddings belong to the classifier (`robustlit.models.EmbeddingClassifier`), whose forward returns
-    -||e(x) - t_k||^2 / T: what is deployed and attacked is what was trained.
+    -||e(x) - t_k||^2 / T, so that the trained function is the one deployed and attacked.
 
     Raises:
-        ValueError: when called, for a classifier without embeddings.
+        ValueError: When called, for a classifier without embeddings.
     """
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Mean squared distance of the (B, C, H, W) images' embeddings to those of their (B,) classes."""
+        """Return the mean squared distance of the (B, C, H, W) images' embeddings to those of their (B,) classes."""
         embed, classify = getattr(classifier, "embed", None), getattr(classifier, "classify", None)
         targets = getattr(classifier, "embeddings", None)
         if not callable(embed) or not callable(classify) or not isinstance(targets, Tensor):

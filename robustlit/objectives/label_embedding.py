@@ -1,8 +1,7 @@
-"""Label embedding: targets that give small probability to the classes that look alike."""
+"""Label embedding: soft targets that give small probabilities to similar classes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlit.checks import check_choice, check_positive
 from robustlit.objectives.class_similarity import class_mean_similarity, confusion_similarity, logits_of
 from robustlit.objectives.objective import ObjectiveOutput
 
@@ -20,24 +20,24 @@ SOURCES = ("confusion", "logits", "pixels")
 class SoftLabelEmbedding:
     """Cross-entropy against row y of a class-similarity matrix in place of the one-hot vector.
 
-    The idea is that of section 11 of the 2019 report, which gives no method. Row y of the target matrix is
+    The idea is from section 11 of the 2019 report, which gives no method. Row y of the target matrix is
     S[y] ** (1 / temperature), normalised; where the true class would get less than `floor` it gets `floor`, and the
-    others share the rest in proportion. Such targets squeeze the logits, which alone makes attacks on the
+    others share the rest in proportion. Such targets reduce the logits, which alone makes attacks on the
     cross-entropy weaker: judge it by margin losses, targeted attacks and transfer.
 
     Args:
-        similarity: (K, K) not negative, larger where classes are more alike, with a positive diagonal; or where to take
-            it from, by `prepare`: "confusion" (of a reference classifier on training images), "logits" (distances of
-            its class means), "pixels" (of the images' own class means, without a reference).
-        temperature: positive; above 1 it evens the similarities out.
-        floor: least probability of the true class, in (0, 1].
+        similarity: (K, K) not negative, larger where classes are more similar, with a positive diagonal; or what
+            `prepare` computes it from: "confusion" (of a reference classifier on training images), "logits" (distances
+            of its class means), "pixels" (of the images' own class means, without a reference).
+        temperature: Positive; above 1 it makes the similarities more equal.
+        floor: Least probability of the true class, in (0, 1].
 
     Attributes:
-        similarity_matrix: (K, K) float64, None before `prepare`; as a list of lists it is a `similarity` again.
-        targets: (K, K) float32, the rows that are trained on.
+        similarity_matrix: (K, K) float64, None before `prepare`; as a list of lists it can be passed as `similarity`.
+        targets: (K, K) float32, the target rows.
 
     Raises:
-        ValueError: an unknown source, a matrix that is not square, negative, not finite, or zero on its diagonal,
+        ValueError: An unknown source, a matrix that is not square, negative, not finite, or zero on its diagonal,
             temperature or floor out of range.
     """
 
@@ -48,14 +48,13 @@ class SoftLabelEmbedding:
     targets: Tensor | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be positive and finite, got {self.temperature}; 1 changes nothing")
+        check_positive(self.temperature, "temperature", "; 1 changes nothing")
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor must be a probability in (0, 1], got {self.floor}; 1 is the one-hot target")
         if not isinstance(self.similarity, str):
             self._take(torch.as_tensor(self.similarity, dtype=torch.float64))
-        elif self.similarity not in SOURCES:
-            raise ValueError(f"similarity must be a matrix or one of {', '.join(SOURCES)}, got {self.similarity!r}")
+        else:
+            check_choice(self.similarity, "similarity, where it is not a matrix,", SOURCES)
 
     @property
     def needs_data(self) -> bool:
@@ -68,15 +67,15 @@ class SoftLabelEmbedding:
         return self.needs_data and self.similarity != "pixels"
 
     def prepare(self, reference: nn.Module | None, images: Tensor, labels: Tensor) -> None:
-        """Computes the matrix from training images; once, before training.
+        """Compute the matrix from training images, once, before training.
 
         Args:
-            reference: a trained classifier on the images' device; unused, and may be None, for "pixels".
+            reference: A trained classifier on the images' device; None is enough for "pixels".
             images: (N, C, H, W) in [0, 1], a few thousand of the training split.
-            labels: (N,) their classes; every class must be there.
+            labels: (N,) their classes; every class must occur.
 
         Raises:
-            ValueError: no reference where one is needed, a class without an image, a matrix was given.
+            ValueError: No reference where one is needed, a class without an image, a matrix was given.
         """
         if not isinstance(self.similarity, str):
             raise ValueError("similarity was given as a matrix: there is nothing to prepare")
@@ -92,7 +91,7 @@ class SoftLabelEmbedding:
             self._take(class_mean_similarity(logits, labels, logits.shape[1]))
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Mean cross-entropy of (B, C, H, W) images against the target rows of their (B,) classes."""
+        """Return the mean cross-entropy of (B, C, H, W) images against the target rows of their (B,) classes."""
         if self.targets is None:
             raise ValueError(
                 f"similarity={self.similarity!r} is not computed yet: call prepare(reference, images, labels) with "
@@ -122,7 +121,7 @@ class SoftLabelEmbedding:
 
 
 def target_rows(similarity: Tensor, temperature: float, floor: float) -> Tensor:
-    """Row-stochastic targets (K, K) of a similarity matrix (K, K); see `SoftLabelEmbedding`."""
+    """Return row-stochastic targets (K, K) of a similarity matrix (K, K); see `SoftLabelEmbedding`."""
     rows = (similarity.log() / temperature).softmax(1)
     own = rows.diagonal()
     raised = own.clamp_min(floor)

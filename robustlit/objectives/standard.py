@@ -1,4 +1,4 @@
-"""Standard training: cross-entropy on the images as they are."""
+"""Standard training: cross-entropy on clean images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from robustlit.objectives.objective import ObjectiveOutput
 
 @dataclass
 class Standard:
-    """Empirical risk minimisation. The control of every defense: it has no robustness to speak of."""
+    """Empirical risk minimisation: the undefended control, with no robustness."""
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Mean cross-entropy of (B, C, H, W) images and (B,) classes."""
+        """Return the mean cross-entropy of (B, C, H, W) images and (B,) classes."""
         logits = classifier(x)
         return {"loss": F.cross_entropy(logits, y), "logits": logits}

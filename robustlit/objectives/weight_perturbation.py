@@ -1,8 +1,7 @@
-"""Adversarial weight perturbation: the loss is taken at the worst weights near those that are trained."""
+"""Adversarial weight perturbation: train on the loss at the worst weights near the current ones."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,27 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from robustlit.objectives.inner import MinMax
-from robustlit.objectives.objective import Objective, ObjectiveOutput, Scheduled
+from robustlit.checks import check_positive
+from robustlit.objectives.objective import MinMax, Objective, ObjectiveOutput, Scheduled
 
 _LossOf = Callable[[nn.Module], ObjectiveOutput]
 
 
 @dataclass
 class AdversarialWeightPerturbation:
-    """Any objective, at weights moved against it: each layer by gamma of its norm, along the gradient of the loss.
+    """Any objective, at weights moved against it: each layer by gamma times its norm, along the gradient of the loss.
 
     Wu, Xia, Wang: Adversarial weight perturbation helps robust generalization, 2020, arXiv:2004.05884 (algorithm 1,
-    with one step for the weights as in the authors' code). The inputs are attacked at the weights as they are; the
-    gradient of the loss at the moved weights is the step that the weights as they are then take. Nothing has to be put
-    back afterwards: the moved weights are other tensors, through which the gradient flows to the parameters. Biases
-    and normalisation (parameters of one dimension) stay. A step costs one more forward and backward of the loss.
+    with one step for the weights as in the authors' code). The inputs are attacked at the current weights; the current
+    weights are then updated by the gradient of the loss at the moved weights. The moved weights are other tensors,
+    through which the gradient flows to the parameters, so nothing has to be restored. Parameters of one dimension
+    (biases, normalisation) are not moved. A step costs one more forward and backward of the loss.
 
     Args:
-        objective: what is minimised. One in two halves (`MinMax`) is attacked once a step; any other is called twice.
-        gamma: length of the move relative to each layer's own norm, positive; the paper takes .01 for adversarial
+        objective: What is minimised. One in two halves (`MinMax`) is attacked once a step; any other is called twice.
+        gamma: Length of the move relative to each layer's own norm, positive; the paper takes .01 for adversarial
             training and .005 for TRADES.
-        start: share of the training steps, in [0, 1), before it begins.
+        start: Share of the training steps, in [0, 1), before it begins.
 
     Raises:
         ValueError: gamma not positive, start outside [0, 1).
@@ -45,20 +44,19 @@ class AdversarialWeightPerturbation:
     def __post_init__(self) -> None:
         if not callable(self.objective):
             raise ValueError(f"objective must be an objective, got {self.objective!r}")
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"gamma must be a positive share of a layer's norm, got {self.gamma}; .005 is usual")
+        check_positive(self.gamma, "gamma", "; it is a share of a layer's norm, .005 is usual")
         if not 0 <= self.start < 1:
             raise ValueError(f"start must be a share of the training steps in [0, 1), got {self.start}")
         self._begun = self.start == 0
 
     def set_progress(self, fraction: float) -> None:
-        """`fraction` of the training steps done, in [0, 1]; passed on to the objective."""
+        """Set the share of the training steps done, in [0, 1], here and in the objective."""
         self._begun = fraction >= self.start
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(fraction)
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """The objective's loss of (B, C, H, W) images and their (B,) classes at the moved weights, and its logits."""
+        """Return the objective's output for (B, C, H, W) images and (B,) classes, at the moved weights."""
         if not self._begun:
             return self.objective(classifier, x, y)
         if isinstance(self.objective, MinMax):
@@ -77,9 +75,9 @@ class AdversarialWeightPerturbation:
 
 
 def worst_moves(classifier: nn.Module, loss: _LossOf, gamma: float, device: str = "cpu") -> dict[str, Tensor]:
-    """By name, how each weight of two or more dimensions moves: gamma |w| g / |g|, g the gradient of the loss.
+    """Return by name how each weight of two or more dimensions moves: gamma |w| g / |g|, g the gradient of the loss.
 
-    The classifier is left as it was: its buffers (BatchNorm's averages) move on copies, its `.grad` stays untouched.
+    The classifier is not changed: BatchNorm updates copies of its averages, and `.grad` stays untouched.
     """
     weights = {
         name: p.detach().requires_grad_(True)
@@ -99,22 +97,21 @@ def worst_moves(classifier: nn.Module, loss: _LossOf, gamma: float, device: str 
 
 
 def _wide_enough(device: str) -> AbstractContextManager[object]:
-    """No autocast to float16, whose gradients underflow without the scaler; any other precision is kept."""
+    """Turn off autocast to float16, whose gradients underflow without the scaler; keep any other precision."""
     if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16:
         return torch.autocast(device, enabled=False)
     return nullcontext()
 
 
 def _evaluated_at(tensors: Mapping[str, Tensor], classifier: nn.Module, loss: _LossOf) -> ObjectiveOutput:
-    """`loss(classifier)` while the named parameters and buffers of the classifier are `tensors`."""
+    """Return `loss(classifier)` with the named parameters and buffers of the classifier replaced by `tensors`."""
     named = {f"classifier.{name}": tensor for name, tensor in tensors.items()}
     output: ObjectiveOutput = functional_call(_Evaluation(classifier, loss), named, ())
     return output
 
 
 class _Evaluation(nn.Module):
-    # As a module whose forward is the whole loss: then not only the classifier's forward but whatever the objective
-    # asks of it sees the other tensors.
+    # A module whose forward is the whole loss, so that every method the objective calls sees the replaced tensors.
     def __init__(self, classifier: nn.Module, loss: _LossOf) -> None:
         super().__init__()
         self.classifier, self._loss = classifier, loss

@@ -1,4 +1,4 @@
-"""The table of per-example results and everything that is read off it. Needs no torch."""
+"""The table of per-example results and everything that is read from it. Needs no torch."""
 
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.intervals import Accuracy, wilson_interval
@@ -6,13 +6,5 @@ from robustlit.results.table import EvaluationError
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check, Verdict
 
 __all__ = [
-    "FAIL",
-    "INCONCLUSIVE",
-    "PASS",
-    "Accuracy",
-    "Check",
-    "Evaluation",
-    "EvaluationError",
-    "Verdict",
-    "wilson_interval",
-]
+    "FAIL", "INCONCLUSIVE", "PASS", "Accuracy", "Check", "Evaluation", "EvaluationError", "Verdict", "wilson_interval",
+]  # fmt: skip

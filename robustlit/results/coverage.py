@@ -1,32 +1,47 @@
-"""Which attacks ran, with what knowledge and at which budgets: the table of examples, cut by them once."""
+"""Which attacks ran, with what knowledge and at which budgets."""
 
 from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from robustlit.results.table import TOLERANCE, EvaluationError
+from robustlit.results.table import TOLERANCE, EvaluationError, check_columns, rename
 
 
+@dataclass
 class Coverage:
-    """The runs of a sweep, each a pair (attack, knowledge) with its rows of the table.
-
-    Cut once: comparing a column of names for every number asked for took most of the time of a report.
+    """The rows of a table grouped by run, a pair (attack, knowledge).
 
     Args:
-        table: of examples.
+        table: The table of examples; not to be changed, because values derived from it are cached.
     """
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        groups = table.groupby(["attack", "knowledge"], sort=False)
-        self._rows = {(str(attack), str(knowledge)): rows for (attack, knowledge), rows in groups}
-        budgets = {run: rows["eps"].dropna().unique() for run, rows in self._rows.items()}
-        self._budgets = {run: sorted(float(eps) for eps in each) for run, each in budgets.items()}
-        self._norms = {attack: str(rows["norm"].iloc[0]) for (attack, _), rows in self._rows.items()}
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        check_columns(self.table)
         self._nearest: dict[tuple[str, str, str], pd.Series] = {}
 
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], pd.DataFrame]:
+        # Grouped once: comparing a column of names for every number took most of the time of a report.
+        groups = self.table.groupby(["attack", "knowledge"], sort=False)
+        return {(str(attack), str(knowledge)): rows for (attack, knowledge), rows in groups}
+
+    @cached_property
+    def _budgets(self) -> dict[tuple[str, str], list[float]]:
+        return {run: sorted(map(float, rows["eps"].dropna().unique())) for run, rows in self._rows.items()}
+
+    @cached_property
+    def _norms(self) -> dict[str, str]:
+        return {attack: str(rows["norm"].iloc[0]) for (attack, _), rows in self._rows.items()}
+
     @property
-    def pairs(self) -> list[tuple[str, str]]:
+    def runs(self) -> list[tuple[str, str]]:
         """The pairs (attack, knowledge), in the order in which they ran."""
         return list(self._rows)
 
@@ -36,47 +51,52 @@ class Coverage:
         return list(dict.fromkeys(attack for attack, _ in self._rows))
 
     def rows(self, attack: str, knowledge: str) -> pd.DataFrame:
-        """The rows of a run."""
-        self.named(attack, knowledge)
-        return self._rows[attack, knowledge]
+        """Return the rows of a run."""
+        return self._rows[self.named(attack, knowledge)[0], knowledge]
 
-    def budgets(self, attack: str, knowledge: str) -> list[float]:
-        """The budgets of a run, ascending; empty for a minimal attack."""
-        self.named(attack, knowledge)
-        return list(self._budgets[attack, knowledge])
+    def budgets(self, attack: str, knowledge: str = "adaptive") -> list[float]:
+        """Return the budgets that an attack was run at, ascending; empty for a minimal attack."""
+        return list(self._budgets[self.named(attack, knowledge)[0], knowledge])
 
     def norm_of(self, attack: str) -> str:
-        """The norm that an attack measures its budget in."""
-        self._check(attack)
-        return self._norms[attack]
+        """Return the norm of an attack's budget."""
+        return self._norms[self._known(attack)]
 
-    def covers(self, attack: str, knowledge: str, norm: str, eps: float) -> bool:
-        """Whether a run looked for witnesses within this budget: it ran at it, or is minimal in this norm."""
-        budgets = self.budgets(attack, knowledge)
-        return self.norm_of(attack) == norm and (not budgets or any(abs(e - eps) <= TOLERANCE for e in budgets))
+    def rests_on(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> list[str]:
+        """Return the attacks that ran at this budget or are minimal in its norm, on which `worst_case` there rests."""
 
-    def nearest(self, attack: str, knowledge: str, distance: str) -> pd.Series:
-        """Least distance of a run's witness for each example number, inf where none is known."""
+        def searched(name: str) -> bool:
+            budgets = self.budgets(name, knowledge)
+            return self.norm_of(name) == norm and (not budgets or any(abs(e - eps) <= TOLERANCE for e in budgets))
+
+        return [name for name in self.named(None, knowledge) if searched(name)]
+
+    def named(self, attack: str | None, knowledge: str) -> list[str]:
+        """Return the attacks that ran with `knowledge`: the one asked for, or all for None; at least one.
+
+        Raises:
+            EvaluationError: No such attack ran.
+        """
+        wanted = None if attack is None else self._known(attack)
+        known = [k for a, k in self._rows if wanted in (None, a)]
+        if knowledge not in known:
+            there = ", ".join(dict.fromkeys(known))
+            raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {there}")
+        return [a for a, k in self._rows if k == knowledge and wanted in (None, a)]
+
+    def _nearest_of(self, attack: str, knowledge: str, distance: str) -> pd.Series:
+        """Return the least distance at which a run broke each example, inf where it did not; indexed by example."""
         key = (attack, knowledge, distance)
         if key not in self._nearest:
             rows = self.rows(attack, knowledge)
             self._nearest[key] = rows[distance].where(rows["success"], np.inf).groupby(rows["index"]).min()
         return self._nearest[key]
 
-    def named(self, attack: str | None, knowledge: str) -> list[str]:
-        """The attacks that ran with `knowledge`: all, or the one asked for.
-
-        Raises:
-            EvaluationError: there is none.
-        """
-        if attack is not None:
-            self._check(attack)
-        known = [k for a, k in self._rows if attack in (None, a)]
-        if knowledge not in known:
-            there = ", ".join(dict.fromkeys(known))
-            raise EvaluationError(f"nothing was run with knowledge {knowledge!r}; there is {there}")
-        return [a for a, k in self._rows if k == knowledge and attack in (None, a)]
-
-    def _check(self, attack: str) -> None:
-        if attack not in self._norms:
-            raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")
+    def _known(self, attack: str) -> str:
+        """Return the name of an attack in this table; a former name gives a DeprecationWarning."""
+        if attack in self._norms:
+            return attack
+        if rename(attack) in self._norms:
+            warnings.warn(f"{attack!r} is now called {rename(attack)!r}", DeprecationWarning, stacklevel=4)
+            return rename(attack)
+        raise EvaluationError(f"no attack named {attack!r} was run; there are {', '.join(self.attacks)}")

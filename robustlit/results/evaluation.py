@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,130 +14,84 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from robustlit.results.coverage import Coverage
-from robustlit.results.digest import digest
 from robustlit.results.intervals import Accuracy
 from robustlit.results.stored_verdict import set_aside
-from robustlit.results.table import (
-    COLUMNS,
-    DISTANCES,
-    META,
-    TABLE,
-    TOLERANCE,
-    EvaluationError,
-    check_columns,
-    read_table,
-    write_table,
-)
-from robustlit.results.text import to_text
-
-__all__ = ["COLUMNS", "DISTANCES", "META", "TABLE", "TOLERANCE", "Evaluation", "EvaluationError"]
+from robustlit.results.table import COLUMNS, DISTANCES, TOLERANCE, EvaluationError, digest, read_table, write_table
 
 _OVERSTATES = (
-    "no attack here looked for the nearest adversarial in L2, so the worst case over L2 distance overstates; "
+    "no attack here searched for the nearest adversarial example in L2, so the worst case over L2 distance overstates; "
     "run NearestL2() beside the others"
 )
-_NOBODY_SEARCHED = "no attack here searched {distance}, so the worst case over {distance} is only an upper bound"
+_NOT_SEARCHED = "no attack here searched {distance}, so the worst case over {distance} is only an upper bound"
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Coverage):
     """What a sweep found, one row per (example, attack, threat knowledge, budget).
 
-    Columns: `index` number of the example, `label` true class, `clean` classified right without an attack, `attack`,
-    `knowledge` (greybox, adaptive, blackbox), `norm` and `eps` of the budget in pixel units (eps is NaN for a minimal
-    attack), `success` (a witness within that budget is known), `prediction` on it, its distances `l0` (changed
-    values), `l1`, `l2`, `linf` from the clean image in pixel units (of the best attempt where there is no witness, NaN
-    where none was needed), `forwards` and `backwards` spent at that budget. A witness at a smaller budget is one at
-    every larger one; an example misclassified without an attack is broken at distance 0.
+    Columns: `index` number of the example, `label` true class, `clean` whether it is classified correctly without an
+    attack, `attack`, `knowledge` (greybox, adaptive, blackbox), `norm` and `eps` of the budget in pixel units (eps is
+    NaN for a minimal attack), `success` (an adversarial example within that budget is known), `prediction` on it, its
+    distances `l0` (changed values), `l1`, `l2`, `linf` from the clean image in pixel units (of the best attempt where
+    the attack failed, NaN where no attack was needed), `forwards` and `backwards` spent at that budget. An adversarial
+    example within one budget counts at every larger one; a misclassified example is broken at distance 0.
 
     Args:
-        table: the rows; not to be changed, as what is read off them is kept.
-        meta: what was attacked and how: `attacks` (name -> text), `seed`, `complete`; where it was cut short, of how
-            many examples (`meant`).
+        table: The rows; not to be changed, because values derived from them are cached.
+        meta: What was attacked and how: `attacks` (name -> text), `seed`, `complete` and, for an interrupted sweep,
+            the number of examples it was `meant` to attack.
 
     Attributes:
-        whole: of one that `on` cut down to some examples, that on all; else None.
+        whole: The full evaluation that `on` took this subset from, or None.
     """
 
-    table: pd.DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
     whole: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        check_columns(self.table)
-
     def __repr__(self) -> str:
-        return to_text(self)
-
-    # What there is
+        return _text(self)
 
     @property
     def n(self) -> int:
         """Number of examples."""
         return int(self.table["index"].nunique())
 
-    @property
-    def attacks(self) -> list[str]:
-        """Names of the attacks, in the order in which they ran."""
-        return self._coverage.attacks
-
-    @property
-    def runs(self) -> list[tuple[str, str]]:
-        """The pairs (attack, knowledge), in the order in which they ran."""
-        return self._coverage.pairs
-
     @staticmethod
     def label(attack: str, knowledge: str) -> str:
-        """How a figure or a logger names a run: the attack, and what it knew where that is less than everything."""
+        """Return the name of a run in figures and loggers: the attack, and its knowledge unless it is adaptive."""
         return attack if knowledge == "adaptive" else f"{attack}-{knowledge}"
 
     @property
     def complete(self) -> bool | None:
-        """False when the sweep was cut short: then `n` counts the examples that it finished. None: not known."""
-        found = self.meta.get("complete")
-        return None if found is None else bool(found)
+        """Whether the sweep attacked every example; False if it was interrupted, None if that is not known."""
+        return self.meta.get("complete")
 
     @property
     def meant(self) -> int | None:
-        """On how many examples a sweep that was cut short was meant to run; None where that is not known."""
-        found = self.meta.get("meant")
-        return None if found is None else int(found)
+        """Number of examples that an interrupted sweep was meant to attack; None if that is not known."""
+        return self.meta.get("meant")
 
     @property
     def caveat(self) -> str:
-        """What a figure must say beside `n`: "cut short, of 1000", that completeness is not known, or nothing."""
+        """A note that belongs beside `n`: "cut short, of 1000", "not known whether complete", or nothing."""
         if self.complete is None:
             return "not known whether complete"
         of = "" if self.meant is None else f", of {self.meant}"
         return "" if self.complete else f"cut short{of}"
 
-    def budgets(self, attack: str, knowledge: str = "adaptive") -> list[float]:
-        """The budgets that an attack was run at, ascending; empty for a minimal attack."""
-        return self._coverage.budgets(attack, knowledge)
-
-    def norm_of(self, attack: str) -> str:
-        """The norm that an attack measures its budget in."""
-        return self._coverage.norm_of(attack)
-
-    @cached_property
-    def _coverage(self) -> Coverage:
-        return Coverage(self.table)
-
     @cached_property
     def digest(self) -> str:
-        """What tells this table from any other (see `robustlit.results.digest`)."""
+        """A digest that identifies this table, see `robustlit.results.table.digest`."""
         return digest(self.table)
 
     def on(self, index: ArrayLike) -> Evaluation:
-        """The evaluation on those of its examples whose numbers are in `index`; that on all stays its `whole`."""
+        """Return the evaluation on the examples with the numbers in `index`; its `whole` is the full evaluation."""
         kept = self.table["index"].isin(np.asarray(index))
         if kept.all():
             return self
         cut = Evaluation(self.table[kept].reset_index(drop=True), self.meta)
         cut.whole = self.whole or self
         return cut
-
-    # Accuracies
 
     @property
     def clean_accuracy(self) -> Accuracy:
@@ -148,65 +102,54 @@ class Evaluation:
     def accuracy(
         self, *, norm: str = "linf", eps: float, attack: str | None = None, knowledge: str = "adaptive"
     ) -> Accuracy:
-        """Share of examples for which no witness within `eps` is known.
+        """Return the share of examples without a known adversarial example within `eps`.
 
         Args:
-            norm: "linf" or "l2".
-            eps: budget in pixel units, one at which attacks were run.
-            attack: one attack; None takes the per-example worst case, as `worst_case` does.
-            knowledge: greybox, adaptive or blackbox.
+            norm, eps: Budget, "linf" or "l2" and pixel units, at which attacks were run.
+            attack: One attack; None takes the per-example worst case over all, as `worst_case` does.
+            knowledge: "greybox", "adaptive" or "blackbox".
 
         Raises:
-            EvaluationError: nothing was attacked at that budget, so an accuracy there would only flatter.
+            EvaluationError: No attack ran at that budget, so the accuracy there would be an overestimate.
         """
-        names = self._coverage.named(attack, knowledge)
-        if not any(self._coverage.covers(n, knowledge, norm, eps) for n in names):
-            held = "; ".join(
-                f"{n}: {self.norm_of(n)} {', '.join(f'{e:g}' for e in self.budgets(n, knowledge)) or 'any'}"
-                for n in names
-            )
+        names = self.named(attack, knowledge)
+        if not {*names}.intersection(self.rests_on(norm=norm, eps=eps, knowledge=knowledge)):
+            budgets = {n: ", ".join(f"{e:g}" for e in self.budgets(n, knowledge)) or "any" for n in names}
+            held = "; ".join(f"{n}: {self.norm_of(n)} {there}" for n, there in budgets.items())
             raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
-        unbroken = self.reach(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
-        return Accuracy(int(unbroken.sum()), len(unbroken))
+        robust = self.reach(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
+        return Accuracy(int(robust.sum()), len(robust))
 
     def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
-        """Share of examples that no attack broke within `eps`: the mean over examples of the minimum over attacks.
-
-        Whoever knows the defense can also do what those can who do not: "adaptive" counts the witnesses of all.
-        """
+        """Return the share of examples that no attack broke within `eps`; "adaptive" includes less knowledge."""
         return self.accuracy(norm=norm, eps=eps, knowledge=knowledge)
-
-    def rests_on(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> list[str]:
-        """The attacks that ran within this budget, on which `worst_case` there rests."""
-        return [
-            name for name in self._coverage.named(None, knowledge) if self._coverage.covers(name, knowledge, norm, eps)
-        ]
-
-    # Distances
 
     def least_distances(
         self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive"
     ) -> np.ndarray:
-        """Least distance of a witness per example, ascending by example number: (n,), inf where none is known.
+        """Return the distance of each example's nearest known adversarial example: (n,), by example number.
 
         Args:
-            attack: one attack, or None for all that ran with this knowledge.
-            distance: l0, l1, l2 or linf, in pixel units; need not be the norm of the attack's budget.
-            knowledge: greybox, adaptive or blackbox.
+            attack: One attack, or None for all that ran with this knowledge.
+            distance: "l0", "l1", "l2" or "linf", in pixel units; may differ from the norm of the attack's budget.
+            knowledge: "greybox", "adaptive" or "blackbox".
+
+        Returns:
+            Distances, inf where no adversarial example is known.
         """
         if distance not in DISTANCES:
             raise EvaluationError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
-        each = [self._coverage.nearest(name, knowledge, distance) for name in self._coverage.named(attack, knowledge)]
+        each = [self._nearest_of(name, knowledge, distance) for name in self.named(attack, knowledge)]
         reach = each[0] if len(each) == 1 else pd.concat(each).groupby(level=0).min()
         return reach.to_numpy(copy=True)
 
     def farthest(self, attack: str, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
-        """The largest distance of what an attack handed back, witness or failed attempt; NaN where none was needed."""
-        rows = self._coverage.rows(attack, knowledge)
+        """Return the largest distance among an attack's results, failed attempts included; NaN if none was needed."""
+        rows = self.rows(attack, knowledge)
         return float(rows.loc[rows["clean"], distance].max())
 
     def reach(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> np.ndarray:
-        """As `least_distances`, but for all attacks "adaptive" counts the witnesses of those who know less, too."""
+        """Return `least_distances`; for all attacks (None), "adaptive" includes those with less knowledge."""
         reach = self.least_distances(attack, distance=distance, knowledge=knowledge)
         if attack is None and knowledge == "adaptive":
             others = dict.fromkeys(k for _, k in self.runs if k != knowledge)
@@ -215,90 +158,105 @@ class Evaluation:
 
     def _warn_of_overstatement(self, attack: str | None, distance: str, knowledge: str) -> None:
         if attack is None:
-            here = [name for name in self._coverage.named(None, knowledge) if self.norm_of(name) == distance]
+            here = [name for name in self.named(None, knowledge) if self.norm_of(name) == distance]
             if distance == "l2" and all(self.budgets(name, knowledge) for name in here):
                 warnings.warn(_OVERSTATES, stacklevel=3)
             elif not here:
-                warnings.warn(_NOBODY_SEARCHED.format(distance=distance), stacklevel=3)
+                warnings.warn(_NOT_SEARCHED.format(distance=distance), stacklevel=3)
 
     def curve(
-        self,
-        attack: str | None = None,
-        *,
-        distance: str = "l2",
-        knowledge: str = "adaptive",
+        self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive",
         at: Iterable[float] | None = None,
-    ) -> pd.DataFrame:
-        """Accuracy against distance; it cannot rise.
+    ) -> pd.DataFrame:  # fmt: skip
+        """Return accuracy against distance, which never rises.
 
         Args:
-            attack: one attack, or None for the worst case over all.
-            distance: l0, l1, l2 or linf.
-            knowledge: greybox, adaptive or blackbox.
-            at: distances to read the curve at; None takes 0 and every distance at which an example breaks.
+            attack, distance, knowledge: As for `reach`.
+            at: Distances to read the curve at; None takes 0 and every distance at which an example breaks.
 
         Returns:
-            Columns `distance`, `accuracy`, `low`, `high` (Wilson 95 %). A row's accuracy is the share of examples not
-            broken within that distance, rounding (1e-6) included as in `accuracy`.
+            Columns `distance`, `accuracy`, `low`, `high` (Wilson 95 %). The accuracy of a row is the share of examples
+            not broken within that distance, up to rounding (1e-6) as in `accuracy`.
         """
         self._warn_of_overstatement(attack, distance, knowledge)
         reach = np.sort(self.reach(attack, distance=distance, knowledge=knowledge))
         grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
         broken = np.searchsorted(reach, grid + TOLERANCE, side="right")
         accuracies = [Accuracy(len(reach) - int(b), len(reach)) for b in broken]
-        intervals = np.array([a.interval for a in accuracies]).reshape(-1, 2)
-        return pd.DataFrame(
-            {
-                "distance": grid,
-                "accuracy": [float(a) for a in accuracies],
-                "low": intervals[:, 0],
-                "high": intervals[:, 1],
-            }
-        )
+        rows = [(d, float(a), *a.interval) for d, a in zip(grid, accuracies, strict=True)]
+        return pd.DataFrame(rows, columns=["distance", "accuracy", "low", "high"], dtype=float)
 
     def median_distance(self, attack: str | None = None, *, distance: str = "l2", knowledge: str = "adaptive") -> float:
-        """Median over the examples classified right of the least distance of a witness; inf when most have none."""
+        """Return the median of `reach` over the correctly classified examples; inf if most are robust."""
         self._warn_of_overstatement(attack, distance, knowledge)
         reach = self.reach(attack, distance=distance, knowledge=knowledge)
-        rows = pd.concat([self._coverage.rows(name, knowledge) for name in self._coverage.named(attack, knowledge)])
+        rows = pd.concat([self.rows(name, knowledge) for name in self.named(attack, knowledge)])
         reach = reach[rows.groupby("index")["clean"].first().to_numpy()]
         # method="lower" of an infinite list: interpolating between a number and inf would give NaN.
         return float(np.quantile(reach, 0.5, method="lower")) if len(reach) else float("nan")
 
     def passes(self, attack: str, *, eps: float | None = None, knowledge: str = "adaptive") -> float:
-        """Mean forward + backward passes per example, of all budgets or of one."""
-        rows = self._coverage.rows(attack, knowledge)
+        """Return the mean forward + backward passes per example, of all budgets or of one."""
+        rows = self.rows(attack, knowledge)
         if eps is not None:
             rows = rows[(rows["eps"] - eps).abs() <= TOLERANCE]
         return float((rows["forwards"] + rows["backwards"]).sum() / self.n)
 
-    # In and out
-
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the table."""
+        """Return a copy of the table."""
         return self.table.copy()
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made.
-
-        A verdict on another table that lies there is kept under another name (see `verdict.tie.set_aside`).
-        """
+        """Write `examples.parquet` and `evaluation.json`, and rename a verdict there that judged another table."""
         set_aside(Path(folder), self)
         write_table(Path(folder), self.table, self.meta)
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
-        """Reads what `save` wrote; takes the evaluation folder or the run folder above it.
+        """Read what `save` wrote, from the evaluation folder or the run folder above it.
 
         Raises:
-            EvaluationError: nothing there; a file that is damaged, of a newer version, or that lacks columns.
+            EvaluationError: There is no table, or it is damaged, of a newer version or lacks columns.
         """
         return cls(*read_table(Path(folder)))
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Evaluation:
-        """An evaluation from whole columns, rows sorted by example."""
+        """Make an evaluation of whole columns, with the rows sorted by example."""
         table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
         order = table.index[np.argsort(table["index"].to_numpy(), kind="stable")]
         return cls(table.loc[order].reset_index(drop=True), meta)
+
+
+def _text(evaluation: Evaluation) -> str:
+    """Return a few lines: clean accuracy, each attack at its budgets and the worst case, with 95 % intervals."""
+    n = evaluation.n
+    caveat = f" ({evaluation.caveat})" if evaluation.complete is False else ""
+    title = f"Evaluation of {n} example{'s' * (n != 1)}{caveat}"
+    if not n:
+        return title
+    rows = [("clean", "", str(evaluation.clean_accuracy)), *_attacks(evaluation), *_worst_cases(evaluation)]
+    wide, budget = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join([title, *(f"  {name:<{wide}}  {at:<{budget}}  {found}" for name, at, found in rows)])
+
+
+def _attacks(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Yield a line per budget of each attack; for a minimal attack one with its median distance."""
+    for attack, knowledge in evaluation.runs:
+        norm, name = evaluation.norm_of(attack), evaluation.label(attack, knowledge)
+        budgets = evaluation.budgets(attack, knowledge)
+        for eps in budgets:
+            accuracy = evaluation.accuracy(attack=attack, norm=norm, eps=eps, knowledge=knowledge)
+            yield name, f"{norm} {eps:.4g}", str(accuracy)
+        if not budgets:
+            median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
+            yield name, f"{norm} nearest", f"median distance {median:.4g}"
+
+
+def _worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Yield a line per budget at which an adaptive attack ran."""
+    ran = [attack for attack, knowledge in evaluation.runs if knowledge == "adaptive"]
+    budgets = {(evaluation.norm_of(attack), eps) for attack in ran for eps in evaluation.budgets(attack)}
+    for norm, eps in sorted(budgets):
+        yield "worst case", f"{norm} {eps:.4g}", str(evaluation.worst_case(norm=norm, eps=eps))

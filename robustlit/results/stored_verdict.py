@@ -1,128 +1,79 @@
-"""A verdict belongs to the table that it judged: that of another one is never taken for this one's."""
+"""Keep a verdict with the table that it judged, and never show it with another."""
 
 from __future__ import annotations
 
-import warnings
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustlit.results.digest import digest
-from robustlit.results.table import TABLE, EvaluationError, read_table
-from robustlit.results.verdict import FILE, Verdict, place_of
+from robustlit.results.table import EvaluationError
+from robustlit.results.verdict import FILE, Verdict, place_of, table_in
 
 if TYPE_CHECKING:
     from robustlit.results.evaluation import Evaluation
 
 _EARLIER = "verdict_of_an_earlier_table"
-_DRAWN = (".json", ".png", ".svg")  # the verdict, and its figure
+_KINDS = (".json", ".png", ".svg")  # the verdict, and its figure
 
 
 def stored_verdict(folder: str | Path, evaluation: Evaluation) -> tuple[Verdict | None, str]:
-    """The verdict that lies in a folder, if it is on this evaluation.
+    """Read the verdict in a folder, if it judged this evaluation.
 
     Args:
-        folder: of the evaluation, or the run folder above it.
-        evaluation: that lies there.
+        folder, evaluation: The evaluation's folder or the run folder above it, and the evaluation read from there.
 
     Returns:
-        The verdict, None where there is none or where it judged another table; and what a reader must be told of
-        that: what follows on "the verdict.json of RUN", empty where all is well.
+        The verdict, or None; and a note that continues "the verdict.json of RUN", empty where there is none.
 
     Raises:
-        ValueError: it is damaged or of another version.
+        ValueError: The verdict is damaged or of another version.
     """
     place = place_of(folder)
     if place is None:
         return None, ""
-    found = Verdict.read(place)
-    tied = found.is_of(evaluation)
-    if tied is None:
-        return found, "does not say which table it judged, as it is of an older version"
-    return (found, "") if tied else (None, another_table(found, evaluation))
-
-
-def another_table(verdict: Verdict, evaluation: Evaluation) -> str:
-    """In words, that a verdict judged another table than this evaluation's."""
-    n = (evaluation.whole or evaluation).n
-    if verdict.evaluated in (None, n):
-        return "judged another table than the one here (of as many examples, with other results)"
-    return f"judged another table than the one here (of {verdict.evaluated} examples; here are {n})"
+    verdict = Verdict.read(place)
+    judged = verdict.is_of(evaluation)
+    if judged is None:
+        return verdict, "does not say which table it judged, as it is of an older version"
+    return (verdict, "") if judged else (None, verdict.other_table((evaluation.whole or evaluation).n))
 
 
 def notes_beside(evaluation: Evaluation, verdict: Verdict | None, name: str = "") -> list[str]:
-    """What a figure must say of the verdict that it shows; it is refused where it judged another evaluation.
+    """Return the notes of a figure that shows a verdict beside the evaluation of the model `name`.
 
-    Args:
-        evaluation: what is drawn.
-        verdict: what is to stand beside it, if anything.
-        name: of the model.
-
-    Returns:
-        A sentence where the evaluation was cut down to fewer examples than were judged.
+    One sentence where only some of the judged examples are drawn, else nothing.
 
     Raises:
-        EvaluationError: the verdict judged another table.
+        EvaluationError: The verdict judged another table.
     """
     if verdict is None:
         return []
     if verdict.is_of(evaluation) is False:
-        raise EvaluationError(
-            f"{f'{name}: ' if name else ''}the verdict {another_table(verdict, evaluation)}; give the verdict on this "
-            "evaluation, or None"
-        )
+        model, other = f"{name}: " if name else "", verdict.other_table((evaluation.whole or evaluation).n)
+        raise EvaluationError(f"{model}the verdict {other}; give the verdict on this evaluation, or None")
     if evaluation.whole is None:
         return []
     return [f"The verdict{f' on {name}' if name else ''} is on all {evaluation.whole.n} examples."]
 
 
-def warn_of_another_table(verdict: Verdict, file: Path) -> None:
-    """Warns where the table beside a verdict's file is not the one that it judged."""
-    if verdict.table is None or not (file.parent / TABLE).is_file():
-        return
-    from robustlit.results.evaluation import Evaluation
-
-    try:
-        beside = Evaluation.load(file.parent)
-    except EvaluationError:  # who reads the table will be told
-        return
-    if verdict.is_of(beside) is False:
-        warnings.warn(
-            f"{file} {another_table(verdict, beside)}; judge the checkpoint again (robustlit evaluate CHECKPOINT "
-            "--verdict)",
-            stacklevel=3,
-        )
-
-
 def set_aside(folder: Path, evaluation: Evaluation) -> None:
-    """Renames a verdict, with its figure, that would come to lie beside a table which it did not judge.
+    """Rename the verdict in `folder`, and its figure, if it judged another table than `evaluation`'s.
 
-    An older one, which does not say what it judged, stays unless it lay beside another table until now.
-
-    Args:
-        folder: where the evaluation is about to be written.
-        evaluation: what is about to be written.
+    A verdict of an older version, which does not name its table, stays unless the table in the folder changes.
     """
     if not (folder / FILE).is_file():
         return
-    try:
-        tied = Verdict.read(folder / FILE).is_of(evaluation)
-    except ValueError:
-        tied = None
-    if tied or (tied is None and _digest_in(folder) in (None, evaluation.digest)):
+    judged = None
+    with suppress(ValueError):
+        judged = Verdict.read(folder / FILE).is_of(evaluation)
+    if judged is None:
+        beside = table_in(folder)
+        judged = beside is None or beside[0] == evaluation.digest
+    if judged:
         return
     names = (_EARLIER if number == 1 else f"{_EARLIER}-{number}" for number in count(1))
-    name = next(name for name in names if not any((folder / f"{name}{kind}").exists() for kind in _DRAWN))
-    for kind in _DRAWN:
+    name = next(name for name in names if not any((folder / f"{name}{kind}").exists() for kind in _KINDS))
+    for kind in _KINDS:
         if (file := folder / f"verdict{kind}").is_file():
             file.rename(folder / f"{name}{kind}")
-
-
-def _digest_in(folder: Path) -> str | None:
-    """Of the table that lies in a folder; None where there is none, or none that can be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return digest(read_table(folder)[0])
-    except EvaluationError:
-        return None

@@ -1,69 +1,63 @@
-"""The table of examples: its columns, its version, and how it lies on disk."""
+"""The table of examples: its columns, its version, its files, and the digest by which a verdict recognises it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 COLUMNS: dict[str, str] = {
-    "index": "int64",
-    "label": "int64",
-    "clean": "bool",
-    "attack": "str",
-    "knowledge": "str",
-    "norm": "str",
-    "eps": "float64",
-    "success": "bool",
-    "prediction": "int64",
-    "l0": "float64",
-    "l1": "float64",
-    "l2": "float64",
-    "linf": "float64",
-    "forwards": "int64",
-    "backwards": "int64",
-}
+    "index": "int64", "label": "int64", "clean": "bool", "attack": "str", "knowledge": "str", "norm": "str",
+    "eps": "float64", "success": "bool", "prediction": "int64", "l0": "float64", "l1": "float64", "l2": "float64",
+    "linf": "float64", "forwards": "int64", "backwards": "int64",
+}  # fmt: skip
 DISTANCES = ("l0", "l1", "l2", "linf")
 KNOWLEDGE = ("greybox", "adaptive", "blackbox")
-TOLERANCE = 1e-6  # that of robustlit.threat, said again as reading a table needs no torch
-VERSION = 1  # of the columns and their meaning; goes up with either
+TOLERANCE = 1e-6  # equal to robustlit.threat.TOLERANCE, which cannot be imported without torch
+VERSION = 1  # of the columns and their meaning; raised when either changes
 TABLE, META = "examples.parquet", "evaluation.json"
+FORMER_NAME, CURRENT_NAME = "ensemble", "worst_case"  # of WorstCase: tables written before the renaming hold the first
 _KINDS = {"bool": "b", "int64": "iu", "float64": "fiu"}
+_STORED = {"bool": "<u1", "int64": "<i8", "float64": "<f8"}  # for the digest
+_KEY = ("index", "attack", "knowledge", "norm", "eps")  # identifies a row
 _AGAIN = "evaluate the checkpoint again (robustlit evaluate CHECKPOINT)"
 
 
 class EvaluationError(RuntimeError):
-    """An evaluation that cannot be read, or that was asked for what it does not hold."""
+    """An evaluation cannot be read, or does not hold what was asked for."""
+
+
+def rename(attack: str, old: str = FORMER_NAME, new: str = CURRENT_NAME) -> str:
+    """Return the attack's name with `old` replaced by `new`, a number behind it kept ("ensemble-2")."""
+    stem, dash, number = attack.partition("-")
+    return f"{new}{dash}{number}" if stem == old and number.isdigit() == bool(dash) else attack
 
 
 def check_columns(table: pd.DataFrame) -> None:
-    """Refuses a table that lacks columns.
-
-    Raises:
-        EvaluationError: it does.
-    """
-    missing = [c for c in COLUMNS if c not in table.columns]
-    if missing:
+    """Raise an EvaluationError if columns are missing."""
+    if missing := [c for c in COLUMNS if c not in table.columns]:
         raise EvaluationError(f"the table of examples lacks the columns {', '.join(missing)}")
 
 
 def write_table(folder: Path, table: pd.DataFrame, meta: dict[str, Any]) -> None:
-    """Writes `examples.parquet` and `evaluation.json` into `folder`, which is made."""
+    """Write `examples.parquet` and `evaluation.json` into `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_parquet(folder / TABLE, index=False)
     (folder / META).write_text(json.dumps({"table": VERSION, **meta}, indent=2) + "\n")
 
 
 def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Reads what `write_table` wrote, from the evaluation folder or the run folder above it.
+    """Read what `write_table` wrote, from the evaluation folder or the run folder above it, with a warning if in part.
 
-    A table alone, without `evaluation.json`, is read with a warning: nobody knows whether it is whole.
+    An attack that has been renamed since gets its current name.
 
     Raises:
-        EvaluationError: nothing there; a file that is damaged, of a newer version, or that lacks columns.
+        EvaluationError: There is no table, or it is damaged, empty, of a newer version or lacks columns.
     """
     if not (folder / TABLE).is_file() and (folder / "evaluation" / TABLE).is_file():
         folder = folder / "evaluation"
@@ -84,16 +78,26 @@ def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         if kind in _KINDS and table[column].dtype.kind not in _KINDS[kind]:
             found = table[column].dtype
             raise EvaluationError(f"{folder}: the column {column!r} must hold {kind}, it holds {found}; {_AGAIN}")
-    return table, meta
+    return _with_current_names(table, meta)
+
+
+def _with_current_names(table: pd.DataFrame, meta: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Replace the former name of WorstCase, unless the table's author gave that name to another attack."""
+    names = [str(name) for name in table["attack"].unique()]
+    described = meta["attacks"] if isinstance(meta.get("attacks"), dict) else {}
+    ours = [name for name in names if str(described.get(name, "WorstCase")).startswith("WorstCase")]
+    renamed = {name: rename(name) for name in ours if rename(name) not in names}
+    if not renamed:
+        return table, meta
+    table = table.assign(attack=table["attack"].map(lambda name: renamed.get(name, name)))
+    return table, {**meta, "attacks": {renamed.get(name, name): text for name, text in described.items()}}
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     if not path.is_file():
-        warnings.warn(
-            f"there is no {META} beside {folder / TABLE}: it is not known whether the evaluation is complete",
-            stacklevel=4,
-        )
+        unknown = "it is not known whether the evaluation is complete"
+        warnings.warn(f"there is no {META} beside {folder / TABLE}: {unknown}", stacklevel=4)
         return {}
     try:
         meta = json.loads(path.read_text())
@@ -101,15 +105,44 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise EvaluationError(f"cannot read the evaluation in {folder}: {META}: {error}; {_AGAIN}") from error
     if not isinstance(meta, dict):
         raise EvaluationError(f"{path} is not of robustlit: it holds no JSON object; {_AGAIN}")
-    version = meta.pop("table", VERSION)  # the first files said none
+    version = meta.pop("table", VERSION)  # the first files had no version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise EvaluationError(f"{path} is damaged: its table must be of version 1 or more, got {version!r}; {_AGAIN}")
     if version > VERSION:
-        raise EvaluationError(
-            f"{path} says that its table is of version {version}, and this robustlit reads up to {VERSION}: update "
-            f"robustlit, or {_AGAIN}"
-        )
+        newer = f"its table is of version {version}, and this robustlit reads up to {VERSION}"
+        raise EvaluationError(f"{path}: {newer}: update robustlit, or {_AGAIN}")
     for name, kinds in (("complete", (bool, type(None))), ("meant", (int, type(None)))):
         if not isinstance(meta.get(name), kinds):
             raise EvaluationError(f"{path} is damaged: {name} cannot be {meta[name]!r}; {_AGAIN}")
     return meta
+
+
+def digest(table: pd.DataFrame) -> str:
+    """Return the digest of a table: "v1:" (the version of the columns) and 64 hexadecimal digits.
+
+    It depends on the values of the known columns alone, not on the library that wrote the file, further columns or the
+    order of rows. "ensemble" counts as "worst_case", its current name: verdicts lie beside tables for years.
+    """
+    columns = {name: _plain(table[name], kind) for name, kind in COLUMNS.items()}
+    order = np.lexsort([columns[name][1] for name in reversed(_KEY)])
+    found = hashlib.sha256()
+    for name, (words, values) in columns.items():
+        for part in (name, *words):
+            found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+        found.update(np.ascontiguousarray(values[order]).data)
+    return f"v{VERSION}:{found.hexdigest()}"
+
+
+def _plain(column: pd.Series, kind: str) -> tuple[list[str], np.ndarray]:
+    """Return a column as little-endian numbers; text as its sorted distinct words and the number of each row's word."""
+    if kind == "str":
+        codes, found = pd.factorize(column.astype(str))
+        words = [str(word) for word in found]
+        former = [rename(word, CURRENT_NAME, FORMER_NAME) for word in words]
+        words = former if len(set(former)) == len(former) else words
+        places = {word: place for place, word in enumerate(sorted(words))}
+        return sorted(words), np.array([places[word] for word in words], dtype="<i8")[codes]
+    values = column.to_numpy(dtype=_STORED[kind])
+    if kind == "float64":
+        values = np.where(np.isnan(values), np.nan, values + 0.0)  # a single NaN, no -0.0
+    return [], values

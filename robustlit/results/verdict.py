@@ -1,15 +1,14 @@
-"""Check and Verdict: what was looked at, what came out, and what to try next."""
+"""Check and Verdict: what was measured, what was found, and what to try next. Read and written without torch."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustlit.results.intervals import wilson_interval
+from robustlit.results.table import TABLE, EvaluationError, digest, read_table
 
 if TYPE_CHECKING:
     from robustlit.results.evaluation import Evaluation
@@ -18,14 +17,14 @@ PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 FILE = "verdict.json"
 STATUSES = (PASS, FAIL, INCONCLUSIVE)
 CAUTION = "PASS says that no sign of an overestimate was found; it does not prove robustness"
-# What has happened where a check fails, in as few words as a figure's title has room for.
+# What a failed check means, by its number, short enough for the title of a figure; read without torch.
 _FAILURES = {
-    1: "witnesses beyond their budget", 2: "FGSM wins", 3: "an unbounded attack fails", 4: "accuracy rises with eps",
-    5: "standing beyond other classes", 6: "more steps break more", 7: "more restarts break more",
-    8: "stopped on its way up", 9: "no gradient", 10: "gradients jump", 11: "witnesses thrown away",
-    12: "witnesses of the twin only", 13: "Square wins", 14: "black-box wins", 15: "random, not averaged",
-    16: "outputs are no logits", 17: "the undefended net stands", 18: "random noise wins",
-    19: "planted adversarials missed", 20: "a joint attack breaks more",
+    1: "adversarial examples beyond their budget", 2: "FGSM wins", 3: "an unbounded attack fails",
+    4: "accuracy rises with eps", 5: "robust beyond other classes", 6: "more steps break more",
+    7: "more restarts break more", 8: "stopped before convergence", 9: "no gradient", 10: "gradients jump",
+    11: "adversarial examples lost", 12: "adversarial for the attack view only", 13: "Square wins",
+    14: "black-box wins", 15: "random, not averaged", 16: "outputs are no logits", 17: "the undefended net is robust",
+    18: "random noise wins", 19: "planted adversarial examples missed", 20: "a joint attack breaks more",
 }  # fmt: skip
 
 
@@ -34,13 +33,11 @@ class Check:
     """One reason to believe or to doubt a robust accuracy.
 
     Args:
-        number: in the list of `robustlit.verdict`.
-        name: in a few words.
+        number, name: Place in `robustlit.verdict.checks.CHECKS`, and what holds where it passes, in a few words.
         status: PASS, FAIL or INCONCLUSIVE.
-        finding: one sentence: what came out and, unless it passed, what to try next.
-        figure: what was measured, or None.
-        threshold: what it was held against, or None.
-        source: the paper that asks for it.
+        finding: One sentence: what was found and, unless it passed, what to try next.
+        figure, threshold: The number that was measured and the largest that passes, or None.
+        source: The paper that asks for the check.
     """
 
     number: int
@@ -53,7 +50,7 @@ class Check:
 
     @property
     def failure(self) -> str:
-        """In two to four words what is wrong where it fails, such as "Square wins"."""
+        """What is wrong where the check fails, in a few words such as "Square wins"."""
         return _FAILURES.get(self.number, self.name)
 
 
@@ -62,16 +59,12 @@ class Verdict:
     """The checks of one evaluation.
 
     Args:
-        checks: in the order of their numbers.
-        profile: "quick" or "full".
-        n: examples that probes looked at.
-        norm, eps: the budget that is judged.
-        seed: of the probes.
-        passes: forward and backward passes that the probes cost.
-        share: those as a share of the evaluation's.
-        table: digest of the evaluation's table, see `robustlit.results.digest`; None in older files, which do not
-            say what they judged.
-        evaluated: examples in that table; None likewise.
+        checks: The checks, ascending by number.
+        profile, n: "quick" or "full", and the number of examples that were probed.
+        norm, eps: The budget that was judged, eps in pixel units.
+        seed: Seed of the probes.
+        passes, share: Forward and backward passes that the probes cost, also as a share of the evaluation's.
+        table, evaluated: Digest of the evaluation's table and number of its examples; None in files of older versions.
     """
 
     checks: list[Check]
@@ -88,7 +81,7 @@ class Verdict:
 
     @property
     def status(self) -> str:
-        """FAIL if a check failed, PASS if most passed and none failed, else INCONCLUSIVE."""
+        """FAIL if a check failed, PASS if none failed and at least half are decided, else INCONCLUSIVE."""
         counts = self.counts
         if counts[FAIL]:
             return FAIL
@@ -96,7 +89,7 @@ class Verdict:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many passed, failed, and could not be decided."""
+        """Number of checks by status."""
         return {status: sum(c.status == status for c in self.checks) for status in STATUSES}
 
     @property
@@ -114,59 +107,60 @@ class Verdict:
         return f"{start}: {counts[PASS]} of {total} checks passed, {counts[INCONCLUSIVE]} undecided"
 
     def of(self, evaluation: Evaluation) -> Verdict:
-        """The same verdict, tied to the evaluation that was judged."""
+        """Return the same verdict, tied to the evaluation that was judged."""
         return replace(self, table=evaluation.digest, evaluated=evaluation.n)
 
     def is_of(self, evaluation: Evaluation) -> bool | None:
-        """Whether it judged this evaluation, or the whole that this was cut from; None where it does not say."""
-        judged = (evaluation.whole or evaluation).digest
-        if self.table is None or self.table.partition(":")[0] != judged.partition(":")[0]:  # a digest of another kind
-            return None
-        return self.table == judged
+        """Return whether this verdict judged `evaluation`, or the full one it was cut from; None if not known."""
+        return self._judged((evaluation.whole or evaluation).digest)
+
+    def other_table(self, n: int) -> str:
+        """Say in words that this verdict judged another table than the one here, of `n` examples."""
+        if self.evaluated in (None, n):
+            return "judged another table than the one here (of as many examples, with other results)"
+        return f"judged another table than the one here (of {self.evaluated} examples; here are {n})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as written to verdict.json."""
+        """Return plain values, as written to verdict.json."""
         return {"status": self.status, "counts": self.counts, **asdict(self)}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `verdict.json` into `folder`, which is made."""
+        """Write `verdict.json` into `folder`, which is created if needed."""
         path = Path(folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_finite(self.to_dict()), indent=2) + "\n")
+        # JSON has neither NaN nor inf: None stands for both.
+        finite = json.loads(json.dumps(self.to_dict()), parse_constant=lambda _: None)
+        path.write_text(json.dumps(finite, indent=2) + "\n")
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Verdict:
-        """Reads what `save` wrote: the file, its folder, or the run folder above.
+        """Read what `save` wrote, from the file, its folder or the run folder above it.
 
-        Warns where a table of examples lies beside it that is not the one it judged.
+        Warns where the table in the same folder is not the one that was judged.
 
         Raises:
-            ValueError: there is none, or it is damaged or of another version.
+            ValueError: There is no verdict, or it is damaged or of another version.
         """
-        found = place_of(path)
-        if found is None:
+        file = place_of(path)
+        if file is None:
             raise ValueError(f"there is no {FILE} in {path}; make one: robustlit evaluate {path} --verdict")
-        verdict = cls.read(found)
-        from robustlit.results.stored_verdict import warn_of_another_table
-
-        warn_of_another_table(verdict, found)
+        verdict, beside = cls.read(file), table_in(file.parent)
+        if beside is not None and verdict._judged(beside[0]) is False:
+            again = "judge the checkpoint again (robustlit evaluate CHECKPOINT --verdict)"
+            warnings.warn(f"{file} {verdict.other_table(beside[1])}; {again}", stacklevel=2)
         return verdict
 
     @classmethod
     def read(cls, file: Path) -> Verdict:
-        """As `load`, of the file alone, whatever lies beside it.
-
-        Raises:
-            ValueError: it is damaged or of another version.
-        """
+        """Read one file, as `load` does, without a look at the table beside it."""
         try:
             stored = json.loads(file.read_text())
             checks = [Check(**check) for check in stored["checks"]]
-            names = ("profile", "n", "norm", "eps", "seed", "passes", "share")
             tie = {name: stored.get(name) for name in ("table", "evaluated")}
-            verdict = cls(checks, **{name: stored[name] for name in names}, **tie)
-            _sensible(verdict)
+            needed = {name: stored[name] for name in ("profile", "n", "norm", "eps", "seed", "passes", "share")}
+            verdict = cls(checks, **needed, **tie)
+            _check_fields(verdict)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise ValueError(
@@ -175,15 +169,33 @@ class Verdict:
             ) from error
         return verdict
 
+    def _judged(self, table: str) -> bool | None:
+        if self.table is None or self.table.partition(":")[0] != table.partition(":")[0]:  # digests of other versions
+            return None
+        return self.table == table
+
 
 def place_of(path: str | Path) -> Path | None:
-    """The verdict's file in an evaluation folder or the run folder above it, or the file itself; None without one."""
+    """Return the verdict's file: `path` itself, or in it as evaluation or run folder; None where there is none."""
     path = Path(path)
     return next((p for p in (path, path / FILE, path / "evaluation" / FILE) if p.is_file()), None)
 
 
-def _sensible(verdict: Verdict) -> None:
-    """Raises where a stored value is not of the kind that its field has."""
+def table_in(folder: Path) -> tuple[str, int] | None:
+    """Return digest and number of examples of the table in `folder`; None without a readable one."""
+    if not (folder / TABLE).is_file():  # `read_table` would look in a folder below too
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever opens the table itself gets its warnings
+            table = read_table(folder)[0]
+    except EvaluationError:
+        return None
+    return digest(table), int(table["index"].nunique())
+
+
+def _check_fields(verdict: Verdict) -> None:
+    """Raise where a stored value has the wrong type."""
     if not verdict.checks:
         raise ValueError("it holds no checks")
     for check in verdict.checks:
@@ -200,77 +212,3 @@ def _sensible(verdict: Verdict) -> None:
         raise TypeError("profile and norm must be text")
     if not (isinstance(verdict.table, str | None) and isinstance(verdict.evaluated, int | None)):
         raise TypeError("table must be text and evaluated a number, or both left out")
-
-
-def judged_share(
-    number: int, name: str, count: int, n: int, limit: float, source: str, *, found: str, advice: str
-) -> Check:
-    """A check that a share of examples stays within `limit`.
-
-    It passes at or below, and fails only where the Wilson 95 % interval lies above: a single example of a few decides
-    nothing.
-
-    Args:
-        count, n: the share.
-        limit: the largest that passes.
-        found: what the share is of, e.g. "FGSM alone breaks".
-        advice: what to try next.
-    """
-    if n < 1:
-        return Check(number, name, INCONCLUSIVE, "no example was looked at; evaluate more", None, limit, source)
-    share, low = count / n, wilson_interval(count, n)[0]
-    text = f"{found} {count} of {n} ({100 * share:.3g} %; at most {100 * limit:.3g} %)"
-    if share <= limit:
-        return Check(number, name, PASS, text, share, limit, source)
-    if low > limit:
-        return Check(number, name, FAIL, f"{text}: {advice}", share, limit, source)
-    few = f"{text}, too few to tell: {advice}"
-    return Check(number, name, INCONCLUSIVE, few, share, limit, source)
-
-
-def judged_value(
-    number: int,
-    name: str,
-    value: float,
-    limit: float,
-    source: str,
-    *,
-    found: str,
-    advice: str,
-    low: float | None = None,
-) -> Check:
-    """A check that a number stays within `limit`.
-
-    Args:
-        value: the number.
-        limit: the largest that passes.
-        found: what the number is.
-        advice: what to try next.
-        low: lower end of its 95 % interval, where it has one: it fails only where that lies above the limit, too.
-    """
-    text = f"{found} {value:.3g} (at most {limit:.3g})"
-    if not math.isfinite(value):
-        return Check(number, name, INCONCLUSIVE, f"{found} is no number: {advice}", None, limit, source)
-    if value <= limit:
-        return Check(number, name, PASS, text, value, limit, source)
-    if low is not None and low <= limit:
-        few = f"{text}, too near the limit to tell: {advice}"
-        return Check(number, name, INCONCLUSIVE, few, value, limit, source)
-    return Check(number, name, FAIL, f"{text}: {advice}", value, limit, source)
-
-
-def undecided(number: int, name: str, why: str, source: str) -> Check:
-    """A check that could not be made."""
-    return Check(number, name, INCONCLUSIVE, why, None, None, source)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: numbers that are none become null."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Checks = Sequence[Check]

@@ -1,6 +1,4 @@
-"""What a run says to the person at the keyboard."""
-
-from __future__ import annotations
+"""Console output of the main process."""
 
 import os
 import sys
@@ -9,13 +7,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks (known from the environment before any Trainer is)."""
+    """Return whether this process has rank 0, also before there is a Trainer."""
     # Without torchrun or SLURM, which give every process its rank, Lightning knows a node by NODE_RANK alone.
     another_node = "RANK" not in os.environ and os.environ.get("NODE_RANK", "0") not in ("", "0")
     return not another_node and getattr(rank_zero_only, "rank", None) in (0, None)
 
 
 def say(text: str) -> None:
-    """A line for the person at the keyboard, once for all processes."""
+    """Print a line on standard error, once for all processes."""
     if is_main_process():
         print(text, file=sys.stderr, flush=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +12,61 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import check_choice, check_not_negative
 from robustlit.classifier import check_labels
 from robustlit.models.generator import AdvGANGenerator, perturb, save_generator
-from robustlit.threat import check_eps, check_images, distance
+from robustlit.threat import check_eps, check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.classifier import Batch, step_seed
-from robustlit.training.substitute import Oracle, _adam, agrees, distillation_loss
+from robustlit.training.fooling import Fooling, goal_of
+from robustlit.training.substitute import ADAM, Oracle, distillation_loss
 
 MODES = ("white_box", "black_box")
 DISTILLATIONS = ("static", "dynamic")
 
 
 class AdvGANTraining(pl.LightningModule):
-    """Trains AdvGAN's generator; the attack that uses it is `robustlit.attacks.AdvGAN`.
+    """Train AdvGAN's generator; the attack that uses it is `robustlit.attacks.AdvGAN`.
 
     Xiao, Li, Zhu, He, Liu, Song: Generating adversarial examples with adversarial networks, 2018, arXiv:1801.02610. The
     generator minimises adversarial + `gan_weight` * gan + `hinge_weight` * hinge, each the mean over the examples, so
-    that no weight drifts with the batch size: the margin of Carlini and Wagner on the logits, the least-squares GAN
-    loss, and max(0, |perturbation|_2 - `hinge_bound`). The discriminator tells images from generated ones.
+    that no weight depends on the batch size: the margin of Carlini and Wagner on the logits, the least-squares GAN
+    loss, and max(0, |perturbation|_2 - `hinge_bound`). The discriminator separates images from generated ones.
 
-    White box: the margin's gradient comes from the victim (through its `attack_view()`). Black box (section 4.2): from
-    a substitute that learns the victim's probabilities, nothing else of it being used: for `distillation_epochs` on the
-    training images while the generator rests; then, "static", it is left as it is, or, "dynamic", it takes in each step
-    after them a step on the images and on what the generator makes of them. `queries` counts the images that the victim
-    was shown, those by which validation chooses among epochs included.
+    White box: the margin's gradient comes from the victim (through its `attack_view()`). Black box (section 4.2): it
+    comes from a substitute that learns the victim's probabilities, for `distillation_epochs` from the training images
+    alone, while the generator rests. After that a "static" substitute stays as it is; a "dynamic" one takes in each
+    step another on the images and on what the generator makes of them. `queries` counts the images that the victim was
+    shown, including those by which validation chooses among epochs.
 
-    Logs, at validation, of the victim: `val/accuracy`, `val/robust_accuracy` (under the generator), `val/fooling_rate`
-    (share of the rightly classified that the generator misleads), `val/l2` (mean norm of the perturbation); in
-    a black box `val/agreement` and `val/agreement_generated` (share of equal predictions of substitute and victim) and
-    `queries`; in training each loss. `test/...` likewise. Two to three optimizer steps make one training step, and
-    Lightning's `global_step` counts each. It runs in one process.
+    Logs at validation, about the victim: `val/accuracy`, `val/robust_accuracy` (under the generator),
+    `val/fooling_rate` (share of the correctly classified images that the generator breaks), `val/l2` (mean norm of the
+    perturbation); in a black box `val/agreement` and `val/agreement_generated` (share of equal predictions of
+    substitute and victim) and `queries`. `test/...` likewise; in training each loss. Two to three optimizer steps make
+    one training step, and Lightning's `global_step` counts each. It runs in one process.
 
     Args:
-        net: the victim, from images (B, C, H, W) in [0, 1] to logits (B, K). It is held in eval mode and not trained.
-        generator: from images to perturbations, unbounded.
-        discriminator: from images to scores (B,).
+        net: The victim, from images (B, C, H, W) in [0, 1] to logits (B, K). It stays in eval mode and is not trained.
+        generator: From images to perturbations, unbounded.
+        discriminator: From images to scores (B,).
         mode: "white_box" or "black_box".
-        substitute: the net to distil, to logits (B, K); needed in a black box, left out of a white one.
+        substitute: The net to distil, to logits (B, K); needed in a black box, unused in a white box.
         distillation: "dynamic" or "static", in a black box.
-        distillation_epochs: epochs, the first ones, in which the substitute is distilled on its own.
+        distillation_epochs: The first epochs, in which only the substitute is trained.
         eps: L-inf budget in pixel units.
-        target: the class to reach; None: any but the true one. One generator knows one target.
-        confidence: the margin, in logits, beyond which an example adds nothing (kappa).
-        gan_weight, hinge_weight: weights of the terms (the paper's alpha and beta).
+        target: The class to reach; None: any but the true one. A generator is for one target.
+        confidence: The margin, in logits, beyond which an example adds nothing (kappa).
+        gan_weight, hinge_weight: Weights of the terms (the paper's alpha and beta).
         hinge_bound: L2 norm in pixel units up to which a perturbation costs nothing (the paper's c).
-        optimizer: parameters -> Optimizer, for each net; None is Adam at 1e-3.
-        seed: with the step it seeds each training step.
-        folder: where `generator.pt` and, in a black box, `substitute.ckpt` are written before the test; None writes
+        optimizer: Parameters -> Optimizer, for each net; None is Adam at 1e-3.
+        seed: With the step it seeds each training step.
+        folder: Where `generator.pt` and, in a black box, `substitute.ckpt` are written before the test; None writes
             nothing.
-        config: the composed recipe as plain containers, stored in the checkpoint.
+        config: The composed recipe as plain containers, stored in the checkpoint.
 
     Raises:
-        ValueError: an argument out of range; in training: no gradient of a victim in a white box, images outside
+        ValueError: An argument out of range; in training: no gradient of a victim in a white box, images outside
             [0, 1], an image that the nets do not take, several processes.
     """
 
@@ -93,8 +92,8 @@ class AdvGANTraining(pl.LightningModule):
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        _check_choice(mode, MODES, "mode")
-        _check_choice(distillation, DISTILLATIONS, "distillation")
+        check_choice(mode, "mode", MODES)
+        check_choice(distillation, "distillation", DISTILLATIONS)
         if mode == "black_box" and substitute is None:
             raise ValueError("a black box needs a net to distil: substitute=SmallCNN()")
         if isinstance(distillation_epochs, bool) or not isinstance(distillation_epochs, int) or distillation_epochs < 0:
@@ -109,8 +108,7 @@ class AdvGANTraining(pl.LightningModule):
             ("hinge_weight", hinge_weight),
             ("hinge_bound", hinge_bound),
         ):
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+            check_not_negative(value, name)
         self.automatic_optimization = False
         self.net = net.eval()
         self.generator, self.discriminator = generator, discriminator
@@ -122,11 +120,11 @@ class AdvGANTraining(pl.LightningModule):
         self.gan_weight, self.hinge_weight = float(gan_weight), float(hinge_weight)
         self.seed, self.config = seed, config
         self.folder = None if folder is None else Path(folder)
-        self._optimizer = optimizer or _adam
-        # What the generator is good for goes with it, into its file.
+        self._optimizer = optimizer or ADAM
+        # Stored in the generator's file.
         self.generator.eps, self.generator.target = self.eps, target  # type: ignore[assignment]
         self.oracle = Oracle(net)
-        self._tally = _Tally()
+        self._fooling = Fooling(self.oracle, target)
 
     @property
     def queries(self) -> int:
@@ -134,7 +132,7 @@ class AdvGANTraining(pl.LightningModule):
         return self.oracle.queries
 
     def train(self, mode: bool = True) -> AdvGANTraining:
-        """Sets the mode of everything but the victim, which stays in eval mode."""
+        """Set the mode of everything but the victim, which stays in eval mode."""
         super().train(mode)
         self.net.eval()
         return self
@@ -142,7 +140,7 @@ class AdvGANTraining(pl.LightningModule):
     # Training
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimizer for the generator, one for the discriminator, in a black box one for the substitute."""
+        """Return the optimizers of the generator, the discriminator and, in a black box, the substitute."""
         if self.trainer.world_size > 1:
             raise ValueError(
                 f"AdvGAN trains in one process, got {self.trainer.world_size}; use trainer.devices=1: it takes minutes"
@@ -157,13 +155,13 @@ class AdvGANTraining(pl.LightningModule):
         return [self._optimizer(net.parameters()) for net in nets if net is not None]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the step and checks the first batch of an epoch."""
+        """Seed the step and check the first batch of an epoch."""
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if batch_idx == 0:
             self._check(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """A step of the substitute, in a black box; then one of the discriminator and one of the generator."""
+        """Step the substitute, in a black box; then the discriminator and the generator."""
         x, y = batch[0], batch[1]
         optimizers: Any = self.optimizers()
         if self.current_epoch < self.distillation_epochs:
@@ -193,8 +191,8 @@ class AdvGANTraining(pl.LightningModule):
         gan = (self.discriminator(x_adv).float() - 1).square().mean()
         length = torch.linalg.vector_norm((x_adv - x).flatten(1), dim=1)
         hinge = (length - self.hinge_bound).clamp_min(0).mean()
-        # `toward` is the gradient of `adversarial` with respect to the images: this term has the same one, and reaches
-        # the generator without anything being left behind in the net that gave it.
+        # `toward` is the gradient of `adversarial` with respect to the images: this term has the same gradient, and
+        # leaves none in the net that gave it.
         loss = (toward * x_adv).sum() + self.gan_weight * gan + self.hinge_weight * hinge
         self._step(optimizer, loss)
         self.untoggle_optimizer(optimizer)
@@ -203,16 +201,13 @@ class AdvGANTraining(pl.LightningModule):
         self.log_dict({"train/adversarial_loss": adversarial, "train/gan_loss": gan, "train/hinge_loss": hinge})
 
     def _adversarial(self, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the criterion is missed, the mean margin, no lower than -confidence; and its gradient (B, ...)."""
-        criterion = self._goal(y)
+        """Return how far the criterion is missed (mean margin, at least -confidence) and its gradient (B, ...)."""
+        criterion = goal_of(y, self.target)
         model = self.net if self.substitute is None else self.substitute
-        # A Victim knows the traps: eval mode, no gradients for weights, the precision around us, a defended net's twin.
+        # In eval mode, without gradients for weights, in the current precision, through a defended net's attack view.
         with Victim(model, x_adv, ambient_autocast=True, keep_generators=False) as victim:
             _, margins, gradient = victim.gradient(x_adv, lambda z: criterion.margin(z).clamp(max=self.confidence))
         return -margins.mean(), -gradient / len(x_adv)
-
-    def _goal(self, y: Tensor) -> Criterion:
-        return Criterion(y, None if self.target is None else torch.full_like(y, self.target))
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
@@ -222,25 +217,27 @@ class AdvGANTraining(pl.LightningModule):
     # Evaluation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Attacks the victim with the generator as it is now."""
-        self._tally.add(self._attacked(batch, batch_idx))
+        """Attack the victim with the generator as it is now."""
+        if batch_idx == 0:
+            self._check(batch)
+        self._fooling.add(batch[0], batch[1], self.generator, self.eps, self.substitute)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same on the test split; budgets and other attacks are the business of the callback `AttackSweep`."""
+        """Do the same on the test split; other budgets and attacks run in the callback `AttackSweep`."""
         asked = self.oracle.queries
-        self._tally.add(self._attacked(batch, batch_idx))
-        self.oracle.queries = asked  # the evaluator's questions, not the attacker's
+        self.validation_step(batch, batch_idx)
+        self.oracle.queries = asked  # queries of the evaluation are not the attacker's
 
     def on_validation_epoch_end(self) -> None:
-        """Logs what was counted."""
-        shares, self._tally = self._tally.shares(), _Tally()
+        """Log the means over the epoch."""
+        shares, self._fooling = self._fooling.shares(), Fooling(self.oracle, self.target)
         self.log_dict({f"val/{name}": value for name, value in shares.items()})
         if self.substitute is not None:
             self.log("queries", float(self.queries))
 
     def on_test_start(self) -> None:
-        """Writes the generator, before the sweep asks for it, and the substitute."""
-        self._tally = _Tally()
+        """Write the generator, before the sweep loads it, and the substitute."""
+        self._fooling = Fooling(self.oracle, self.target)
         if self.folder is None or not self.trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -252,40 +249,18 @@ class AdvGANTraining(pl.LightningModule):
             torch.save({"state_dict": weights, "robustlit": pack(config)}, self.folder / "substitute.ckpt")
 
     def on_test_epoch_end(self) -> None:
-        """Logs what was counted; `results` has it too."""
-        self.log_dict({f"test/{name}": value for name, value in self._tally.shares().items()})
+        """Log the means over the test split."""
+        self.log_dict({f"test/{name}": value for name, value in self._fooling.shares().items()})
 
     def results(self) -> dict[str, Any]:
-        """What was measured on the test split, for results.json: shares in [0, 1], L2 in pixel units."""
-        shares = self._tally.shares()
-        found = {name: shares[name] for name in ("fooling_rate", "l2")}
-        told: dict[str, Any] = {"mode": self.mode, "eps": self.eps, "target": self.target, **found}
+        """Return what was measured on the test split, for results.json: shares in [0, 1], L2 in pixel units."""
+        shares = self._fooling.shares()
+        found: dict[str, Any] = {"mode": self.mode, "eps": self.eps, "target": self.target}
+        names = ["fooling_rate", "l2"]
         if self.substitute is not None:
-            told |= {"distillation": self.distillation, "queries": self.queries}
-            told |= {name: shares[name] for name in ("agreement", "agreement_generated")}
-        return {"advgan": told}
-
-    def _attacked(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """What the generator does to a batch, as `AdvGAN` would: name -> values, one for each example it is about."""
-        x, y = batch[0], batch[1]
-        if batch_idx == 0:
-            self._check(batch)
-        clean = self.oracle(x)
-        right = clean.argmax(1) == y
-        found = {"accuracy": right, "robust_accuracy": right.clone()}
-        rows = torch.nonzero(right if self.target is None else right & (y != self.target)).squeeze(1)
-        with torch.autocast(x.device.type, enabled=False):  # in float32, as attacks are evaluated
-            x_adv = perturb(self.generator, x[rows], self.eps)
-        if len(rows):
-            answers = self.oracle(x_adv)
-            found["robust_accuracy"][rows] = answers.argmax(1) == y[rows]
-            found["fooling_rate"] = self._goal(y[rows]).reached(answers)
-            found["l2"] = distance(x_adv, x[rows], "l2")
-        if self.substitute is not None:
-            found["agreement"] = agrees(self.substitute, clean, x)
-            if len(rows):
-                found["agreement_generated"] = agrees(self.substitute, answers, x_adv)
-        return found
+            found |= {"distillation": self.distillation, "queries": self.queries}
+            names += ["agreement", "agreement_generated"]
+        return {"advgan": found | {name: shares[name] for name in names}}
 
     def _check(self, batch: Batch) -> None:
         x, y = batch[0], batch[1]
@@ -304,33 +279,10 @@ class AdvGANTraining(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the recipe and the count; the victim's weights are there as those of any classifier, `net.*`."""
+        """Add the recipe and the count of queries; the victim's weights are `net.*`, as those of any classifier."""
         checkpoint["robustlit"] = pack(self.config)
         checkpoint["queries"] = self.queries
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on counting; asked questions are not unasked by going back to an earlier epoch."""
+        """Continue the count of queries; going back to an earlier epoch does not lower it."""
         self.oracle.queries = max(self.queries, int(checkpoint["queries"]))
-
-
-class _Tally:
-    """Means over an epoch of quantities that some of the examples have."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, found: dict[str, Tensor]) -> None:
-        for name, values in found.items():
-            self._sums[name] = self._sums.get(name, torch.zeros(())) + values.double().sum().cpu()
-            self._counts[name] = self._counts.get(name, 0) + len(values)
-
-    def shares(self) -> dict[str, float]:
-        """NaN for what no example had: the rate at which nobody is fooled who could be is no number."""
-        names = {*self._sums, "fooling_rate", "l2"}
-        return {n: float(self._sums[n]) / self._counts[n] if self._counts.get(n) else math.nan for n in sorted(names)}
-
-
-def _check_choice(value: object, choices: tuple[str, ...], name: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,7 +1,7 @@
-"""Checkpoints: what they hold besides the weights, and how a classifier comes back from one without running code.
+"""Write and read checkpoints without running code from them.
 
-A checkpoint may come from a stranger, so it is read with `weights_only=True`, and the classes that its recipe names
-are only looked up in packages that are trusted.
+A checkpoint may come from an untrusted source, so it is read with `weights_only=True`, and the classes that its recipe
+names are only looked up in trusted packages.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
 
 FORMAT = 1
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, foreign, or that names classes outside the trusted packages."""
+    """A checkpoint that is missing, damaged, not of robustlit, or names classes outside the trusted packages."""
 
 
 def pack(config: dict[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint holds of ours: the format and the composed recipe."""
+    """Return what robustlit adds to a checkpoint: the format and the composed recipe."""
     return {"format": FORMAT, "config": config}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours without running code from it.
+    """Read a checkpoint of robustlit without running code from it.
 
     Args:
-        path: the file, or a run folder (then its best checkpoint).
+        path: The file, or a run folder (then its best checkpoint).
 
     Raises:
-        CheckpointError: missing, unreadable, or not written by robustlit.
+        CheckpointError: Missing, unreadable, or not written by robustlit.
     """
     path = Path(path)
     if path.is_dir():
@@ -61,7 +62,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def best_of(run: Path) -> Path:
-    """The checkpoint that a run folder offers: the best by validation robust accuracy, else the last."""
+    """Return a run folder's best checkpoint by validation robust accuracy, else its last."""
     for name in ("best.ckpt", "last.ckpt"):
         if (run / "checkpoints" / name).is_file():
             return run / "checkpoints" / name
@@ -71,36 +72,34 @@ def best_of(run: Path) -> Path:
 def load_classifier(
     path: str | Path, *, net: nn.Module | None = None, trusted: Sequence[str] = ()
 ) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The net of a checkpoint, with its weights, in eval mode, on the CPU.
+    """Return the net of a checkpoint, with its weights, in eval mode, on the CPU.
 
     Args:
-        path: the file, or a run folder (then its best checkpoint).
-        net: the net to fill; None builds it from the stored recipe.
-        trusted: packages of your own that the recipe may name classes from.
+        path: The file, or a run folder (then its best checkpoint).
+        net: The net to fill; None builds it from the stored recipe.
+        trusted: Packages of your own that the recipe may name classes from.
 
     Returns:
         The net and the stored recipe (None where there is none).
 
     Raises:
-        CheckpointError: as `read_checkpoint`, and for a net that cannot be rebuilt or does not fit the weights.
+        CheckpointError: See `read_checkpoint`; also a net that cannot be rebuilt or does not fit the weights.
     """
     return classifier_of(read_checkpoint(path), str(path), net=net, trusted=trusted)
 
 
 def classifier_of(
-    checkpoint: dict[str, Any], path: str, *, net: nn.Module | None = None, trusted: Sequence[str] = ()
-) -> tuple[nn.Module, dict[str, Any] | None]:
-    """As `load_classifier`, from what `read_checkpoint` returned; `path` is for messages."""
+    checkpoint: dict[str, Any], path: str, *, net: nn.Module | None = None, model: Any = None,
+    trusted: Sequence[str] = (),
+) -> tuple[nn.Module, dict[str, Any] | None]:  # fmt: skip
+    """Return what `load_classifier` does, from what `read_checkpoint` returned; `model` replaces the net's recipe."""
     config = checkpoint["robustlit"]["config"]
-    prefix = "net."
-    weights = {k[len(prefix) :]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    weights = {k.removeprefix("net."): v for k, v in checkpoint["state_dict"].items() if k.startswith("net.")}
     if net is None:
         if config is None:
-            raise CheckpointError(
-                f"{path} holds weights but no recipe (it was trained from Python); pass the net: "
-                "load_classifier(path, net=MyNet())"
-            )
-        net = build_net(config["model"], weights, trusted)
+            why = "holds weights but no recipe (it was trained from Python)"
+            raise CheckpointError(f"{path} {why}; pass the net: load_classifier(path, net=MyNet())")
+        net = build_net(model or config["model"], weights, trusted)
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -109,42 +108,35 @@ def classifier_of(
 
 
 def build_net(model: dict[str, Any], weights: dict[str, Tensor], trusted: Sequence[str] = ()) -> nn.Module:
-    """Builds a stored net, after checking that every class that it names lies in a trusted package."""
-    from hydra.utils import instantiate
-
+    """Build a stored net, after checking that every class that it names lies in a trusted package."""
     check_trusted(model, ("robustlit.models", "robustlit.defenses", *trusted))
     return instantiate(_offline(model, weights, ""), _convert_="all")
 
 
 def _offline(model: dict[str, Any], weights: dict[str, Tensor], prefix: str) -> dict[str, Any]:
-    """The net, or a net within a defense, without fetching pretrained weights: they are in the checkpoint.
-
-    Only the normalisation that came with them has to be asked for.
-    """
+    """Return the recipe of a net that fetches no pretrained weights; `prefix` leads to the net within a defense."""
     model = {k: _offline(v, weights, f"{prefix}{k}.") if isinstance(v, dict) else v for k, v in model.items()}
     if model.get("pretrained"):
         model["pretrained"] = False
-        if f"{prefix}normalize.mean" in weights:
-            model["mean"] = weights[f"{prefix}normalize.mean"].flatten().tolist()
-            model["std"] = weights[f"{prefix}normalize.std"].flatten().tolist()
+        for name in ("mean", "std"):  # of the normalisation that came with them
+            if (value := weights.get(f"{prefix}normalize.{name}")) is not None:
+                model[name] = value.flatten().tolist()
     return model
 
 
 def check_trusted(config: Any, packages: Sequence[str], also: Sequence[str] = ()) -> None:
-    """Raises a CheckpointError unless everything that `config` would build is a class of `packages` or one of `also`.
+    """Raise a CheckpointError unless everything that `config` builds is a class of `packages` or listed in `also`.
 
     Args:
-        config: plain containers; every `_target_` in them is looked at.
-        packages: names of packages whose classes may be built.
-        also: single import paths that may be built or called besides.
+        config: Plain containers; every `_target_` in them is checked.
+        packages: Packages whose classes may be built.
+        also: Further import paths that may be built or called.
     """
-    from hydra.utils import get_object
-
     for target in _targets(config):
         if target in also:
             continue
-        # The prefix alone is not enough: robustlit.models.cnn.nn.Linear is a path too. What it leads to must be a
-        # class, and one that was defined there: some functions would build whatever they are handed.
+        # The prefix alone is not enough: robustlit.models.cnn.nn.Linear is a path too. The object must be a class,
+        # and defined there: some functions would build whatever they are given.
         try:
             found = get_object(target) if _lies_in(target, packages) else None
         except ImportError:
@@ -162,12 +154,8 @@ def _lies_in(name: str, packages: Sequence[str]) -> bool:
 
 def _targets(config: Any) -> Iterator[str]:
     if isinstance(config, dict):
-        for key, value in config.items():
-            if key == "_target_":
-                if value is not None:
-                    yield str(value)
-            else:
-                yield from _targets(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _targets(value)
+        if config.get("_target_") is not None:
+            yield str(config["_target_"])
+        config = list(config.values())
+    for value in config if isinstance(config, (list, tuple)) else ():
+        yield from _targets(value)

@@ -24,25 +24,25 @@ Batch = tuple[Tensor, ...]  # images (B, C, H, W), classes (B,), and, if the loa
 
 
 class RobustClassifier(pl.LightningModule):
-    """Trains a classifier on an objective and validates how robust it is.
+    """Train a classifier on an objective and validate how robust it is.
 
     Logs `train/loss`, `train/accuracy` (on the inputs trained on: adversarial ones for an adversarial objective),
     `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the checkpoint by it), `test/accuracy`.
 
     Args:
-        net: from images (B, C, H, W) in [0, 1] to logits (B, num_classes). Its weights are the checkpoint's `net.*`.
+        net: From images (B, C, H, W) in [0, 1] to logits (B, num_classes). Its weights are the checkpoint's `net.*`.
         objective: `objective(net, x, y) -> {"loss", "logits"}`.
-        optimizer: parameters -> Optimizer, e.g. `partial(torch.optim.Adam, lr=1e-3)`.
+        optimizer: Parameters -> Optimizer, e.g. `partial(torch.optim.Adam, lr=1e-3)`.
         num_classes: K.
-        schedule: Optimizer -> scheduler, stepped every batch; a parameter of it named `total_steps`, `T_max` or
-            `total_iters` that is not given is filled with the number of training steps. None keeps the rate.
-        validation_attack: a cheap attack run on every validation batch, in float32; None skips it.
-        seed: with the step and the rank it seeds each training step, so that a resumed run repeats the draws of an
+        schedule: Optimizer -> scheduler, stepped every batch. Its parameter `total_steps`, `T_max` or `total_iters`,
+            where not given, is set to the number of training steps. None keeps the rate.
+        validation_attack: A cheap attack run on every validation batch, in float32; None skips it.
+        seed: With the step and the rank it seeds each training step, so that a resumed run repeats the draws of an
             uninterrupted one.
-        config: the composed recipe as plain containers, stored in the checkpoint so that it can be rebuilt.
+        config: The composed recipe as plain containers, stored in the checkpoint so that the net can be rebuilt.
 
     Raises:
-        ValueError: in the first batch of an epoch, for images outside [0, 1] or not finite, classes out of range,
+        ValueError: In the first batch of an epoch, for images outside [0, 1] or not finite, classes out of range,
             logits that are not (B, K).
     """
 
@@ -74,13 +74,13 @@ class RobustClassifier(pl.LightningModule):
         self._total_steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        """Return logits (B, K) of images (B, C, H, W) in [0, 1]."""
         return self.net(x)
 
     # Training
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and, if there is one, the schedule, told how long training lasts."""
+        """Return the optimizer and, if there is one, the schedule over the whole training."""
         self._total_steps = training_steps(self.trainer)
         optimizer = self._optimizer(self.net.parameters())
         if self._schedule is None:
@@ -96,16 +96,16 @@ class RobustClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the step and checks the first batch of an epoch."""
+        """Seed the step and check the first batch of an epoch."""
         seed = step_seed(self.seed, self.global_step, self.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every backend, at a tenth of a millisecond
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds every backend: 0.1 ms
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         if batch_idx == 0:
             self._check(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of the objective."""
+        """Return the loss of the objective."""
         x, y = batch[0], batch[1]
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
@@ -117,29 +117,29 @@ class RobustClassifier(pl.LightningModule):
         return output["loss"]
 
     def on_train_epoch_end(self) -> None:
-        """Logs the accuracy on the inputs trained on."""
+        """Log the accuracy on the inputs trained on."""
         self.log("train/accuracy", self.train_accuracy)
 
     # Evaluation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Clean and robust accuracy on the held-out split."""
+        """Measure clean and robust accuracy on the held-out split."""
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
         self.val_accuracy.update(self._evaluated(x), y)
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
         if self.validation_attack is not None:
-            # Same draws at every epoch and for any number of processes, so that epochs compare.
+            # The same draws at every epoch and for any number of processes, so that epochs are comparable.
             index = batch[2] if len(batch) > 2 else torch.arange(len(y), device=y.device) + batch_idx * len(y)
             result = self.validation_attack.run(self.net, x, y, index=index, seed=0)
-            # An example counts as robust when it was not broken; the prediction alone would let NaN logits pass.
+            # An example is robust when the attack failed; by the prediction alone NaN logits could count as robust.
             prediction = torch.where(result.success, (y + 1) % self.num_classes, y)
             self.val_robust_accuracy.update(prediction, y)
             self.log("val/robust_accuracy", self.val_robust_accuracy, on_step=False, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Clean accuracy on the test split; attacks on it are the business of the callback `AttackSweep`."""
+        """Measure clean accuracy on the test split; the callback `AttackSweep` attacks it."""
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
@@ -147,7 +147,7 @@ class RobustClassifier(pl.LightningModule):
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
 
     def _evaluated(self, x: Tensor) -> Tensor:
-        """Logits in float32, whatever precision training runs in: what is deployed and what attacks see."""
+        """Return logits in float32, whatever precision training runs in: those that are deployed and attacked."""
         with torch.autocast(x.device.type, enabled=False):
             return self.net(x)
 
@@ -157,7 +157,7 @@ class RobustClassifier(pl.LightningModule):
         check_labels(y, len(x), self.num_classes)
         with torch.no_grad():
             modes = [(module, module.training) for module in self.net.modules()]
-            self.net.eval()  # a look must not move BatchNorm's averages
+            self.net.eval()  # the check must not update BatchNorm's averages
             logits = check_logits(self._evaluated(x[:1]), 1)
             for module, training in modes:
                 module.training = training
@@ -170,18 +170,18 @@ class RobustClassifier(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the recipe, as plain containers."""
+        """Add the recipe, as plain containers."""
         checkpoint["robustlit"] = pack(self.config)
 
 
 def training_steps(trainer: pl.Trainer) -> int:
-    """Number of optimizer steps that `trainer.fit` will take.
+    """Return the number of optimizer steps that `trainer.fit` will take.
 
     Computed from the DataModule: reading `trainer.estimated_stepping_batches` in `configure_optimizers` loads the
     training data early and drops the loader's resumed position (Lightning issue 20550).
 
     Raises:
-        ValueError: neither `max_steps` nor a DataModule and `max_epochs` tell.
+        ValueError: Neither `max_steps` nor a DataModule and `max_epochs` are given.
     """
     if trainer.max_steps is not None and trainer.max_steps > 0:
         return trainer.max_steps
@@ -197,7 +197,7 @@ def training_steps(trainer: pl.Trainer) -> int:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for each (run, step, rank), mixed so that neighbours are unrelated (SplitMix64's finaliser)."""
+    """Return a seed for (run, step, rank), mixed by SplitMix64's finaliser so that neighbours are unrelated."""
     z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) % 2**64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64

@@ -1,11 +1,9 @@
-"""The denoiser's training: the autoencoder in front of a frozen classifier."""
+"""Training of a denoiser: the autoencoder in front of a frozen classifier."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from robustlit.attacks import Attack, Transfer
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.attacks.losses import Criterion
+from robustlit.checks import check_choice, check_not_negative
 from robustlit.classifier import undefended
 from robustlit.defenses.denoiser import Denoiser
 from robustlit.objectives.objective import ObjectiveOutput
@@ -29,7 +28,7 @@ KNOWLEDGE = ("greybox", "adaptive")
 
 @dataclass
 class Denoising:
-    """What a step of the denoiser minimises: how far corrupted inputs, denoised, are from the clean images.
+    """The objective of a denoiser: the distance of corrupted, then denoised inputs from the clean images.
 
     Three distances, each with a weight: of pixels (mean square; Meng, Chen: MagNet, 2017, arXiv:1705.09064), of the
     classifier's logits (mean absolute difference), and the cross-entropy of the true class (Liao, Liang, Dong, Pang,
@@ -37,17 +36,17 @@ class Denoising:
     arXiv:1712.02976: their logits guided and class label guided denoisers).
 
     Args:
-        pixel_weight, logit_weight, class_weight: of the three; at least one above 0.
-        noise: standard deviation, in pixel units, of the Gaussian noise on the inputs that are not adversarial, which
-            are then cut to [0, 1]; 0 leaves them clean.
-        share: share of a batch, in [0, 1], that is adversarial.
-        attack: what makes those, FGSM, BIM, MIM or PGD without restarts; needed for a share above 0.
-        eps: least and largest budget in pixel units, between which each batch's is drawn; None is the attack's own.
-        knowledge: "greybox" crafts them on the classifier alone; "adaptive" through the autoencoder as it is at that
-            step, which makes this adversarial training of the autoencoder.
+        pixel_weight, logit_weight, class_weight: Weights of the three; at least one above 0.
+        noise: Standard deviation, in pixel units, of the Gaussian noise on the inputs that are not adversarial, which
+            are then clipped to [0, 1]; 0 leaves them clean.
+        share: Share of a batch, in [0, 1], that is adversarial.
+        attack: Crafts these: FGSM, BIM, MIM or PGD without restarts; needed for a share above 0.
+        eps: Least and largest budget in pixel units, between which each batch's is drawn; None is the attack's own.
+        knowledge: "greybox" crafts them on the classifier alone; "adaptive" through the autoencoder of that step, which
+            is adversarial training of the autoencoder.
 
     Raises:
-        ValueError: an argument out of range, no weight above 0, an attack that is missing or no gradient ascent.
+        ValueError: An argument out of range, no weight above 0, an attack that is missing or no gradient ascent.
     """
 
     pixel_weight: float = 1.0
@@ -61,17 +60,14 @@ class Denoising:
 
     def __post_init__(self) -> None:
         for name in ("pixel_weight", "logit_weight", "class_weight", "noise", "share"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+            check_not_negative(getattr(self, name), name)
         if not self.pixel_weight + self.logit_weight + self.class_weight:
             raise ValueError(
                 "pixel_weight, logit_weight and class_weight are all 0, so there is nothing to learn; raise one"
             )
         if self.share > 1:
             raise ValueError(f"share must be a share of the batch in [0, 1], got {self.share!r}")
-        if self.knowledge not in KNOWLEDGE:
-            raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r}")
+        check_choice(self.knowledge, "knowledge", KNOWLEDGE)
         if self.attack is None:
             if self.share:
                 raise ValueError(
@@ -88,7 +84,7 @@ class Denoising:
                 raise ValueError(f"eps must be the least and the largest budget, e.g. [0.1, 0.3], got {self.eps!r}")
 
     def __call__(self, classifier: Denoiser, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """The weighted loss for clean images (B, C, H, W) and their (B,) classes, and the logits (B, K) denoised."""
+        """Return the weighted loss of clean images (B, C, H, W) and (B,) classes, and the denoised images' logits."""
         net = undefended(classifier)
         denoised = classifier.denoise(self.corrupt(classifier, x, y))
         logits = net(denoised)
@@ -104,11 +100,11 @@ class Denoising:
         return {"loss": loss, "logits": logits.detach()}
 
     def corrupt(self, classifier: Denoiser, x: Tensor, y: Tensor) -> Tensor:
-        """The inputs (B, C, H, W) made of clean images: the first ones adversarial, the others noisy.
+        """Return inputs (B, C, H, W) made from clean images: the first ones adversarial, the others noisy.
 
-        Draws from the global generators; batches are shuffled, so the first ones are any.
+        Draws from the global generators. Batches are shuffled, so the first ones are a random choice.
         """
-        # Rounded up or down by chance, so that the share holds on average for a batch of any size.
+        # Rounded at random, so that the share holds on average for a batch of any size.
         many = min(len(x), int(self.share * len(x) + float(torch.rand(()))))
         corrupted = x
         if self.noise:
@@ -124,20 +120,20 @@ class Denoising:
 
 
 class DenoiserTraining(RobustClassifier):
-    """Trains the autoencoder of a `Denoiser`; the classifier behind it stays as it is, frozen and in eval mode.
+    """Train the autoencoder of a `Denoiser`; the classifier behind it is frozen and in eval mode.
 
-    Logs, beside what `RobustClassifier` does: `val/greybox_accuracy`, under `validation_attack` crafted on the
-    classifier alone. `val/robust_accuracy` is under the same attack through the autoencoder.
+    Logs what `RobustClassifier` logs and `val/greybox_accuracy`, under `validation_attack` crafted on the classifier
+    alone. `val/robust_accuracy` is under the same attack through the autoencoder.
 
     Args:
-        net: the defended classifier. The parameters of the classifier in it require no gradient from now on.
-        optimizer: parameters -> Optimizer, of the autoencoder's parameters.
+        net: The defended classifier. The parameters of the classifier in it no longer require gradients.
+        optimizer: Parameters -> Optimizer, for the autoencoder.
         num_classes: K.
         pixel_weight, logit_weight, class_weight, noise, share, attack, eps, knowledge: see `Denoising`.
         schedule, validation_attack, seed, config: see `RobustClassifier`.
 
     Raises:
-        ValueError: an argument out of range; a net without an autoencoder; in the first batch of an epoch, images that
+        ValueError: An argument out of range; a net without an autoencoder; in the first batch of an epoch, images that
             the autoencoder was not built for.
     """
 
@@ -180,13 +176,13 @@ class DenoiserTraining(RobustClassifier):
         self.val_greybox_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def train(self, mode: bool = True) -> DenoiserTraining:
-        """Sets the mode of everything but the classifier, which stays in eval mode."""
+        """Set the mode of everything but the classifier, which stays in eval mode."""
         super().train(mode)
         undefended(self.net).eval()
         return self
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Clean, adaptive and grey-box accuracy on the held-out split."""
+        """Measure clean, adaptive and grey-box accuracy on the held-out split."""
         super().validation_step(batch, batch_idx)
         if self.validation_attack is None:
             return

@@ -3,21 +3,16 @@
     pl.Trainer(max_epochs=5).fit(module := BaseCNNClassifier(), datamodule=(data := MNIST()))
     robustlit.evaluate(module.net, data, attacks=[PGD(eps=0.3)])
 
-They say in Python what a recipe says in YAML, and fill in nothing else: for another optimizer, schedule or objective
-take `RobustClassifier` itself. Their checkpoints hold no recipe, so they come back by `load_classifier(path, net=...)`
-with the same net. All take, beside their own arguments,
-
-    num_classes, in_chans, image_size: of the data, for the net that is built where none is given.
-    lr: largest rate of Adam, which a one-cycle schedule rises to and falls from.
-    validation_attack: a cheap attack run on every validation batch; choose the checkpoint by `val/robust_accuracy`.
-    seed: of every training step.
+All train by Adam under a one-cycle schedule; for another optimizer, schedule or objective use `RobustClassifier`. Their
+checkpoints hold no recipe: load them by `load_classifier(path, net=...)` with the same net. Besides their own
+arguments, all take the keyword arguments of `Settings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -28,26 +23,47 @@ from robustlit.models import BaseCNN, SmallCNN
 from robustlit.objectives import TRADES, AdversarialTraining, Objective, SoftLabelEmbedding, Standard
 from robustlit.training.classifier import RobustClassifier
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 REFERENCE_IMAGES = 10_000  # from which class similarities are computed
+ADVERSARIAL_LR = 5e-3  # of recipes/pgd_adv_train.yaml, trades.yaml and label_embedding.yaml
+_Build = Callable[[int, int, int], nn.Module]  # num_classes, in_chans, image_size
+
+
+class Settings(TypedDict, total=False):
+    """Keyword arguments of every module here.
+
+    num_classes, in_chans, image_size: Of the data; 10, 1, 28 where not given. lr: Largest rate of Adam, which the
+    one-cycle schedule rises to and falls from. validation_attack: A cheap attack run on every validation batch; choose
+    the checkpoint by `val/robust_accuracy`. seed: Of every training step.
+    """
+
+    num_classes: int
+    in_chans: int
+    image_size: int
+    lr: float
+    validation_attack: Attack | None
+    seed: int
 
 
 class _OneCycle(RobustClassifier):
-    """A `RobustClassifier` under Adam and a one-cycle schedule."""
-
     def __init__(
         self,
-        net: nn.Module,
+        build: _Build,
         objective: Objective,
         *,
-        num_classes: int,
-        lr: float,
-        validation_attack: Attack | None,
-        seed: int,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        image_size: int = 28,
+        lr: float = 2e-3,
+        validation_attack: Attack | None = None,
+        seed: int = 0,
     ) -> None:
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr}")
         super().__init__(
-            net,
+            build(num_classes, in_chans, image_size),
             objective,
             partial(torch.optim.Adam, lr=lr),
             num_classes=num_classes,
@@ -58,71 +74,43 @@ class _OneCycle(RobustClassifier):
 
 
 class BaseCNNClassifier(_OneCycle):
-    """The base network of the 2019 report (594 922 parameters on MNIST), trained as usual: the undefended control.
+    """The base network of the 2019 report (594 922 parameters on MNIST) with standard training: the undefended control.
 
     Args:
-        dropout: probability of dropping a unit before the last layer, in [0, 1).
-        others: see the module.
+        dropout: Probability of dropping a unit before the last layer, in [0, 1).
+        settings: See `Settings`.
     """
 
-    def __init__(
-        self,
-        *,
-        dropout: float = 0.0,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 2e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
-    ) -> None:
-        net = BaseCNN(num_classes, in_chans, image_size, dropout=dropout)
-        super().__init__(
-            net, Standard(), num_classes=num_classes, lr=lr, validation_attack=validation_attack, seed=seed
-        )
+    def __init__(self, *, dropout: float = 0.0, **settings: Unpack[Settings]) -> None:
+        super().__init__(partial(BaseCNN, dropout=dropout), Standard(), **settings)
 
 
 class JumpReLUClassifier(_OneCycle):
     """A net trained with JumpReLU in place of its activations (Erichson et al., 2019, arXiv:1904.03750).
 
-    The jump is there from the start. To give it to a net that is trained already, which is how the paper means it, no
-    training is needed: `robustlit.defenses.JumpReLUDefense(net, kappa)`.
+    The paper applies the jump to a net that is already trained, which needs no training:
+    `robustlit.defenses.JumpReLUDefense(net, kappa)`.
 
     Args:
-        kappa: threshold of the jump, at least 0, in units of the activations; 0 is the plain activation.
-        net: the classifier whose activations are replaced (in a copy); None builds a BaseCNN.
-        others: see the module.
+        kappa: Threshold of the jump, at least 0, in units of the activations; 0 is the plain activation.
+        net: The classifier whose activations are replaced (in a copy); None builds a BaseCNN.
+        settings: See `Settings`.
     """
 
-    def __init__(
-        self,
-        kappa: float = 0.0645,
-        *,
-        net: nn.Module | None = None,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 2e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
-    ) -> None:
-        net = BaseCNN(num_classes, in_chans, image_size) if net is None else net
-        defended = JumpReLUDefense(net, kappa)
-        super().__init__(
-            defended, Standard(), num_classes=num_classes, lr=lr, validation_attack=validation_attack, seed=seed
-        )
+    def __init__(self, kappa: float = 0.0645, *, net: nn.Module | None = None, **settings: Unpack[Settings]) -> None:
+        super().__init__(lambda *sizes: JumpReLUDefense(_given(net, BaseCNN)(*sizes), kappa), Standard(), **settings)
 
 
 class RandomJumpReLUClassifier(_OneCycle):
-    """As `JumpReLUClassifier`, the threshold drawn anew from U(low, high) for each layer and forward.
+    """As `JumpReLUClassifier`, with a new threshold from U(low, high) for each layer and forward.
 
-    Its randomness is no merit by itself: attacks average their gradients over draws, and a validation attack takes as
-    many times longer.
+    Randomness alone is no defense: attacks average their gradients over draws, and a validation attack takes as many
+    times longer.
 
     Args:
-        low, high: bounds of the threshold, 0 <= low <= high, in units of the activations.
-        net: the classifier whose activations are replaced (in a copy); None builds a BaseCNN.
-        others: see the module.
+        low, high: Bounds of the threshold, 0 <= low <= high, in units of the activations.
+        net: The classifier whose activations are replaced (in a copy); None builds a BaseCNN.
+        settings: See `Settings`.
     """
 
     def __init__(
@@ -131,36 +119,27 @@ class RandomJumpReLUClassifier(_OneCycle):
         high: float = 0.0645,
         *,
         net: nn.Module | None = None,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 2e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
+        **settings: Unpack[Settings],
     ) -> None:
-        net = BaseCNN(num_classes, in_chans, image_size) if net is None else net
-        defended = RandomJumpReLUDefense(net, low, high)
         super().__init__(
-            defended, Standard(), num_classes=num_classes, lr=lr, validation_attack=validation_attack, seed=seed
+            lambda *sizes: RandomJumpReLUDefense(_given(net, BaseCNN)(*sizes), low, high), Standard(), **settings
         )
 
 
 class LabelEmbeddingClassifier(_OneCycle):
     """A classifier trained against rows of a class-similarity matrix in place of one-hot labels (the soft label loss).
 
-    A similarity that is computed is computed when training starts, from images of the DataModule's training split; the
-    matrix is stored in the checkpoint, so that a resumed run goes on with the same.
+    The similarity is computed when training starts, from images of the DataModule's training split, unless it is given.
+    The checkpoint stores the matrix, so that a resumed run uses the same.
 
     Args:
-        similarity: a (K, K) matrix, or "pixels", "logits" or "confusion"; see `SoftLabelEmbedding`.
-        reference: a trained classifier, for "logits" and "confusion".
-        temperature: positive; above 1 it evens the similarities out.
-        floor: least probability of the true class, in (0, 1].
-        net: the classifier to train; None builds a SmallCNN.
-        others: see the module.
+        similarity, temperature, floor: See `SoftLabelEmbedding`.
+        reference: A trained classifier, for "logits" and "confusion".
+        net: The classifier to train; None builds a SmallCNN.
+        settings: See `Settings`.
 
     Raises:
-        ValueError: no reference where one is needed, and as `SoftLabelEmbedding`.
+        ValueError: No reference where one is needed, and as `SoftLabelEmbedding`.
     """
 
     objective: SoftLabelEmbedding
@@ -173,22 +152,17 @@ class LabelEmbeddingClassifier(_OneCycle):
         temperature: float = 1.0,
         floor: float = 0.9,
         net: nn.Module | None = None,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 5e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
+        **settings: Unpack[Settings],
     ) -> None:
         objective = SoftLabelEmbedding(similarity, temperature, floor)
         if objective.needs_reference and reference is None:
             raise ValueError(f"similarity={similarity!r} needs a trained classifier: reference=NET")
-        net = SmallCNN(num_classes, in_chans, image_size) if net is None else net
-        super().__init__(net, objective, num_classes=num_classes, lr=lr, validation_attack=validation_attack, seed=seed)
+        settings.setdefault("lr", ADVERSARIAL_LR)
+        super().__init__(_given(net, SmallCNN), objective, **settings)
         self._reference = [reference]  # in a list: no part of this module, neither trained nor saved with it
 
     def on_fit_start(self) -> None:
-        """Computes the similarity matrix, unless it is there."""
+        """Compute the similarity matrix, unless it is there."""
         if not self.objective.needs_data:
             return
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -204,28 +178,27 @@ class LabelEmbeddingClassifier(_OneCycle):
         self.objective.prepare(reference, images.to(self.device), labels)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the similarity matrix."""
+        """Add the similarity matrix."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["similarity_matrix"] = self.objective.similarity_matrix
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the similarity matrix of the checkpoint."""
+        """Restore the similarity matrix."""
         matrix: Tensor | None = checkpoint.get("similarity_matrix")
         if matrix is not None:
             self.objective = SoftLabelEmbedding(matrix.tolist(), self.objective.temperature, self.objective.floor)
 
 
 class PGDAdversarialClassifier(_OneCycle):
-    """PGD adversarial training (Madry et al., 2018, arXiv:1706.06083), as the recipe pgd_adv_train has it.
+    """PGD adversarial training (Madry et al., 2018, arXiv:1706.06083), as in the recipe pgd_adv_train.
 
     Args:
-        eps: budget to withstand, pixel units; 8/255 is usual for colour photographs.
+        eps: Budget to be robust to, in pixel units; 8/255 is usual for colour photographs.
         norm: "linf" or "l2".
-        steps: of the inner attack.
-        warmup: share of the training steps over which eps rises from 0; from full eps at once small nets can stall.
-        margin: eps is multiplied by it in training.
-        net: the classifier to train; None builds a SmallCNN of twice the width.
-        others: see the module; the validation attack is PGD-10 at eps where none is given.
+        steps: Steps of the inner attack.
+        warmup, eps_scale, margin: See `AdversarialTraining`.
+        net: The classifier to train; None builds a SmallCNN of twice the width.
+        settings: See `Settings`; the validation attack is PGD-10 at eps where none is given.
     """
 
     def __init__(
@@ -235,29 +208,22 @@ class PGDAdversarialClassifier(_OneCycle):
         norm: str = "linf",
         steps: int = 4,
         warmup: float = 0.4,
-        margin: float = 16 / 15,
+        eps_scale: float = 16 / 15,
+        margin: float | None = None,
         net: nn.Module | None = None,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 5e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
+        **settings: Unpack[Settings],
     ) -> None:
-        objective = AdversarialTraining(_inner(eps, norm, steps), warmup, margin)
-        net = _wide(num_classes, in_chans, image_size) if net is None else net
-        attack = PGD(eps=eps, norm=norm, steps=10) if validation_attack is None else validation_attack
-        super().__init__(net, objective, num_classes=num_classes, lr=lr, validation_attack=attack, seed=seed)
+        objective = AdversarialTraining(_inner(eps, norm, steps), warmup, eps_scale, margin=margin)
+        super().__init__(_given(net, _wide), objective, **_validated(settings, eps, norm))
 
 
 class TRADESClassifier(_OneCycle):
-    """TRADES (Zhang et al., 2019, arXiv:1901.08573), as the recipe trades has it.
+    """TRADES (Zhang et al., 2019, arXiv:1901.08573), as in the recipe trades.
 
     Args:
-        eps: budget to withstand, pixel units; 8/255 is usual for colour photographs.
-        beta: weight of the divergence; 6 is usual for colour photographs.
-        norm, steps, warmup, margin, net: as in `PGDAdversarialClassifier`.
-        others: see the module; the validation attack is PGD-10 at eps where none is given.
+        eps: Budget to be robust to, in pixel units; 8/255 is usual for colour photographs.
+        beta: Weight of the divergence; 6 is usual for colour photographs.
+        norm, steps, warmup, eps_scale, margin, net, settings: See `PGDAdversarialClassifier`.
     """
 
     def __init__(
@@ -268,24 +234,27 @@ class TRADESClassifier(_OneCycle):
         norm: str = "linf",
         steps: int = 4,
         warmup: float = 0.4,
-        margin: float = 16 / 15,
+        eps_scale: float = 16 / 15,
+        margin: float | None = None,
         net: nn.Module | None = None,
-        num_classes: int = 10,
-        in_chans: int = 1,
-        image_size: int = 28,
-        lr: float = 5e-3,
-        validation_attack: Attack | None = None,
-        seed: int = 0,
+        **settings: Unpack[Settings],
     ) -> None:
-        objective = TRADES(_inner(eps, norm, steps), beta, warmup, margin)
-        net = _wide(num_classes, in_chans, image_size) if net is None else net
-        attack = PGD(eps=eps, norm=norm, steps=10) if validation_attack is None else validation_attack
-        super().__init__(net, objective, num_classes=num_classes, lr=lr, validation_attack=attack, seed=seed)
+        objective = TRADES(_inner(eps, norm, steps), beta, warmup, eps_scale, margin=margin)
+        super().__init__(_given(net, _wide), objective, **_validated(settings, eps, norm))
+
+
+def _given(net: nn.Module | None, build: _Build) -> _Build:
+    return build if net is None else lambda *sizes: net
 
 
 def _inner(eps: float, norm: str, steps: int) -> PGD:
-    return PGD(eps=eps, norm=norm, steps=steps, step_size=1.875 * eps / steps)
+    return PGD(eps=eps, norm=norm, steps=steps, relative_step_size=1.875 / steps)
 
 
 def _wide(num_classes: int, in_chans: int, image_size: int) -> SmallCNN:
     return SmallCNN(num_classes, in_chans, image_size, width=2.0, hidden=256)
+
+
+def _validated(settings: Settings, eps: float, norm: str) -> Settings:
+    attack = settings.get("validation_attack") or PGD(eps=eps, norm=norm, steps=10)
+    return {"lr": ADVERSARIAL_LR, **settings, "validation_attack": attack}

@@ -1,4 +1,4 @@
-"""Distillation: a substitute that answers as the victim does, learned from the victim's answers alone."""
+"""Distillation: train a substitute to answer as a victim does, from the victim's answers alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.classifier import Batch, step_seed
 
-_adam = partial(torch.optim.Adam, lr=1e-3)
+ADAM = partial(torch.optim.Adam, lr=1e-3)  # the optimizer where none is given
 
 
 class Oracle:
-    """A model of which only the answers are known: class probabilities, without gradients, each one counted.
+    """A black box around a model: class probabilities without gradients, and a count of the images shown.
 
-    It is no module: whoever holds one cannot train the model, nor save its weights by accident.
+    It is not an nn.Module, so that a module that holds one neither trains the model nor saves its weights.
 
     Args:
-        model: from images (B, ...) in [0, 1] to logits (B, K).
+        model: From images (B, ...) in [0, 1] to logits (B, K).
 
     Attributes:
-        queries: how many images it was shown (of a stochastic model: how many forwards it made).
+        queries: How many images it was shown (for a stochastic model: how many forwards it made).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,35 +40,35 @@ class Oracle:
         self.queries = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Probabilities (B, K) of images (B, ...), in float32."""
+        """Return probabilities (B, K) of images (B, ...), in float32."""
         with Victim(self._model, x) as victim:
             logits = victim.logits(x)
             self.queries += int(victim.forwards.sum())
         return logits.float().softmax(1)
 
     def to(self, device: torch.device) -> None:
-        """Moves the model to where the images will be."""
+        """Move the model to the device of the images."""
         self._model.to(device)
 
 
 def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
-    """Mean over the batch of KL(answers || softmax(logits)); both (B, K)."""
+    """Return the mean over the batch of KL(answers || softmax(logits)); both (B, K)."""
     return F.kl_div(logits.float().log_softmax(1), answers, reduction="batchmean")
 
 
 class SubstituteTraining(pl.LightningModule):
-    """Distils a net from a victim's probabilities: the substitute of a black-box transfer attack.
+    """Distil a net from a victim's probabilities: the substitute of a black-box transfer attack.
 
-    Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, arXiv:1503.02531, at temperature 1, since
-    logits are not to be had from probabilities that saturate. Labels are not looked at. Logs `train/loss`,
+    Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, arXiv:1503.02531, at temperature 1,
+    because saturated probabilities do not give the logits back. Labels are not used. Logs `train/loss`,
     `val/agreement` (share of images on which both predict the same class) and `queries`.
 
     Args:
-        victim: from images (B, ...) in [0, 1] to logits; asked for answers only and not saved in the checkpoint.
-        net: the substitute. Its weights are the checkpoint's `net.*`.
-        optimizer: parameters -> Optimizer; None is Adam at 1e-3.
-        seed: with the step it seeds each training step.
-        config: the composed recipe, stored in the checkpoint so that `load_classifier` can rebuild the net.
+        victim: From images (B, ...) in [0, 1] to logits; only its answers are used, and it is not in the checkpoint.
+        net: The substitute. Its weights are the checkpoint's `net.*`.
+        optimizer: Parameters -> Optimizer; None is Adam at 1e-3.
+        seed: With the step it seeds each training step.
+        config: The composed recipe, stored in the checkpoint so that `load_classifier` can rebuild the net.
     """
 
     def __init__(
@@ -85,67 +85,67 @@ class SubstituteTraining(pl.LightningModule):
         self.net = net
         self.seed = seed
         self.config = config
-        self._optimizer = optimizer or _adam
+        self._optimizer = optimizer or ADAM
         self._equal: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """The substitute's logits (B, K)."""
+        """Return the substitute's logits (B, K)."""
         return self.net(x)
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer of the substitute."""
+        """Return the optimizer of the substitute."""
         return self._optimizer(self.net.parameters())
 
     def on_fit_start(self) -> None:
-        """Moves the victim to where the images will be."""
+        """Move the victim to the device of the images."""
         self.oracle.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds the step and checks the first batch of an epoch."""
+        """Seed the step and check the first batch of an epoch."""
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if batch_idx == 0:
             check_images(batch[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step towards the victim's answers on the batch."""
+        """Return the loss against the victim's answers on the batch."""
         loss = distillation_loss(self.net(batch[0]), self.oracle(batch[0]))
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Whether both predict the same."""
+        """Compare the predictions of both."""
         self._equal.append(agrees(self.net, self.oracle(batch[0]), batch[0]))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the agreement; the answers for it are counted as well."""
+        """Log the agreement; its queries are counted too."""
         equal, self._equal = torch.cat(self._equal), []
         self.log("val/agreement", equal.float().mean())
         self.log("queries", float(self.oracle.queries))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the recipe, as plain containers, and the count."""
+        """Add the recipe, as plain containers, and the count of queries."""
         checkpoint["robustlit"] = pack(self.config)
         checkpoint["queries"] = self.oracle.queries
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Continue the count of queries."""
         self.oracle.queries = max(self.oracle.queries, int(checkpoint["queries"]))
 
 
 def agrees(substitute: nn.Module, answers: Tensor, x: Tensor) -> Tensor:
-    """(B,) bool: the substitute predicts for images (B, ...) the class that the answers (B, K) name."""
+    """Return (B,) bool: the substitute predicts for images (B, ...) the most probable class of the answers (B, K)."""
     with Victim(substitute, x) as held:
         return held.logits(x).argmax(1) == answers.argmax(1)
 
 
 @dataclass
 class Distilled:
-    """What `distil` made.
+    """What `distil` returns.
 
     Attributes:
-        net: the substitute, in eval mode.
-        agreement: share of the held-out images on which it predicts as the victim does.
-        queries: images that the victim was shown, the held-out ones included.
+        net: The substitute, in eval mode.
+        agreement: Share of the held-out images on which it predicts as the victim does.
+        queries: Images that the victim was shown, including the held-out ones.
     """
 
     net: nn.Module
@@ -164,20 +164,20 @@ def distil(
     held_out: float = 0.1,
     seed: int = 0,
 ) -> Distilled:
-    """Distils `net` from a victim on images, without labels: a source for `robustlit.attacks.Transfer`.
+    """Distil `net` from a victim on images, without labels: a surrogate for `robustlit.attacks.Transfer`.
 
     Args:
-        victim: from images (B, ...) in [0, 1] to logits (B, K); only its probabilities are used.
-        net: the substitute, trained in place.
+        victim: From images (B, ...) in [0, 1] to logits (B, K); only its probabilities are used.
+        net: The substitute, trained in place.
         images: (N, ...) in [0, 1], at least 2, that the attacker has.
-        epochs: passes over them.
-        lr: rate of Adam.
-        batch_size: images a step.
-        held_out: share of the images, the last ones, that the agreement is measured on.
-        seed: of the order.
+        epochs: Passes over them.
+        lr: Learning rate of Adam.
+        batch_size: Images per step.
+        held_out: Share of the images, the last ones, on which the agreement is measured.
+        seed: Seed of the order of the images.
 
     Raises:
-        ValueError: images outside [0, 1] or too few, epochs or held_out out of range.
+        ValueError: Images outside [0, 1] or too few, epochs or held_out out of range.
     """
     check_images(images)
     if epochs < 1:

@@ -1,139 +1,123 @@
-"""Checks that attack a few examples once more. Each returns a Check; passes are counted by the probe."""
+"""Checks that attack some examples once more."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import FGSM, PGD, BudgetAttack, Square, Transfer
+from robustlit.attacks import DDN, FGSM, PGD, JointAttack, NearestL2, Square, Transfer
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import attack_view, can_reject, is_stochastic, undefended
-from robustlit.results.verdict import INCONCLUSIVE, PASS, Check, judged_share, judged_value, undecided
-from robustlit.verdict.from_probes import once
-from robustlit.verdict.probe import Probe, ascend
+from robustlit.results.table import TOLERANCE
+from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check
+from robustlit.verdict.context import Context
+from robustlit.verdict.effort import QUERIES, QUICK_QUERIES, QUICK_SHARE_IN_L2, steps_of, votes_of
+from robustlit.verdict.from_table import robust_half_way
+from robustlit.verdict.probe import RELATIVE_STEP, ascend
+from robustlit.verdict.spec import FEWEST, WIDE, CheckSpec
 
-_CARLINI = "Carlini et al. 2019, arXiv:1902.06705"
-_PINTOR = "Pintor et al. 2022, arXiv:2106.09947"
-_AUTOATTACK = "Croce, Hein 2020, arXiv:2003.01690"
-_HALF_POINT = 0.005
+_LAST_STEPS = 10  # that should no longer raise the loss: Pintor et al. 2022
+_USUAL_STEPS = 40  # of an attack that has none of its own: PGD's default
+_MANY_STEPS = 100  # of the PGD that probes such an attack
 _WATCHED = 50  # examples that are attacked one at a time
+_RATES = (0.01, 0.05)  # false alarms, at which Carlini et al. 2019 ask for the detections of check 20
+_MOST_IN_L2 = 50  # examples that are attacked in L2 in the full profile
 
 
-def one_step(probe: Probe) -> Check:
-    """2: FGSM breaks nothing that iterative attacks left standing."""
-    count = probe.breaks(FGSM(eps=probe.eps, norm=probe.norm))
-    return iterative_beats_one_step(count, probe.n)
+def one_step(spec: CheckSpec, context: Context) -> Check:
+    """2: FGSM breaks nothing that the iterative attacks did not."""
+    hard = context.hard
+    return spec.share(hard.breaks(FGSM(eps=hard.eps, norm=hard.norm)), hard.n, "FGSM alone breaks")
 
 
-def iterative_beats_one_step(count: int, n: int) -> Check:
-    """2, from the count of examples that FGSM alone breaks."""
-    return judged_share(
-        2, "iterative beats one-step", count, n, _HALF_POINT, _CARLINI, found="FGSM alone breaks",
-        advice="the iterative attacks run into a masked gradient, or go the wrong way: look at the size and sign of "
-        "their steps, and evaluate with WorstCase",
-    )  # fmt: skip
+def unbounded(spec: CheckSpec, context: Context) -> Check:
+    """3: with an eps that reaches every image the attack breaks everything; with half of it, all but chance."""
+    few = context.few
+    whole = few.x[0].numel() ** 0.5 if few.norm == "l2" else 1.0
+    found = [few.run(replace(few.attack, eps=share * whole)) for share in (1.0, 0.5)]
+    robust, robust_at_half = (int((~result.success).sum()) for result in found)
+    text = f"robust at {few.norm} eps {whole:.3g}:"
+    check = spec.share(robust, len(few), text)
+    if check.status != PASS:
+        return check
+    first = few.first(1)
+    classes = first.with_victim(lambda victim: victim.criterion(first.y).classes(victim.forward_once(first.x)))
+    spec = replace(spec, limit=1 / max(2, classes))
+    return spec.share(robust_at_half, len(few), f"{text} 0, at {whole / 2:.3g}:")
 
 
-def unbounded(probe: Probe) -> Check:
-    """3: with the whole box to move in, the attack breaks everything; with half of it, it leaves chance."""
-    name = "an unbounded attack breaks everything"
-    sides = probe.x[0].numel() ** 0.5 if probe.norm == "l2" else 1.0
-    whole, half = (probe.run(replace(probe.attack, eps=share * sides)) for share in (1.0, 0.5))
-    left, stands = int((~whole.success).sum()), int((~half.success).sum())
-    advice = (
-        "the attack misses what must be there: look at the size and sign of its steps; where a layer masks gradients, "
-        "differentiate a surrogate in attack_view() (BPDA)"
-    )
-    full = judged_share(
-        3, name, left, len(probe), 0.0, _CARLINI, found=f"standing at {probe.norm} eps {sides:.3g}:", advice=advice
-    )
-    if full.status != PASS:
-        return full
-    chance = 1 / max(2, _classes(probe))
-    return judged_share(
-        3, name, stands, len(probe), chance, _CARLINI, advice=advice,
-        found=f"standing at {probe.norm} eps {sides:.3g}: 0, at {sides / 2:.3g}:",
-    )  # fmt: skip
+def smaller_budget(spec: CheckSpec, context: Context) -> Check:
+    """4: PGD with half of the budget breaks no robust example."""
+    few, half = context.few, context.few.eps / 2
+    count = few.breaks(PGD(eps=half, norm=few.norm))
+    return spec.share(count, len(few), f"robust at {few.norm} {few.eps:.3g}, and broken by PGD within {half:.3g}:")
 
 
-def more_steps(probe: Probe) -> Check:
-    """6: an attack of twice the steps breaks nothing more."""
-    name = "steps converged"
-    doubled = _doubled(probe.attack, "steps")
-    if doubled is None:
-        doubled = PGD(eps=probe.eps, norm=probe.norm, steps=100)
-    return judged_share(
-        6, name, probe.breaks(doubled), probe.n, _HALF_POINT, _CARLINI,
-        found=f"{doubled.name} with {doubled.steps} steps breaks in addition",
-        advice=f"double the steps until nothing changes (steps={doubled.steps})",
-    )  # fmt: skip
+def nearest_in_l2(spec: CheckSpec, context: Context) -> Check:
+    """5: DDN, and NearestL2 on what it leaves, break all but a few examples half way to another class."""
+    within = context.half_way + TOLERANCE
+    few = context.few.first(_MOST_IN_L2 if context.full else max(FEWEST, len(context.few) // QUICK_SHARE_IN_L2))
+    left = few
+    for attack in (DDN(), NearestL2()):
+        if len(left):
+            found = left.run(attack)
+            left = left.part(~(found.success & (found.distance <= within)))
+    return robust_half_way(spec, context, len(left), len(few))
 
 
-def more_restarts(probe: Probe) -> Check:
-    """7: starting again breaks nothing more."""
-    again = replace(probe, seed=probe.seed + 1)
-    count = again.breaks(probe.attack)
-    return judged_share(
-        7, "restarts converged", count, probe.n, _HALF_POINT, _CARLINI,
-        found=f"{probe.attack.name} from other starts breaks in addition",
-        advice="give it more restarts (restarts=5), or evaluate with WorstCase",
-    )  # fmt: skip
+def more_steps(spec: CheckSpec, context: Context) -> Check:
+    """6: the attack with twice the steps breaks nothing more."""
+    hard = context.hard
+    longer: Any = PGD(eps=hard.eps, norm=hard.norm, steps=_MANY_STEPS)
+    if any(field.name == "steps" for field in fields(hard.attack)):
+        longer = replace(cast(Any, hard.attack), steps=2 * steps_of(hard.attack))
+    spec = replace(spec, advice=f"{spec.advice} (steps={longer.steps})")
+    return spec.share(hard.breaks(longer), hard.n, f"{longer.name} with {longer.steps} steps breaks in addition")
 
 
-def finished(probe: Probe) -> Check:
-    """8: the loss of the attack has stopped rising at its end."""
-    name = "the optimisation finished"
-    steps = int(getattr(probe.attack, "steps", 40))
-    last = min(10, steps // 4)  # of fewer steps, ten would be the whole way
+def more_restarts(spec: CheckSpec, context: Context) -> Check:
+    """7: the attack from other starts breaks nothing more."""
+    hard = replace(context.hard, seed=context.hard.seed + 1)
+    return spec.share(hard.breaks(hard.attack), hard.n, f"{hard.attack.name} from other starts breaks in addition")
+
+
+def finished(spec: CheckSpec, context: Context) -> Check:
+    """8: the loss of the attack no longer rises at its end."""
+    few = context.few
+    steps = steps_of(few.attack) or _USUAL_STEPS
+    last = min(_LAST_STEPS, steps // 4)  # of fewer steps, ten would be most of the way
     if not last:
-        return undecided(8, name, f"{steps} steps are too few to have an end; give the attack more", _PINTOR)
-    share = getattr(probe.attack, "_step_over_eps", 2.5 / steps)
-    losses = ascend(probe, steps, float(share))
+        return spec.undecided(f"{steps} steps are too few to have an end; give the attack more")
+    losses = ascend(few, steps, float(getattr(few.attack, "step_over_eps", RELATIVE_STEP / steps)))
     span = (losses.amax(0) - losses.amin(0)).clamp_min(1e-12)
     best = losses.cummax(0).values
     rises = ((best[-1] - best[-1 - last]) / span).sort().values
-    # A median's 95 % interval starts at the order statistic that a binomial of one half reaches in 2.5 %.
+    # The lower end of a median's 95 % interval is the order statistic at the 2.5 % quantile of a binomial of one half.
     first = int(len(rises) / 2 - 0.98 * len(rises) ** 0.5)
-    low = float(rises[first]) if len(rises) > 5 else 0.0  # of fewer, there is none
-    return judged_value(
-        8, name, float(rises.median()), 0.05, _PINTOR, low=low,
-        found=f"of {steps} steps the last {last} still bring, of the whole rise of the loss, a share of",
-        advice="the attack is stopped on its way up: give it more steps, or larger ones",
-    )  # fmt: skip
+    low = float(rises[first]) if len(rises) > 5 else 0.0  # fewer examples have no such interval
+    found = f"of {steps} steps the last {last} still bring, of the whole rise of the loss, a share of"
+    return spec.value(float(rises.median()), found, low=low)
 
 
-def silent_success(probe: Probe) -> Check:
-    """11: no example is adversarial on the way of the attack and counted as robust at its end.
-
-    The evaluation's attack runs again on examples that it left standing, one at a time, while the model looks on.
-    """
-    name = "no silent success"
-    if attack_view(probe.model) is not probe.model or is_stochastic(probe.model):
-        return undecided(
-            11,
-            name,
-            "only a model that is differentiated itself can look on, not one with an attack_view() or random draws",
-            _PINTOR,
-        )
-    standing = torch.nonzero(probe.standing).squeeze(1)[:_WATCHED]
+def silent_success(spec: CheckSpec, context: Context) -> Check:
+    """11: no example that counts as robust was adversarial at a point that the attack asked the model about."""
+    few = context.few
+    if attack_view(few.model) is not few.model or is_stochastic(few.model):
+        return spec.undecided("the way of the attack cannot be judged on a model with an attack_view() or random draws")
+    robust = torch.nonzero(few.robust)[:_WATCHED]  # (r, 1)
     silent = 0
-    for number in range(len(standing)):
-        one = probe.part(standing[number : number + 1])
-        watched = _Watched(probe.model, int(one.y))
-        silent += int(not bool(one.run(probe.attack, watched).success) and watched.misled)
-    return judged_share(
-        11, name, silent, max(1, len(standing)), _HALF_POINT, _PINTOR,
-        found="counted as robust, but adversarial on the way of the attack:",
-        advice="the attack returns its last point instead of the best: judge every iterate",
-    )  # fmt: skip
+    for one in map(few.part, robust):
+        watched = _Watched(few.model, int(one.y))
+        silent += int(not bool(one.run(few.attack, watched).success) and watched.misled)
+    return spec.share(silent, max(1, len(robust)), "counted as robust, but adversarial on the way of the attack:")
 
 
 class _Watched(nn.Module):
-    """A model that remembers whether any point that it was shown misled it about an example of class `label`."""
+    """A model that records whether any point it was asked about is adversarial for an example of class `label`."""
 
     def __init__(self, model: nn.Module, label: int) -> None:
         super().__init__()
@@ -147,90 +131,86 @@ class _Watched(nn.Module):
         return logits
 
 
-def twin_holds(probe: Probe) -> Check:
-    """12: what the attack view is misled by misleads the model."""
-    name, view = "witnesses of the twin are witnesses", attack_view(probe.model)
-    if view is probe.model:
-        return Check(12, name, PASS, "the model is differentiated itself", 0.0, 0.01, _PINTOR)
-    found = probe.run(probe.attack, view)
+def view_holds(spec: CheckSpec, context: Context) -> Check:
+    """12: what is adversarial for the attack view is adversarial for the model."""
+    few = context.few
+    found = few.run(few.attack, attack_view(few.model))
     if not bool(found.success.any()):
-        return undecided(12, name, "the attack did not mislead the attack view at all", _PINTOR)
-    won = probe.part(found.success)
-    won.x = found.x_adv[found.success]
-
-    def look(victim: Victim) -> Tensor:
-        return victim.criterion(won.y).reached(victim.logits(won.x))
-
-    held = won.with_victim(look)
-    return judged_share(
-        12, name, int((~held).sum()), len(held), 0.01, _PINTOR, found="witnesses of the attack view that fail:",
-        advice="the twin is too far from the model: judge on the model while searching, or find a better surrogate",
-    )  # fmt: skip
+        return spec.undecided("the attack found no adversarial example of the attack view at all")
+    broken = few.part(found.success)
+    broken.x = found.x_adv[found.success]
+    held = broken.with_victim(lambda victim: victim.criterion(broken.y).reached(victim.logits(broken.x)))
+    return spec.share(int((~held).sum()), len(held), "adversarial for the attack view, but not for the model:")
 
 
-def gradient_free(probe: Probe, queries: int) -> Check:
-    """13: Square breaks nothing that gradients left standing."""
-    return gradient_free_does_not_win(
-        probe.breaks(Square(eps=probe.eps, norm=probe.norm, queries=queries)), probe.n, queries
-    )
+def gradient_free(spec: CheckSpec, context: Context) -> Check:
+    """13: Square breaks nothing that attacks by gradients did not. In the quick profile it spends what is left."""
+    hard, queries = context.hard, QUERIES
+    if context.allowed is not None:
+        left = (context.allowed - hard.meter["passes"]) // (votes_of(hard.model) * max(1, len(hard)))
+        queries = min(max(left, QUICK_QUERIES), QUERIES)
+    count = hard.breaks(Square(eps=hard.eps, norm=hard.norm, queries=queries))
+    return spec.share(count, hard.n, f"Square with {queries} queries alone breaks")
 
 
-def gradient_free_does_not_win(count: int, n: int, queries: int | None) -> Check:
-    """13, from the count of examples that Square alone breaks."""
-    effort = f" with {queries} queries" if queries else ""
-    return judged_share(
-        13, "gradient-free does not win", count, n, 0.002, _AUTOATTACK, found=f"Square{effort} alone breaks",
-        advice="the gradients mislead: evaluate with WorstCase, which has Square in it; where a layer masks gradients, "
-        "differentiate a surrogate in attack_view() (BPDA)",
-    )  # fmt: skip
+def black_box(spec: CheckSpec, context: Context) -> Check:
+    """14: PGD on another network breaks nothing more."""
+    hard = context.hard
+    count = hard.breaks(Transfer(PGD(eps=hard.eps, norm=hard.norm), context.other_network))
+    return spec.share(count, hard.n, "broken only by examples crafted on another network:")
 
 
-def black_box(probe: Probe, substitute: nn.Module | None) -> Check:
-    """14: crafted on another net, nothing falls that stood."""
-    name = "black-box does not win"
-    source = undefended(probe.model) if substitute is None else substitute
-    if source is probe.model:
-        return undecided(
-            14,
-            name,
-            "there is no other net to craft on; --verdict=full distils one; in Python give substitute=distil(...).net",
-            _CARLINI,
-        )
-    count = probe.breaks(Transfer(PGD(eps=probe.eps, norm=probe.norm), source))
-    return black_box_does_not_win(count, probe.n)
+def ablation(spec: CheckSpec, context: Context) -> Check:
+    """17: the same attack breaks the network without its defense. Never fails: that network may be robust itself."""
+    few = context.few
+    robust = int((~few.run(few.attack, undefended(few.model)).success).sum())
+    share = robust / len(few)
+    text = f"of the undefended network {robust} of {len(few)} are robust ({100 * share:.3g} %; about 0 expected)"
+    if share <= spec.limit:
+        return spec.check(PASS, text, share, spec.limit)
+    return spec.check(INCONCLUSIVE, f"{text}: {spec.advice}", share, spec.limit)
 
 
-def black_box_does_not_win(count: int, n: int) -> Check:
-    """14, from the count of examples that fall only to points crafted on another net."""
-    return judged_share(
-        14, "black-box does not win", count, n, _HALF_POINT, _CARLINI, found="crafted on another net, there fall alone",
-        advice="the gradients of the model mislead: attack through a better attack_view()",
-    )  # fmt: skip
+def detector(spec: CheckSpec, context: Context) -> Check:
+    """20: an attack on the classifier and the detector together breaks nothing more."""
+    few, evaluation, rates = context.few, context.evaluation, _rates(context)
+    if "joint" in evaluation.rests_on(norm=few.norm, eps=few.eps):
+        robust = float(evaluation.accuracy(attack="joint", norm=few.norm, eps=few.eps))
+        return spec.check(PASS, f"{rates}; {robust:.1%} are robust to the joint attack", robust)
+    if not context.full:
+        return spec.undecided(f"{rates}; add JointAttack to the evaluation (sweep=detector)")
+    count = few.breaks(JointAttack(eps=few.eps, norm=few.norm))
+    share = count / max(1, few.n)
+    if share <= spec.limit:
+        return spec.check(PASS, f"{rates}; a joint attack breaks {count} more", share, spec.limit)
+    return spec.check(FAIL, f"{rates}; a joint attack breaks {count} of {few.n} more: {spec.advice}", share, spec.limit)
 
 
-def ablation(probe: Probe) -> Check:
-    """17: without its defense the net falls to the same attack."""
-    name, bare = "without the defense the net falls", undefended(probe.model)
-    if bare is probe.model:
-        return undecided(17, name, "the model names no defense that could be taken away (undefended())", _CARLINI)
-    standing = int((~probe.run(probe.attack, bare).success).sum())
-    share = standing / len(probe)
-    text = f"of the undefended net {standing} of {len(probe)} stand ({100 * share:.3g} %; about 0 expected)"
-    if share <= 0.05:
-        return Check(17, name, PASS, text, share, 0.05, _CARLINI)
-    return Check(
-        17, name, INCONCLUSIVE,
-        f"{text}: the attack is too weak, or the net was robust by itself; evaluate it alone with WorstCase",
-        share, 0.05, _CARLINI,
-    )  # fmt: skip
+def _rates(context: Context) -> str:
+    """Say in words how many clean images, classified right or wrong, and how many attacked ones the detector flags."""
+    few, clean = context.few, context.images[: context.sizes[WIDE]]
+    crafted = few.run(Transfer(PGD(eps=few.eps, norm=few.norm), undefended(few.model))).x_adv
+
+    def excess(x: Tensor) -> Tensor:
+        @torch.no_grad()
+        def look(victim: Victim) -> Tensor:
+            return victim.model.detection(x)[1].float()  # type: ignore[operator]
+
+        few.meter["passes"] += len(x)
+        found: Tensor = few.with_victim(look)
+        return found
+
+    on_clean, on_crafted = excess(clean), excess(crafted)
+    alarms, caught = ((scores >= 0).float().mean().item() for scores in (on_clean, on_crafted))
+    text = f"flags {alarms:.1%} of clean and {caught:.1%} of grey-box PGD images, AUC {auc(on_clean, on_crafted):.3f}"
+    for rate in _RATES:
+        threshold = on_clean.quantile(1 - rate)
+        text += f", {(on_crafted > threshold).float().mean().item():.1%} at {rate:.0%} false alarms"
+    return text
 
 
-def _doubled(attack: BudgetAttack, name: str) -> Any:
-    if name not in {f.name for f in fields(attack)}:
-        return None
-    return replace(attack, **{name: 2 * getattr(attack, name)})
-
-
-def _classes(probe: Probe) -> int:
-    count: int = probe.with_victim(lambda victim: victim.criterion(probe.y).classes(once(victim, probe.x[:1])))
-    return count
+def auc(clean: Tensor, adversarial: Tensor) -> float:
+    """Return the area under the ROC curve: how likely an adversarial image scores above a clean one."""
+    ordered = clean.sort().values
+    below, upper = (torch.searchsorted(ordered, adversarial, right=right).float().mean() for right in (False, True))
+    return float((below / len(clean) + upper / len(clean)) / 2)

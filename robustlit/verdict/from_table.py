@@ -1,63 +1,106 @@
-"""Checks that the table of an evaluation answers by itself."""
+"""What the table of an evaluation answers alone, without one more pass through the model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from robustlit.results.evaluation import Evaluation
 from robustlit.results.table import DISTANCES, TOLERANCE
-from robustlit.results.verdict import Check, judged_share, undecided
-
-_BENCH = "AttackBench 2024, arXiv:2404.19460"
-_VALID = "witnesses are valid"
-
-
-def valid(evaluation: Evaluation) -> Check:
-    """1: every witness lies within its budget."""
-    table = evaluation.table
-    won = table[table["success"] & table["clean"]]
-    if not len(won):
-        return undecided(1, _VALID, "no attack found a witness: look whether the attacks run as they should", _BENCH)
-    wrong = np.zeros(len(won), dtype=bool)
-    for norm in won["norm"].unique():
-        rows = (won["norm"] == norm).to_numpy()
-        wrong[rows] = won[str(norm)][rows] > won["eps"][rows].fillna(np.inf) + TOLERANCE
-    wrong |= ~np.isfinite(won[list(DISTANCES)]).all(axis=1).to_numpy()
-    names = ", ".join(won["attack"][wrong].unique())
-    return judged_share(
-        1, _VALID, int(wrong.sum()), len(won), 0.0, _BENCH, found="witnesses beyond their budget:",
-        advice=f"{names} leaves its ball: project onto it before the point is returned",
-    )  # fmt: skip
+from robustlit.results.verdict import Check
+from robustlit.verdict.context import Context
+from robustlit.verdict.effort import minimal_in_l2, several_budgets
+from robustlit.verdict.spec import CheckSpec
 
 
-def one_step_in_table(evaluation: Evaluation, norm: str, eps: float) -> tuple[int, int] | None:
-    """How many examples FGSM broke that no iterative attack did, of how many; None without either at that budget."""
-    names = [n for n in evaluation.rests_on(norm=norm, eps=eps) if n != "fgsm"]
-    iterative = [n for n in names if evaluation.budgets(n)]
-    if "fgsm" not in evaluation.rests_on(norm=norm, eps=eps) or not iterative:
+def valid(spec: CheckSpec, context: Context) -> Check:
+    """1: every adversarial example lies within its budget."""
+    table = context.evaluation.table
+    found = table[table["success"] & table["clean"]]
+    if not len(found):
+        return spec.undecided("no attack found an adversarial example: look whether the attacks run as they should")
+    wrong = np.zeros(len(found), dtype=bool)
+    for norm in found["norm"].unique():
+        rows = (found["norm"] == norm).to_numpy()
+        wrong[rows] = found[str(norm)][rows] > found["eps"][rows].fillna(np.inf) + TOLERANCE
+    wrong |= ~np.isfinite(found[list(DISTANCES)]).all(axis=1).to_numpy()
+    names = ", ".join(found["attack"][wrong].unique())
+    named = replace(spec, advice=f"{names} {spec.advice}")
+    return named.share(int(wrong.sum()), len(found), "adversarial examples beyond their budget:")
+
+
+def fgsm_alone(spec: CheckSpec, context: Context) -> Check | None:
+    """2: FGSM broke nothing that the other attacks did not; None unless an iterative attack ran beside it."""
+    iterative = any(context.evaluation.budgets(name) for name in _attacks(context) if name != "fgsm")
+    return _alone(spec, context, "fgsm", "FGSM alone breaks") if iterative else None
+
+
+def monotone(spec: CheckSpec, context: Context) -> Check | None:
+    """4: accuracy does not rise with eps; None where each attack ran at one budget."""
+    evaluation = context.evaluation
+    if not several_budgets(evaluation):
         return None
-    fgsm = evaluation.least_distances("fgsm", distance=norm) <= eps + TOLERANCE
-    others = np.min([evaluation.least_distances(n, distance=norm) for n in names], axis=0) <= eps + TOLERANCE
-    return int((fgsm & ~others).sum()), evaluation.n
+    worst, at = 0.0, ""
+    for attack, knowledge in evaluation.runs:
+        rows = evaluation.table[(evaluation.table["attack"] == attack) & (evaluation.table["knowledge"] == knowledge)]
+        robust = 1 - rows.dropna(subset="eps").groupby("eps")["success"].mean()
+        rises = robust.sort_index().diff().dropna()
+        if len(rises) and rises.max() > worst:
+            worst, at = float(rises.max()), f" ({attack} at {rises.idxmax():g})"
+    band = 1.96 * (0.25 / evaluation.n) ** 0.5  # half the 95 % interval of a share of one half
+    advice = f"the attack loses at larger budgets what it found at smaller ones{at}: give it more, smaller steps"
+    return replace(spec, limit=band, advice=advice).value(worst, "the largest rise is")
 
 
-def broken_only_by(evaluation: Evaluation, knowledge: str, norm: str, eps: float) -> tuple[int, int] | None:
-    """How many examples attacks of less knowledge broke that adaptive ones did not; None where none of them ran."""
-    if knowledge not in {known for _, known in evaluation.runs}:
+def plausible(spec: CheckSpec, context: Context) -> Check | None:
+    """5: hardly an example is robust at half the L2 distance between classes; None without a minimal L2 attack."""
+    if not np.isfinite(context.half_way):
+        return spec.undecided("all images are of one class; evaluate images of several")
+    if not minimal_in_l2(context.evaluation):
         return None
-    if not evaluation.rests_on(norm=norm, eps=eps, knowledge=knowledge):
-        return None
-    knowing = evaluation.least_distances(None, distance=norm) > eps + TOLERANCE
-    less = evaluation.least_distances(None, distance=norm, knowledge=knowledge) <= eps + TOLERANCE
-    return int((knowing & less).sum()), evaluation.n
+    reach = context.evaluation.least_distances(None, distance="l2")
+    return robust_half_way(spec, context, int((reach > context.half_way + TOLERANCE).sum()), context.evaluation.n)
 
 
-def gradient_free_in_table(evaluation: Evaluation, norm: str, eps: float) -> tuple[int, int] | None:
-    """How many examples Square broke that nothing else did, of how many; None where it did not run."""
-    names = evaluation.rests_on(norm=norm, eps=eps)
-    if "square" not in names or len(names) < 2:
+def robust_half_way(spec: CheckSpec, context: Context, count: int, n: int) -> Check:
+    """Return check 5 from the number of examples that are robust half way to another class."""
+    return spec.share(count, n, f"robust at L2 {context.half_way:.3g}, half the median distance to another class:")
+
+
+def square_alone(spec: CheckSpec, context: Context) -> Check | None:
+    """13: Square broke nothing that the other attacks did not; None unless it ran beside another."""
+    return _alone(spec, context, "square", "Square alone breaks")
+
+
+def less_knowledge_alone(spec: CheckSpec, context: Context) -> Check | None:
+    """14: attacks that know less than everything broke nothing more; None where none of them ran."""
+    evaluation, right = context.evaluation, context.right
+    ran = [known for known in ("greybox", "blackbox") if known in {k for _, k in evaluation.runs}]
+    counts = [
+        int((~_broken(context) & _broken(context, knowledge=known)).sum())
+        for known in ran
+        if evaluation.rests_on(norm=right.norm, eps=right.eps, knowledge=known)
+    ]
+    if not counts or context.nothing_to_probe():
         return None
-    square = evaluation.least_distances("square", distance=norm) <= eps + TOLERANCE
-    rest = [evaluation.least_distances(n, distance=norm) for n in names if n != "square"]
-    others = np.min(rest, axis=0) <= eps + TOLERANCE
-    return int((square & ~others).sum()), evaluation.n
+    return spec.share(max(counts), evaluation.n, "broken only by examples crafted on another network:")
+
+
+def _attacks(context: Context) -> list[str]:
+    return context.evaluation.rests_on(norm=context.right.norm, eps=context.right.eps)
+
+
+def _broken(context: Context, attack: str | None = None, knowledge: str = "adaptive") -> np.ndarray:
+    """Return which examples (n,) an attack, or all of that knowledge, broke within the budget."""
+    right = context.right
+    reach = context.evaluation.least_distances(attack, distance=right.norm, knowledge=knowledge)
+    return reach <= right.eps + TOLERANCE
+
+
+def _alone(spec: CheckSpec, context: Context, attack: str, found: str) -> Check | None:
+    """Check the share of examples that one attack broke and no other; None where there is nothing to compare."""
+    names = _attacks(context)
+    if attack not in names or len(names) == 1 or context.nothing_to_probe():
+        return None
+    rest = np.any([_broken(context, name) for name in names if name != attack], axis=0)
+    return spec.share(int((_broken(context, attack) & ~rest).sum()), context.evaluation.n, found)

@@ -9,7 +9,7 @@ from robustlit.data import load_mnist
 
 
 class Watched(nn.Module):
-    """A net that rejects what a score of the image or of its logits finds odd; the verdict itself has no slope.
+    """A net that rejects images by a score of the image or of its logits; its decision has no gradient.
 
     Args:
         net: from images (B, 1, 28, 28) to logits (B, K).
@@ -46,9 +46,9 @@ class Watched(nn.Module):
         flagged = (excess >= 0).unsqueeze(1)
         if not self.rejects:
             return torch.where(flagged, self.correction(logits), logits)
-        # Graded, or the last bits would tell which of two refused attempts is the better.
-        told = (excess / (1 + excess.abs())).detach().unsqueeze(1)
-        return torch.cat([logits, logits.amax(1, keepdim=True) + told], 1)
+        # Graded, or the last bits would decide which of two refused attempts is the better.
+        grade = (excess / (1 + excess.abs())).detach().unsqueeze(1)
+        return torch.cat([logits, logits.amax(1, keepdim=True) + grade], 1)
 
     def correction(self, logits: Tensor) -> Tensor:
         return -logits

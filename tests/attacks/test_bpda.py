@@ -1,4 +1,4 @@
-"""BPDA: the value of one function with the gradient of another."""
+"""BPDA: the output of one function with the gradient of another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from cases import Defended, Function
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM, PGD
@@ -18,9 +19,8 @@ from robustlit.classifier import DefendedClassifier, attack_view, draws_of, is_s
 BREAKS = PGD(eps=0.2, steps=10, random_start=False)
 
 
-class Rounding(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.round(x * 3) / 3
+def rounding(x: Tensor) -> Tensor:
+    return torch.round(x * 3) / 3
 
 
 def through_numpy(x: Tensor) -> Tensor:
@@ -41,38 +41,31 @@ class Calls(nn.Module):
         return self.inner(x.mul_(0.5) if self.in_place else x * 0.5)
 
 
-class OnlyAnswers(nn.Module):
-    """A deployed classifier without any gradient."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(torch.round(x * 7) / 7)
+def deployed(net: nn.Module) -> nn.Module:
+    """A classifier without any gradient."""
+    return Function(lambda x: net(torch.round(x * 7) / 7).detach())
 
 
-def test_the_value_is_the_models_to_the_last_bit_and_the_slope_the_surrogates() -> None:
+def test_the_output_is_exactly_the_models_and_the_gradient_the_surrogates() -> None:
     x = (torch.rand(5, 1, 4, 4) * 1e3).requires_grad_(True)
     for dtype in (torch.float32, torch.float64):
         z = x.detach().to(dtype).requires_grad_(True)
-        layer = BPDA(Rounding(), backward=lambda x: x**3)
+        layer = BPDA(rounding, backward=lambda x: x**3)
         value = layer(z)
-        assert torch.equal(value, Rounding()(z))
+        assert torch.equal(value, rounding(z))
         weight = torch.rand_like(z)
         (gradient,) = torch.autograd.grad((value * weight).sum(), z)
         torch.testing.assert_close(gradient, weight * 3 * z.detach() ** 2)
-        (identity,) = torch.autograd.grad((BPDA(Rounding())(z) * weight).sum(), z)
+        (identity,) = torch.autograd.grad((BPDA(rounding)(z) * weight).sum(), z)
         assert torch.equal(identity, weight)
         with torch.no_grad():
             assert torch.equal(layer(z), value)
             assert not layer(z).requires_grad
     with torch.inference_mode():
-        assert torch.equal(BPDA(Rounding())(x), Rounding()(x))
+        assert torch.equal(BPDA(rounding)(x), rounding(x))
 
 
-@pytest.mark.parametrize("layer", [Rounding(), through_numpy], ids=["module", "function"])
+@pytest.mark.parametrize("layer", [Function(rounding), through_numpy], ids=["module", "function"])
 def test_a_layer_in_its_place(layer: Callable[[Tensor], Tensor], net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:40], digits[1][:40]
     model = nn.Sequential(BPDA(layer), net)
@@ -86,42 +79,40 @@ def test_a_layer_in_its_place(layer: Callable[[Tensor], Tensor], net: nn.Module,
 
 def test_a_whole_classifier_without_gradients(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:40], digits[1][:40]
-    deployed = OnlyAnswers(net)
     with pytest.raises(ValueError, match="gives no gradient"):
-        BREAKS(deployed, x, y)
-    model = BPDA(deployed, backward=net)
+        BREAKS(deployed(net), x, y)
+    model = BPDA(deployed(net), backward=net)
     for target in (None, (y + 1) % 10):
         result = BREAKS.run(model, x, y, target=target, seed=0, eps=0.3)
         assert result.success.float().mean() > 0.8
         with torch.no_grad():
-            assert torch.equal(result.prediction, deployed(result.x_adv).argmax(1))
+            assert torch.equal(result.prediction, deployed(net)(result.x_adv).argmax(1))
     assert isinstance(model, DefendedClassifier)
 
 
-def test_a_surrogate_that_falls_is_no_success(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_breaking_the_surrogate_alone_is_not_a_success(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:20], net(digits[0][:20]).argmax(1)
 
-    class Stands(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            return 20 * nn.functional.one_hot(y[torch.cdist(z.flatten(1), x.flatten(1)).argmin(1)], 10).float() - 10
+    def unbroken(z: Tensor) -> Tensor:
+        return 20 * nn.functional.one_hot(y[torch.cdist(z.flatten(1), x.flatten(1)).argmin(1)], 10).float() - 10
 
     assert BREAKS.run(net, x, y).success.float().mean() > 0.9
-    result = BREAKS.run(BPDA(Stands(), backward=net), x, y)
+    result = BREAKS.run(BPDA(unbroken, backward=net), x, y)
     assert not result.success.any()
     assert torch.equal(result.prediction, y)
 
 
 def test_the_passes_are_those_of_the_real_model(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:20], digits[1][:20]
-    real, twin = Calls(net), Calls(net)
-    result = PGD(eps=0.05, steps=5).run(BPDA(real, backward=twin), x, y, seed=0)
+    real, surrogate = Calls(net), Calls(net)
+    result = PGD(eps=0.05, steps=5).run(BPDA(real, backward=surrogate), x, y, seed=0)
     assert result.forwards.sum() == real.images
-    assert result.backwards.sum() == twin.images  # the surrogate runs where a gradient is taken, and nowhere else
+    assert result.backwards.sum() == surrogate.images  # the surrogate runs where a gradient is taken, and nowhere else
     assert not real.graphs  # no memory is spent on a graph of the model that is not differentiated
 
 
 @pytest.mark.parametrize("where", ["model", "surrogate", "both"])
-def test_working_in_place_spoils_neither_the_images_nor_the_other(
+def test_working_in_place_changes_neither_the_images_nor_the_other(
     where: str, net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
     x, y = digits[0][:10], digits[1][:10]
@@ -133,7 +124,7 @@ def test_working_in_place_spoils_neither_the_images_nor_the_other(
     assert torch.equal(found.prediction, expected.prediction)
 
 
-def test_shapes_that_differ_are_told(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_shapes_that_differ_are_an_error(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:4], digits[1][:4]
     with pytest.raises(ValueError, match=r"\(4, 10\), got \(4, 1, 28, 28\).*backward=a differentiable classifier"):
         BREAKS(BPDA(net), x, y)
@@ -141,32 +132,24 @@ def test_shapes_that_differ_are_told(net: nn.Module, digits: tuple[Tensor, Tenso
         BPDA(lambda z: (z, z))(x)
 
 
-def test_the_wrapped_model_answers_for_itself(net: nn.Module) -> None:
-    class Defense(nn.Module):
-        stochastic = True
-        draws = 7
-
-        def forward(self, x: Tensor) -> Tensor:
-            return net(x)
-
-        def undefended(self) -> nn.Module:
-            return net
-
-    model = BPDA(Defense(), backward=net)
+def test_the_wrapped_model_decides_about_noise_and_defenses(net: nn.Module) -> None:
+    defense = Defended(net, net)
+    defense.stochastic, defense.draws = True, 7
+    model = BPDA(defense, backward=net)
     assert attack_view(model) is model
     assert undefended(model) is net
     assert (is_stochastic(model), draws_of(model)) == (True, 7)
-    plain = BPDA(Rounding())
+    plain = BPDA(rounding)
     assert undefended(plain) is plain
     assert (is_stochastic(plain), draws_of(plain)) == (False, 1)
 
 
 def test_weights_and_modes_are_those_of_both(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    twin = copy.deepcopy(net)
-    model = BPDA(net, backward=nn.Sequential(nn.Dropout(0.9), twin))
+    surrogate = copy.deepcopy(net)
+    model = BPDA(net, backward=nn.Sequential(nn.Dropout(0.9), surrogate))
     state = model.state_dict()
     assert {name.split(".", 1)[1] for name in state if name.startswith("model.")} == set(net.state_dict())
-    other = BPDA(copy.deepcopy(net), backward=nn.Sequential(nn.Dropout(0.9), copy.deepcopy(twin)))
+    other = BPDA(copy.deepcopy(net), backward=nn.Sequential(nn.Dropout(0.9), copy.deepcopy(surrogate)))
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
     other.load_state_dict(state)
@@ -180,49 +163,43 @@ def test_weights_and_modes_are_those_of_both(net: nn.Module, digits: tuple[Tenso
 
 
 def test_the_half_precision_of_one_does_not_stop_the_other(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    class Half(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return net(x).bfloat16()
-
     x, y = digits[0][:10], digits[1][:10]
-    result = BREAKS.run(BPDA(Half(), backward=net), x, y)
+    result = BREAKS.run(BPDA(lambda z: net(z).bfloat16(), backward=net), x, y)
     assert result.success.float().mean() > 0.8
-    expected = BREAKS.run(BPDA(OnlyAnswers(net), backward=net), x, y)
+    expected = BREAKS.run(BPDA(deployed(net), backward=net), x, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(BREAKS.run(BPDA(OnlyAnswers(net), backward=net), x, y).x_adv, expected.x_adv)
-        x_adv = BIM(eps=0.2, steps=3).maximise(nn.Sequential(BPDA(Rounding()), net), x, lambda z: -z[:, 0])
+        assert torch.equal(BREAKS.run(BPDA(deployed(net), backward=net), x, y).x_adv, expected.x_adv)
+        x_adv = BIM(eps=0.2, steps=3).maximise(nn.Sequential(BPDA(rounding), net), x, lambda z: -z[:, 0])
     assert (x_adv - x).abs().max() > 0.1
 
 
 def test_all_gradients_at_once_go_through_it_too(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x = digits[0][:3].double()
     net = net.double()
-    with Victim(nn.Sequential(BPDA(Rounding()), net), x) as victim:
+    with Victim(nn.Sequential(BPDA(rounding), net), x) as victim:
         _, _, ours = victim.jacobian(x, lambda logits: logits)
-    z = Rounding()(x)
     with Victim(net, x) as victim:
-        _, _, theirs = victim.jacobian(z, lambda logits: logits)
+        _, _, theirs = victim.jacobian(rounding(x), lambda logits: logits)
     torch.testing.assert_close(ours, theirs)
-    batched = torch.func.jacrev(lambda z: nn.Sequential(BPDA(Rounding()), net)(z).sum(0))(x)  # (K, B, ...)
+    model = nn.Sequential(BPDA(rounding), net)
+    batched = torch.func.jacrev(lambda z: model(z).sum(0))(x)  # (K, B, ...)
     torch.testing.assert_close(batched.transpose(0, 1), theirs)
-    model = nn.Sequential(BPDA(Rounding()), net)
     each = torch.func.vmap(torch.func.jacrev(lambda z: model(z.unsqueeze(0))[0]))(x)
     torch.testing.assert_close(each, theirs)
 
 
-class Jitter(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + 0.3 * torch.randn_like(x)).clamp(0, 1)
+def jitter(x: Tensor) -> Tensor:
+    return (x + 0.3 * torch.randn_like(x)).clamp(0, 1)
 
 
 @pytest.mark.parametrize("outer", ["EOT", "BPDA", "layer"])
 def test_with_eot_in_either_order(outer: str, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:20], digits[1][:20]
-    real, twin = nn.Sequential(Jitter(), Rounding(), net), nn.Sequential(Jitter(), net)
+    real, surrogate = Function(lambda z: net(rounding(jitter(z)))), nn.Sequential(Function(jitter), net)
     model = {
-        "EOT": lambda: EOT(BPDA(real, backward=twin), 4),
-        "BPDA": lambda: BPDA(EOT(real, 4), backward=twin),
-        "layer": lambda: EOT(nn.Sequential(Jitter(), BPDA(Rounding()), net), 4),
+        "EOT": lambda: EOT(BPDA(real, backward=surrogate), 4),
+        "BPDA": lambda: BPDA(EOT(real, 4), backward=surrogate),
+        "layer": lambda: EOT(nn.Sequential(Function(jitter), BPDA(rounding), net), 4),
     }[outer]()
     assert (is_stochastic(model), draws_of(model)) == (True, 4)
     result = PGD(eps=0.3, steps=6).run(model, x, y, seed=0)

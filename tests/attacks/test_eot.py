@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import chain, count, cycle, repeat
 
 import numpy as np
 import pytest
 import torch
+from cases import Defended, Function
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD
@@ -19,22 +20,9 @@ from robustlit.attacks.victim import VOTES, Victim
 from robustlit.classifier import DefendedClassifier, attack_view, draws_of, is_stochastic, undefended
 
 
-class Dropped(nn.Module):
-    """Leaves a fifth of the pixels, others at each draw: the gradient of one draw knows nothing of the rest."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (torch.rand_like(x) < 0.2) * 5
-
-
-class Shifted(nn.Module):
-    """Moves the batch by up to three pixels, drawn from Python's or NumPy's generator as published defenses do."""
-
-    def __init__(self, draw: Callable[[int, int], int] = random.randint) -> None:
-        super().__init__()
-        self.draw = draw
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.roll((self.draw(-3, 3), self.draw(-3, 3)), (2, 3))
+def dropped(x: Tensor) -> Tensor:
+    """Leave a fifth of the pixels, others at each draw: the gradient of one draw knows nothing of the rest."""
+    return x * (torch.rand_like(x) < 0.2) * 5
 
 
 class Scripted(nn.Module):
@@ -54,15 +42,15 @@ class Scripted(nn.Module):
 
 def test_more_draws_see_more(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:60], digits[1][:60]
-    model = nn.Sequential(Dropped(), net)
+    model = nn.Sequential(Function(dropped), net)
     for attack in (FGSM(eps=0.1), BIM(eps=0.1, steps=4)):
         broken = {n: attack.run(EOT(model, n), x, y, seed=0).success.float().mean() for n in (1, 20)}
         assert broken[20] > broken[1] + 0.25
 
 
-def test_a_lucky_draw_is_no_witness(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_one_lucky_draw_is_not_an_adversarial_example(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:60], digits[1][:60]
-    model = nn.Sequential(Dropped(), net)
+    model = nn.Sequential(Function(dropped), net)
 
     def wrong(x_adv: Tensor) -> Tensor:
         """The share of 100 draws that are misled."""
@@ -76,7 +64,7 @@ def test_a_lucky_draw_is_no_witness(net: nn.Module, digits: tuple[Tensor, Tensor
     assert not result.success.all()
     assert share[result.success].min() > 0.25  # half of twenty, give or take the luck of the draws
     assert share[~result.success].max() < 0.75
-    # Judged by one draw, as in AutoAttack's rand mode, points count that fool hardly any other.
+    # Judged by one draw, as in AutoAttack's rand mode, points count that mislead hardly any other draw.
     lucky = attack.run(model, x, y, seed=0)
     assert (wrong(lucky.x_adv)[lucky.success] < 0.4).sum() >= 2
 
@@ -92,25 +80,19 @@ def test_half_of_the_votes_decide(votes: int, success: bool) -> None:
 
 
 def test_votes_against_the_label_count_together() -> None:
-    class Spread(nn.Module):
-        """The true class has 8 votes of 20, three others 4 each."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.turn = cycle([0, 0, 1, 2, 3])
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits = torch.zeros(len(x), 4)
-            logits[:, next(self.turn)] = 9.0
-            return logits + x.flatten(1).sum(1, keepdim=True) * torch.tensor([0.0, 0.0, 1e-6, 0.0])
+    def spread() -> EOT:
+        """Return a model whose true class has 8 votes of 20, three others 4 each."""
+        turn = cycle(9.0 * torch.eye(4)[[0, 0, 1, 2, 3]])
+        slope = torch.tensor([0.0, 0.0, 1e-6, 0.0])
+        return EOT(Function(lambda z: next(turn) + z.flatten(1).sum(1, keepdim=True) * slope), 5)
 
     x, y = torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
-    result = BIM(eps=0.1, steps=2).run(EOT(Spread(), 5), x, y)
+    result = BIM(eps=0.1, steps=2).run(spread(), x, y)
     assert result.success.all()
     assert (result.prediction != 0).all()
     for target in (1, 2, 3):
-        assert not BIM(eps=0.1, steps=2).run(EOT(Spread(), 5), x, y, target=y + target).success.any()
-    with Victim(net := EOT(Spread(), 5), x) as victim:
+        assert not BIM(eps=0.1, steps=2).run(spread(), x, y, target=y + target).success.any()
+    with Victim(net := spread(), x) as victim:
         votes, criterion = victim.logits(x), victim.criterion(y)
         assert criterion.reached(votes).all()
         assert criterion.prediction(votes, torch.tensor([False, True])).tolist()[0] == 0
@@ -129,65 +111,46 @@ def test_a_search_goes_on_until_the_recount_is_safe() -> None:
     assert 13 / VOTES - 0.05 <= result.x_adv.mean() <= 13 / VOTES + 0.02
 
 
-def test_who_is_left_alone_is_not_called_robust() -> None:
+def test_an_example_that_was_not_attacked_is_not_called_robust() -> None:
     # Misclassified by the votes at first; the recount would go the other way.
-    class Turns(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.calls = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            wrong = self.calls <= VOTES
-            return torch.tensor([[0.0, 1.0 if wrong else -1.0]]).repeat(len(x), 1)
-
-    result = BIM(eps=0.3, steps=3).run(EOT(Turns()), torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+    turns = chain([1.0] * VOTES, repeat(-1.0))
+    model = EOT(Function(lambda z: torch.tensor([[0.0, next(turns)]]).repeat(len(z), 1)))
+    result = BIM(eps=0.3, steps=3).run(model, torch.rand(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
     assert result.success.all()
     assert torch.equal(result.distance, torch.zeros(2))
     assert result.prediction.tolist() == [1, 1]
 
 
 def test_the_votes() -> None:
-    class Fixed(nn.Module):
-        def __init__(self, rows: list[list[float]]) -> None:
-            super().__init__()
-            self.rows = cycle(rows)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.tensor([next(self.rows)]).repeat(len(x), 1)
+    def fixed(*rows: list[float]) -> EOT:
+        turn = cycle(rows)
+        return EOT(Function(lambda z: torch.tensor([next(turn)]).repeat(len(z), 1)))
 
     x = torch.zeros(2, 1, 2, 2)
-    with Victim(EOT(Fixed([[3.0, 0.0, 0.0], [0.0, 900.0, 0.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])), x) as victim:
+    with Victim(fixed([3.0, 0.0, 0.0], [0.0, 900.0, 0.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]), x) as victim:
         shares = victim.logits(x).exp()
-        assert victim.forwards.tolist() == [VOTES, VOTES]  # and nobody's confidence bought a vote
+        assert victim.forwards.tolist() == [VOTES, VOTES]  # whatever the confidence of each
         torch.testing.assert_close(shares, torch.tensor([[0.25, 0.25, 0.5]] * 2), atol=2e-3, rtol=0)
         torch.testing.assert_close(shares.sum(1), torch.ones(2))
     # Among equal votes the probabilities decide.
-    with Victim(EOT(Fixed([[1.0, 0.0], [0.0, 3.0]])), x) as victim:
+    with Victim(fixed([1.0, 0.0], [0.0, 3.0]), x) as victim:
         assert victim.logits(x).argmax(1).tolist() == [1, 1]
     for value in (math.nan, math.inf, -math.inf):
         rows = [[0.0, 1.0, 2.0]] * 4 + [[value, 300.0, 2.0]]
-        with Victim(EOT(Fixed(rows)), x) as victim:
+        with Victim(fixed(*rows), x) as victim:
             logits = victim.logits(x, torch.tensor([1, 0]))
             assert not Criterion(torch.zeros(2, dtype=torch.int64)).reached(logits).any()
             assert not victim.finite.any()
 
 
 def test_gradients_are_means_over_the_draws() -> None:
-    class Scaled(nn.Module):
-        """The gradient of the first logit is 1, 2, 3, ... from draw to draw."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = 0
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.scale += 1
-            z = x.flatten(1)[:, :2]
-            return torch.stack([z[:, 0] * self.scale, z[:, 1] * 10 * self.scale], 1)
+    def scaled() -> EOT:
+        """Return a model whose first logit has the gradient 1, 2, 3, ... from draw to draw."""
+        scale = count(1)
+        return EOT(Function(lambda z: z.flatten(1)[:, :2] * torch.tensor([1.0, 10.0]) * next(scale)), 5)
 
     x = torch.rand(3, 1, 2, 2)
-    with Victim(EOT(Scaled(), 5), x) as victim:
+    with Victim(scaled(), x) as victim:
         logits, losses, gradient = victim.gradient(x, lambda z: z[:, 0])
         expected = torch.zeros(3, 4)
         expected[:, 0] = 3
@@ -196,7 +159,7 @@ def test_gradients_are_means_over_the_draws() -> None:
         torch.testing.assert_close(logits, x.flatten(1)[:, :2] * torch.tensor([3.0, 30.0]))
         assert victim.forwards.tolist() == victim.backwards.tolist() == [5] * 3
         assert not victim.sees_itself
-    with Victim(EOT(Scaled(), 5), x) as victim:
+    with Victim(scaled(), x) as victim:
         logits, losses, gradients = victim.jacobian(x[:2], lambda z: z, torch.tensor([0, 2]))
         assert gradients.shape == (2, 2, 1, 2, 2)
         torch.testing.assert_close(gradients.flatten(2)[:, 1, 1], torch.tensor([30.0, 30.0]))
@@ -214,7 +177,7 @@ def test_a_seed_fixes_the_noise_and_leaves_the_generators(
     draw: Callable[[int, int], int], net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
     x, y = digits[0][:10], digits[1][:10]
-    model, attack = EOT(nn.Sequential(Shifted(draw), net), 3), PGD(eps=0.05, steps=3)
+    model, attack = EOT(Function(lambda z: net(z.roll((draw(-3, 3), draw(-3, 3)), (2, 3)))), 3), PGD(eps=0.05, steps=3)
 
     def state() -> tuple[object, ...]:
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
@@ -232,12 +195,11 @@ def test_a_seed_fixes_the_noise_and_leaves_the_generators(
 def test_the_noise_of_one_batch_is_not_that_of_the_next(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     seen: list[Tensor] = []
 
-    class Noise(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(torch.randn_like(x))
-            return x + 0.1 * seen[-1]
+    def noise(x: Tensor) -> Tensor:
+        seen.append(torch.randn_like(x))
+        return net(x + 0.1 * seen[-1])
 
-    model = EOT(nn.Sequential(Noise(), net))
+    model = EOT(Function(noise))
     firsts = []
     for index in (torch.arange(4), torch.arange(4) + 4, torch.arange(4)):
         seen.clear()
@@ -248,37 +210,23 @@ def test_the_noise_of_one_batch_is_not_that_of_the_next(net: nn.Module, digits: 
 
 
 def test_noise_that_works_in_place_now_and_then(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    class Erases(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.calls = 0
+    calls = count(1)
 
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            if self.calls % 3 == 0:
-                x[:, :, 10:18, 10:18] = 0
-            return x
+    def erases(x: Tensor) -> Tensor:
+        if next(calls) % 3 == 0:
+            x[:, :, 10:18, 10:18] = 0
+        return net(x)
 
     x, y = digits[0][:10], digits[1][:10]
     x[:, :, 10:18, 10:18] = x[:, :, 10:18, 10:18].clamp_min(0.5)
-    result = PGD(eps=0.1, steps=3, random_start=False).run(EOT(nn.Sequential(Erases(), net), 2), x, y, seed=0)
+    result = PGD(eps=0.1, steps=3, random_start=False).run(EOT(Function(erases), 2), x, y, seed=0)
     assert (result.distance <= 0.1 + 1e-6).all()
     assert result.x_adv[:, :, 10:18, 10:18].min() >= 0.4 - 1e-6
 
 
-def test_what_it_passes_on(net: nn.Module) -> None:
-    class Defense(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return net(x)
-
-        def attack_view(self) -> nn.Module:
-            return net
-
-        def undefended(self) -> nn.Module:
-            return net
-
-    plain = nn.Sequential(Dropped(), net)
-    model, around = EOT(Defense(), 3), EOT(plain)
+def test_the_attack_view_and_the_undefended_model_are_passed_on(net: nn.Module) -> None:
+    plain = nn.Sequential(Function(dropped), net)
+    model, around = EOT(Defended(net, net), 3), EOT(plain)
     assert isinstance(model, DefendedClassifier)
     assert (attack_view(model), undefended(model)) == (net, net)
     assert attack_view(around) is plain

@@ -1,4 +1,4 @@
-"""Gradients estimated from answers alone."""
+"""EvolutionStrategies: gradients estimated from logits alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from cases import Function
 from torch import Tensor, nn
 
 from robustlit.attacks import MIM, PGD, EvolutionStrategies
@@ -14,8 +15,8 @@ from robustlit.classifier import DefendedClassifier, attack_view, draws_of, is_s
 from robustlit.defenses import BitDepth
 
 
-class OnlyAnswers(nn.Module):
-    """A deployed classifier without any gradient; counts images, and the most that came at once."""
+class NoGradient(nn.Module):
+    """A deployed classifier without any gradient; counts images, and the most in one batch."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -42,14 +43,14 @@ def test_the_direction_nears_the_true_one_as_samples_grow() -> None:
     x, v = torch.rand(20, 1, 8, 8, dtype=torch.float64), torch.randn(20, 10, dtype=torch.float64)
     true = gradient(net, x, v)
     for samples in (16, 64, 256, 4096):
-        estimate = gradient(EvolutionStrategies(OnlyAnswers(net), 0.01, samples), x, v)
+        estimate = gradient(EvolutionStrategies(NoGradient(net), 0.01, samples), x, v)
         # Of a linear function it is (u u^T) g averaged: cosine sqrt(n / (n + d + 1)) in the mean.
         assert cosine(estimate, true) == pytest.approx((samples / (samples + 65)) ** 0.5, abs=0.03)
     ratio = estimate.flatten(1).norm(dim=1) / true.flatten(1).norm(dim=1)
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=0.1, rtol=0)
 
 
-def test_the_value_is_the_models(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_the_output_is_the_models(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x = digits[0][:5].clone()
     model = EvolutionStrategies(net, samples=2)
     with torch.no_grad():
@@ -60,34 +61,27 @@ def test_the_value_is_the_models(net: nn.Module, digits: tuple[Tensor, Tensor]) 
 
 
 def test_it_breaks_rounding_without_a_view(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    class Blind(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.defense = BitDepth(net, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.defense(x)
-
+    blind = Function(BitDepth(net, 3).forward)
     x, y = digits[0][:30], digits[1][:30]
     attack = MIM(eps=0.2, steps=10)  # its momentum averages the noise of the estimates
     with pytest.warns(UserWarning, match="blind"):
-        assert attack.run(Blind(), x, y).success.float().mean() < 0.2
-    result = attack.run(EvolutionStrategies(Blind(), sigma=0.1, samples=50), x, y)
+        assert attack.run(blind, x, y).success.float().mean() < 0.2
+    result = attack.run(EvolutionStrategies(blind, sigma=0.1, samples=50), x, y)
     assert result.success.float().mean() > 0.6
     with torch.no_grad():  # on the real thing
-        assert torch.equal(Blind()(result.x_adv).argmax(1), result.prediction)
+        assert torch.equal(blind(result.x_adv).argmax(1), result.prediction)
 
 
 def test_the_noise_is_that_of_the_seed_and_the_image(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, v = digits[0][:6], torch.randn(6, 10)
-    model = EvolutionStrategies(OnlyAnswers(net), samples=7)
+    model = EvolutionStrategies(NoGradient(net), samples=7)
     state = torch.get_rng_state()
     whole = gradient(model, x, v)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(gradient(model, x, v), whole)
     order = torch.tensor([4, 1, 5])
     torch.testing.assert_close(gradient(model, x[order], v[order]), whole[order], atol=1e-4, rtol=1e-4)
-    assert cosine(gradient(EvolutionStrategies(OnlyAnswers(net), samples=7, seed=1), x, v), whole) < 0.5
+    assert cosine(gradient(EvolutionStrategies(NoGradient(net), samples=7, seed=1), x, v), whole) < 0.5
     # The same image twice has the same noise; one that moved by a hair has other noise.
     twice = gradient(model, x[:1].expand(2, -1, -1, -1), v[:1].expand(2, -1))
     torch.testing.assert_close(twice[0], twice[1])
@@ -97,7 +91,7 @@ def test_the_noise_is_that_of_the_seed_and_the_image(net: nn.Module, digits: tup
 
 def test_memory_is_bounded_and_the_pieces_do_not_matter(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, v = digits[0][:6], torch.randn(6, 10)
-    deployed = OnlyAnswers(net)
+    deployed = NoGradient(net)
     expected = gradient(EvolutionStrategies(deployed, samples=25), x, v)
     assert deployed.images == 6 + 2 * 25 * 6
     for limit, most in ((48, 48), (13, 12), (1, 6)):
@@ -109,7 +103,7 @@ def test_memory_is_bounded_and_the_pieces_do_not_matter(net: nn.Module, digits: 
 
 def test_several_backwards_share_the_forwards(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x = digits[0][:4]
-    deployed = OnlyAnswers(net)
+    deployed = NoGradient(net)
     model = EvolutionStrategies(deployed, samples=25, batch_size=30)
     with Victim(model, x) as victim:
         _, _, together = victim.jacobian(x, lambda logits: logits)
@@ -118,7 +112,7 @@ def test_several_backwards_share_the_forwards(net: nn.Module, digits: tuple[Tens
         torch.testing.assert_close(together[:, k], gradient(model, x, torch.eye(10)[k].expand(4, -1)))
 
 
-def test_it_stands_for_the_model(net: nn.Module) -> None:
+def test_it_keeps_the_interface_of_the_model(net: nn.Module) -> None:
     defense = BitDepth(net, 3)
     model = EvolutionStrategies(defense)
     assert isinstance(model, DefendedClassifier)
@@ -131,7 +125,7 @@ def test_it_stands_for_the_model(net: nn.Module) -> None:
 
 
 def test_a_stochastic_model_is_asked_once_for_each_gradient(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    class Noisy(OnlyAnswers):
+    class Noisy(NoGradient):
         stochastic = True
         draws = 20
 
@@ -149,7 +143,7 @@ def test_a_stochastic_model_is_asked_once_for_each_gradient(net: nn.Module, digi
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"sigma": 0}, "sigma must be positive and finite, in pixel units, got 0"),
+        ({"sigma": 0}, "sigma must be positive and finite, got 0 pixel units"),
         ({"sigma": float("nan")}, "sigma must be positive"),
         ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
         ({"samples": 2.5}, "samples must be a whole number"),

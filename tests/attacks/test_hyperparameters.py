@@ -1,37 +1,36 @@
-"""Attacks are frozen dataclasses; what they and their calls refuse, and how they say so."""
+"""Hyper-parameters and arguments that attacks refuse, and their messages; the two ways to give a step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.attacks import BIM, FGSM, PGD, Attack, BudgetAttack
-
-EXAMPLES = [
-    FGSM(),
-    FGSM(0.1, random_start=True, step_size=0.125),
-    BIM(eps=2.0, norm="l2", steps=3),
-    PGD(),
-    PGD(8 / 255, steps=7, restarts=3, step_size=2 / 255),
-    PGD(eps=1, norm="l2", random_start=False),
-]
-
-
-@pytest.mark.parametrize("attack", EXAMPLES, ids=str)
-def test_an_attack_is_a_value(attack: BudgetAttack) -> None:
-    again = eval(repr(attack), {"FGSM": FGSM, "BIM": BIM, "PGD": PGD})
-    assert again == attack
-    assert hash(again) == hash(attack)
-    assert {attack: 1}[again] == 1
-    assert replace(attack, eps=0.05) != attack
-    for name in ("eps", "norm", "unknown"):
-        with pytest.raises(FrozenInstanceError):
-            setattr(attack, name, 0.2)
+from robustlit.attacks import (
+    APGD,
+    BIM,
+    DDN,
+    FAB,
+    FGSM,
+    JSMA,
+    MIM,
+    PGD,
+    Attack,
+    BudgetAttack,
+    CarliniWagner,
+    DeepFool,
+    JointAttack,
+    NearestL2,
+    NewtonFool,
+    Square,
+    WorstCase,
+)  # fmt: skip
+from robustlit.attacks.ascent import GradientAscent
 
 
 def test_the_first_argument_is_eps() -> None:
@@ -104,6 +103,35 @@ def test_unusable_hyperparameters(make: Callable[[], Attack], parts: list[str]) 
         assert part in str(caught.value)
 
 
+NAN, INF = float("nan"), float("inf")
+REFUSED: dict[type[Attack], list[dict[str, object]]] = {
+    APGD: [{"loss": "hinge"}, {"steps": 0}, {"restarts": 0}, {"targets": 0}, {"rho": 1.0}, {"rho": 0}, {"eps": 8}],
+    CarliniWagner: [{"searches": 0}, {"steps": 2.5}, {"lr": 0}, {"confidence": -1}, {"initial_const": 0}],
+    DDN: [{"steps": 0}, {"gamma": 1.0}, {"initial_norm": 0}],
+    DeepFool: [{"steps": 0}, {"overshoot": -0.1}, {"overshoot": NAN}, {"candidates": 1}, {"candidates": 2.5}],
+    FAB: [{"steps": 0}, {"restarts": 0}, {"candidates": 0}, {"alpha_max": 1.5}, {"eta": 0.5}, {"beta": 1.0},
+          {"eps": 8}],
+    JointAttack: [{"method": "sum"}, {"steps": 0}, {"searches": 1.5}, {"look": 0}, {"slack": -0.1}, {"confidence": NAN},
+                  {"weight": 0}, {"eps": 8}],
+    JSMA: [{"theta": 0}, {"theta": -1.5}, {"theta": "1"}, {"gamma": 0}, {"gamma": 14.5}, {"outputs": "softmax"}],
+    MIM: [{"steps": 0}, {"decay": -0.1}, {"decay": NAN}, {"decay": INF}, {"decay": "1"}, {"decay": True}],
+    NearestL2: [{name: 0} for name in ("explore", "candidates", "kept", "refine", "finish")],
+    NewtonFool: [{"steps": 0}, {"eta": 0}, {"eta": INF}],
+    Square: [{"queries": 0}, {"patch": 0}, {"patch": 1.5}, {"restarts": 0}],
+    WorstCase: [{"rounds": 0}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
+def test_settings_out_of_range_are_refused(kind: type[Attack]) -> None:
+    for settings in REFUSED[kind]:
+        ((name, value),) = settings.items()
+        with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+            kind(**settings)
+    with pytest.raises(ValueError, match=r"did you mean 0\.145\?"):
+        JSMA(gamma=14.5)
+
+
 class Net(nn.Module):
     """A linear net of three classes; `output` turns its logits into something else."""
 
@@ -162,7 +190,7 @@ def test_unusable_arguments(arguments: dict[str, object], parts: list[str]) -> N
             assert part in str(caught.value)
 
 
-def test_a_budget_of_one_example_that_was_meant_in_255ths() -> None:
+def test_a_budget_of_one_example_in_255ths_gets_a_hint() -> None:
     eps = torch.tensor([0.1, 8.0, 0.1])
     with pytest.raises(ValueError, match=r"got 8; did you mean 8/255\?"):
         FGSM(0.1)(Net(), X, Y, eps=eps)
@@ -193,7 +221,7 @@ def test_unusable_nets(output: Callable[[Tensor], object], parts: list[str]) -> 
             assert part in str(caught.value)
 
 
-def test_a_gradient_of_zero_is_told_and_not_taken_for_robustness() -> None:
+def test_a_gradient_of_zero_is_warned_about() -> None:
     for output in (lambda logits: logits.round(), lambda logits: logits * 0 + torch.tensor([5.0, 0.0, 0.0])):
         for attack in ATTACKS:
             with pytest.warns(UserWarning, match=r"gradient of Net is zero.*attack_view"):
@@ -202,7 +230,43 @@ def test_a_gradient_of_zero_is_told_and_not_taken_for_robustness() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_net_that_sees_is_not_warned_about(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_a_net_with_gradients_is_not_warned_about(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:30].requires_grad_(), digits[1][:30]
     for attack in ATTACKS:
         assert attack.run(net, x, y, seed=0).backwards.sum() > 0
+
+
+STEPS = [FGSM, partial(BIM, steps=3), partial(PGD, steps=3), partial(MIM, steps=3)]
+
+
+@pytest.mark.parametrize("make", STEPS, ids=["fgsm", "bim", "pgd", "mim"])
+def test_a_relative_step_is_the_same_multiple_at_every_eps(
+    make: Callable[..., GradientAscent], net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:6], digits[1][:6]
+    absolute, relative = make(0.1, step_size=0.1 * 0.3), make(0.1, relative_step_size=0.3)
+    assert relative.step_over_eps == 0.3  # not a rounding off
+    for eps in (None, 0.2, torch.linspace(0, 0.2, 6)):
+        given = absolute.run(net, x, y, seed=1, eps=eps)
+        torch.testing.assert_close(relative.run(net, x, y, seed=1, eps=eps).x_adv, given.x_adv, rtol=0, atol=1e-5)
+    assert replace(relative, eps=0.2).step_over_eps == 0.3
+    torch.testing.assert_close(replace(absolute, eps=0.2).step_over_eps, 0.15)
+
+
+@pytest.mark.parametrize("make", STEPS, ids=["fgsm", "bim", "pgd", "mim"])
+def test_what_steps_are_refused_or_warned_about(make: Callable[..., GradientAscent]) -> None:
+    with pytest.raises(ValueError, match=r"got step_size=0.05 .* and relative_step_size=0.5 .*set one of them to None"):
+        make(0.1, step_size=0.05, relative_step_size=0.5)
+    for bad in (0, -1, float("nan"), float("inf"), "0.5", True):
+        with pytest.raises(ValueError, match=f"relative_step_size must be positive and finite, got {bad!r}"):
+            make(0.1, relative_step_size=bad)
+    for long in ({"step_size": 0.3}, {"relative_step_size": 3.0}):
+        with pytest.warns(UserWarning, match=r"steps 0.3 pixel units, 3 times eps=0.1: .* relative_step_size="):
+            make(0.1, **long)
+
+
+@pytest.mark.filterwarnings("error")
+def test_steps_of_two_eps_and_the_attacks_own_rule_are_not_warned_about() -> None:
+    for attack in (PGD(0.1, steps=1), PGD(0.3, step_size=0.6), MIM(0.1, relative_step_size=2), FGSM(0.1)):
+        assert eval(repr(attack), {"FGSM": FGSM, "PGD": PGD, "MIM": MIM}) == attack
+    assert "relative_step_size" not in repr(PGD(0.1))  # the text of an attack in tables written before

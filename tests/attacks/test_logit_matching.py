@@ -7,11 +7,12 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from cases import Function, in_parts
 from detectors import OddLogits, shares
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD, LogitMatching
-from robustlit.attacks.logit_matching import _Imitated, _Losses
+from robustlit.attacks.logit_matching import _Guides, _Losses
 from robustlit.attacks.losses import Criterion
 from robustlit.data import MNIST, Examples, load_mnist
 
@@ -48,6 +49,7 @@ def test_it_beats_a_detector_that_pgd_does_not_beat(
     assert (result.distance <= attack.eps + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_it_needs_no_gradient_of_the_defense_and_fresh_noise_does_not_help(
     net: nn.Module, digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]
 ) -> None:
@@ -71,8 +73,8 @@ def test_it_needs_no_gradient_of_the_defense_and_fresh_noise_does_not_help(
     assert torch.equal(attack.run(model, x, y, seed=0).x_adv, result.x_adv)
 
 
-class Never(nn.Module):
-    """Is never fooled, so that an attack on it goes to the end."""
+class Unbreakable(nn.Module):
+    """A model that is never broken, so that an attack on it takes all its steps."""
 
     def __init__(self, net: nn.Module, x: Tensor, y: Tensor) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ def test_the_logits_end_at_a_guide_of_another_class_with_and_without_noise(
     def under_noise(z: Tensor) -> Tensor:
         return torch.stack([net(z + part) for part in noise]).mean(0)
 
-    result = attack.run(Never(net, x, y), x, y, seed=0)
+    result = attack.run(Unbreakable(net, x, y), x, y, seed=0)
     assert not result.success.any()
     with torch.no_grad():
         logits, wanted = net(result.x_adv), net(guides[0])
@@ -111,6 +113,7 @@ def test_the_logits_end_at_a_guide_of_another_class_with_and_without_noise(
         assert moved.median() < 0.3 * scale
 
 
+@pytest.mark.slow
 def test_noise_is_matched_too(net: nn.Module, digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0], net(digits[0]).argmax(1)
     noise = 0.3 * torch.randn(40, 1, *x.shape[1:], generator=torch.Generator().manual_seed(7))
@@ -121,7 +124,7 @@ def test_noise_is_matched_too(net: nn.Module, digits: tuple[Tensor, Tensor], gui
     odd = {}
     for draws in (1, 5):
         attack = LogitMatching(eps=0.3, guides=guides, steps=60, tries=1, noise=0.3, draws=draws)
-        found = attack.run(Never(net, x, y), x, y, seed=0).x_adv
+        found = attack.run(Unbreakable(net, x, y), x, y, seed=0).x_adv
         with torch.no_grad():
             odd[draws] = torch.cdist(under_noise(found), under_noise(guides[0])).amin(1).mean()
     assert odd[5] < 0.93 * odd[1]
@@ -134,7 +137,7 @@ def test_the_guide_is_the_nearest_one_that_the_defense_accepts() -> None:
     here = torch.zeros(3, 3)
 
     def chosen(criterion: Criterion, accepted: Tensor = accepted) -> list[int]:
-        losses = _Losses(_Imitated(labels, accepted, logits, logits), criterion)
+        losses = _Losses(_Guides(labels, accepted, logits, logits), criterion)
         losses.here(here)
         return losses.chosen.tolist()
 
@@ -155,31 +158,18 @@ def test_alone_in_part_and_in_another_order(
     y[2] = (model(x).argmax(1)[2] + 1) % 10
     attack = LogitMatching(**settings, guides=guides, steps=10, tries=3, look=4)  # type: ignore[arg-type]
     eps, index = torch.linspace(0, 1.3, 10).double() * attack.eps, torch.randperm(1000)[:10]
-    given = x.clone(), guides[0].clone()
-    whole = attack.run(model, x, y, index=index, seed=3, eps=eps)
-    assert torch.equal(x, given[0])
-    assert torch.equal(guides[0], given[1])
-    assert whole.success.any()
-    assert not whole.success.all()
-    for rows in (torch.tensor([5]), torch.tensor([9]), torch.randperm(10), torch.tensor([7, 1, 2])):
-        part = attack.run(model, x[rows], y[rows], index=index[rows], seed=3, eps=eps[rows])
-        for name in ("x_adv", "success", "prediction", "distance", "forwards", "backwards", "finite"):
-            torch.testing.assert_close(getattr(part, name), getattr(whole, name)[rows], rtol=0, atol=1e-9)
+    given = guides[0].clone()
+    whole = in_parts(attack, model, x, y, index=index, eps=eps)
+    assert torch.equal(guides[0], given)
     assert (whole.forwards[2], whole.backwards[2], whole.distance[2]) == (2, 0, 0)
-    assert (whole.distance <= eps + 1e-6).all()
-    assert 0 <= whole.x_adv.min() <= whole.x_adv.max() <= 1
 
 
 def test_only_differences_of_logits_count(
     net: nn.Module, digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]
 ) -> None:
-    class Shifted(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return net(x) + 1e3
-
     x, y = digits[0][:8].double(), digits[1][:8]
     attack = LogitMatching(eps=0.1, guides=guides, steps=8, tries=2)
-    expected, found = attack.run(net.double(), x, y, seed=0), attack.run(Shifted(), x, y, seed=0)
+    expected, found = attack.run(net.double(), x, y, seed=0), attack.run(Function(lambda z: net(z) + 1e3), x, y, seed=0)
     assert torch.equal(found.success, expected.success)
     torch.testing.assert_close(found.x_adv, expected.x_adv, rtol=0, atol=1e-4)
 
@@ -232,13 +222,10 @@ def test_every_pass_but_those_of_the_guides_is_counted(
     assert [int(result.forwards.sum()), int(result.backwards.sum())] == [passes, model.source.backwards]
 
 
-def test_a_fit_of_nothing_breaks_nothing(digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]) -> None:
-    class Constant(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1).sum(1, keepdim=True) * 0 + torch.arange(10.0)
-
-    x = digits[0][:4]
-    result = LogitMatching(eps=0.1, guides=guides, steps=3, tries=2).run(Constant(), x, torch.full((4,), 9), seed=0)
+def test_a_constant_model_is_not_broken(digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]) -> None:
+    constant = Function(lambda z: z.flatten(1).sum(1, keepdim=True) * 0 + torch.arange(10.0))
+    attack = LogitMatching(eps=0.1, guides=guides, steps=3, tries=2)
+    result = attack.run(constant, digits[0][:4], torch.full((4,), 9), seed=0)
     assert not result.success.any()
     assert result.x_adv.isfinite().all()
 
@@ -289,7 +276,7 @@ def test_what_it_refuses(net: nn.Module, digits: tuple[Tensor, Tensor], guides: 
         LogitMatching(guides=(images[labels != 3], labels[labels != 3])).run(net, x, y)
 
 
-def test_it_is_a_value_that_only_an_adaptive_attacker_has(guides: tuple[Tensor, Tensor]) -> None:
+def test_it_is_a_value_and_for_adaptive_attackers_only(guides: tuple[Tensor, Tensor]) -> None:
     attack = LogitMatching(eps=0.2, guides=guides)
     assert LogitMatching.adaptive_only
     assert attack == LogitMatching(eps=0.2, guides=(guides[0].clone(), guides[1].clone()))

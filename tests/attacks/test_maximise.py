@@ -75,12 +75,12 @@ def test_every_example_takes_every_step_and_the_last_point_is_returned(
         found = attack.maximise(net, x, cross_entropy(y), eps=eps)
         expected = by_hand(net, x, y, attack.eps * scale, step * scale, steps, attack.norm)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
-        assert (net(found).argmax(1) != y).any()  # some fell on the way, and went on
+        assert (net(found).argmax(1) != y).any()  # some became adversarial on the way, and went on
         assert not found.requires_grad
         assert (distance(found, x, attack.norm)[3] > 0).item()
 
 
-def test_nobody_leaves_and_nothing_is_judged(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_no_example_leaves_and_nothing_is_judged(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:16], digits[1][:16]
     model = Recorder(net).eval()
     PGD(eps=0.3, steps=5).maximise(model, x, cross_entropy(y))

@@ -148,23 +148,5 @@ def test_without_decay_it_is_bim(norm: str, net: nn.Module, digits: tuple[Tensor
     assert not torch.allclose(MIM(eps=eps, norm=norm, steps=6).maximise(net, x, lambda z: -z[:, 0]), moved[0])
 
 
-def test_the_papers_setting_and_what_is_refused() -> None:
+def test_the_papers_setting() -> None:
     assert (MIM().decay, MIM().steps, MIM().step_size, MIM().eps) == (1.0, 10, None, 0.3)
-    for decay in (-0.1, math.nan, math.inf, "1", True):
-        with pytest.raises(ValueError, match=r"decay must be at least 0 and finite, got .*; the paper's is 1"):
-            MIM(decay=decay)
-    with pytest.raises(ValueError, match="steps must be a whole number"):
-        MIM(steps=0)
-    with pytest.raises(ValueError, match="did you mean 2/255"):
-        MIM(step_size=2)
-
-
-def test_momentum_survives_when_others_leave_the_batch(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    x, y = digits[0][:20].double(), digits[1][:20]
-    net, attack = net.double(), MIM(eps=0.12, steps=8)
-    whole = attack.run(net, x, y)
-    assert len(set(whole.backwards.tolist())) > 2  # they do leave at different steps
-    for i in range(20):
-        alone = attack.run(net, x[i : i + 1], y[i : i + 1])
-        torch.testing.assert_close(alone.x_adv[0], whole.x_adv[i], rtol=0, atol=1e-9)
-        assert alone.backwards[0] == whole.backwards[i]

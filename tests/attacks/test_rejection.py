@@ -27,7 +27,6 @@ from robustlit.attacks import (
     Transfer,
     WorstCase,
 )
-from robustlit.attacks.losses import Criterion
 from robustlit.training import RobustClassifier
 
 
@@ -65,35 +64,7 @@ def accepted(refusing: Refusing, digits: tuple[Tensor, Tensor]) -> tuple[Tensor,
     x, y = digits
     keep = refusing(x).argmax(1) == y
     assert keep.sum() > 100
-    return x[keep][:60], y[keep][:60]
-
-
-def test_a_goal_knows_the_refusal() -> None:
-    label = torch.tensor([0, 0, 0, 0])
-    logits = torch.tensor(
-        [[3.0, 1, 2, 0], [1, 3, 2, 0], [1, 3, 2, 4], [2, 1, 0, 2.5]]  # right, wrong, refused though wrong, refused
-    )
-    criterion = Criterion(label, rejects=True)
-    assert criterion.reached(logits).tolist() == [False, True, False, False]
-    assert criterion.margin(logits).tolist() == [-1, 2, -1, -1.5]
-    assert (criterion.margin(logits) > 0).tolist() == criterion.reached(logits).tolist()
-    assert criterion.others(logits).argmax(1).tolist() == [2, 1, 1, 1]
-    assert (criterion.log_odds(logits) - torch.tensor([[1.0, 2], [3, 2], [3, 2], [1, 0]]).logsumexp(1)).tolist() == (
-        pytest.approx([-3, -1, -4, -2.5])
-    )
-    targeted = criterion.toward(torch.tensor([1, 1, 1, 1]))
-    assert targeted.reached(logits).tolist() == [False, True, False, False]
-    assert targeted.margin(logits).tolist() == [-2, 1, -1, -1.5]
-    assert criterion.classes(logits) == 3
-    chosen = criterion.select(torch.tensor([2]))
-    assert (chosen.rejects, len(chosen.label)) == (True, 1)
-
-
-def test_of_votes_neither_the_label_nor_the_refusal_counts() -> None:
-    votes = torch.tensor([[0.2, 0.6, 0.2], [0.2, 0.3, 0.5], [0.0, 0.4, 0.6]]).log()
-    criterion = Criterion(torch.tensor([0, 0, 0]), share=0.48, rejects=True)
-    assert criterion.reached(votes).tolist() == [True, False, False]
-    assert criterion.prediction(votes, criterion.reached(votes)).tolist() == [1, 2, 2]
+    return x[keep][:30], y[keep][:30]
 
 
 ATTACKS = [
@@ -112,7 +83,7 @@ def test_every_attack_gets_past_the_refusal_or_says_that_it_failed(
     result = attack.run(refusing, x, y, index=torch.arange(len(x)), seed=0)
     prediction = refusing(result.x_adv).argmax(1)
     assert torch.equal(result.success, (prediction != y) & (prediction != 10))
-    if not isinstance(attack, FGSM):  # whose one step does not see the refusal that it runs into
+    if not isinstance(attack, FGSM):  # its one step does not see the refusal that it runs into
         assert result.success.float().mean() > 0.4
 
 
@@ -156,8 +127,8 @@ def test_refusing_a_clean_image_is_an_error_and_an_adversarial_one_a_success(
     assert result.clean_accuracy.n - result.clean_accuracy.correct == int((refused | wrong).sum())
     table = result.to_frame().set_index("index")
     assert (~table.loc[refused.nonzero().flatten().tolist(), "clean"]).all()
-    standing = table[table["clean"] & ~table["success"]]
-    assert (standing["prediction"] == 10).sum() > 20  # refused, hence robust
+    robust = table[table["clean"] & ~table["success"]]
+    assert (robust["prediction"] == 10).sum() > 20  # refused, hence robust
 
 
 def test_the_module_takes_the_additional_logit(refusing: Refusing, digits: tuple[Tensor, Tensor]) -> None:

@@ -18,7 +18,7 @@ from robustlit.training import RobustClassifier
 
 @pytest.fixture
 def module(net: nn.Module) -> RobustClassifier:
-    """The trained SmallCNN as Lightning meets it."""
+    """The trained SmallCNN as a LightningModule."""
     return RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
 
 
@@ -30,20 +30,23 @@ def data() -> MNIST:
 
 @pytest.fixture
 def trainer() -> Callable[..., pl.Trainer]:
-    """Makes a Trainer on the CPU without checkpoints, loggers or bars, unless they are given."""
+    """Make a Trainer on the CPU without checkpoints, loggers or bars, unless they are given."""
 
     def make(*callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
-        quiet = {
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-            "enable_progress_bar": False,
-            "num_sanity_val_steps": 0,
-            "max_epochs": 1,
-        }
-        if any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks):
-            quiet["enable_progress_bar"] = True
+        bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
+        quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_model_summary": False,
+                 "enable_progress_bar": bar, "num_sanity_val_steps": 0, "max_epochs": 1}  # fmt: skip
         return pl.Trainer(**{**quiet, **settings}, callbacks=list(callbacks))
 
     return make
+
+
+@pytest.fixture
+def run_test(module: RobustClassifier, data: MNIST, trainer: Callable[..., pl.Trainer]) -> Callable[..., None]:
+    """Test the module on the data with these callbacks, or on another loader."""
+
+    def test(*callbacks: pl.Callback, loader: Any = None, **settings: Any) -> None:
+        source = {"datamodule": data} if loader is None else {"dataloaders": loader}
+        trainer(*callbacks, **settings).test(module, **source, verbose=False)
+
+    return test

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 
 from robustlit.attacks import FGSM, PGD
@@ -16,52 +15,36 @@ from robustlit.callbacks import AdversarialImages, adversarial_images
 from robustlit.data import MNIST
 from robustlit.training import RobustClassifier
 
-MakeTrainer = Callable[..., pl.Trainer]
+Test = Callable[..., None]
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_the_first_images_are_shown_under_the_attack(
-    module: RobustClassifier,
-    data: MNIST,
-    trainer: MakeTrainer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    module: RobustClassifier, data: MNIST, run_test: Test, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     inference_mode: bool,
-) -> None:
+) -> None:  # fmt: skip
     drawn: list[tuple[Any, ...]] = []
-
-    def spy(*arguments: Any) -> Any:
-        drawn.append(arguments)
-        return draw(*arguments)
-
     draw = adversarial_images.images_figure
-    monkeypatch.setattr(adversarial_images, "images_figure", spy)
+    monkeypatch.setattr(adversarial_images, "images_figure", lambda *given: drawn.append(given) or draw(*given))
     attack = PGD(eps=0.2, steps=5)
-    callback = AdversarialImages(attack, count=6, seed=9, folder=tmp_path / "new")
-    trainer(callback, inference_mode=inference_mode).test(module, datamodule=data, verbose=False)
-    assert len(drawn) == 1  # of the first batch alone
-    clean, adversarial, labels, before, after, title, magnify = drawn[0]
+    run_test(AdversarialImages(attack, count=6, seed=9, folder=tmp_path / "new"), inference_mode=inference_mode)
+    ((clean, adversarial, labels, before, after, title, magnify),) = drawn  # of the first batch alone
     x, y, index = (part[:6] for part in data.tensors("test"))
     expected = attack.run(module.net, x, y, index=index, seed=9)
     np.testing.assert_array_equal(clean, x)
     np.testing.assert_allclose(adversarial, expected.x_adv, atol=1e-6)
-    assert labels == y.tolist()
     with torch.no_grad():
-        assert before == module.net(x).argmax(1).tolist()
-    assert after == expected.prediction.tolist()
+        predicted = module.net(x).argmax(1).tolist()
+    assert (labels, before, after, magnify) == (y.tolist(), predicted, expected.prediction.tolist(), 5)
     assert str(attack) in title
-    assert magnify == 5
     assert (tmp_path / "new" / "adversarial_images.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written_is_a_warning(run_test: Test, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    callback = AdversarialImages(FGSM(eps=0.1), count=100, folder=tmp_path / "file" / "below")
     with pytest.warns(UserWarning, match="could not write the image grid"):
-        trainer(callback).test(module, datamodule=data, verbose=False)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+        run_test(AdversarialImages(FGSM(eps=0.1), count=100, folder=tmp_path / "file" / "below"))
+    with pytest.raises(ValueError, match="count must be a whole number of at least 1, got 0"):
         AdversarialImages(FGSM(eps=0.1), count=0)
 
 

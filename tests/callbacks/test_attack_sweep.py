@@ -1,4 +1,4 @@
-"""AttackSweep through a real Trainer, against evaluate()."""
+"""AttackSweep in a real Trainer, compared with evaluate()."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from robustlit.evaluation import evaluate
 from robustlit.results import Evaluation
 from robustlit.training import RobustClassifier
 
-MakeTrainer = Callable[..., pl.Trainer]
-ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=4)}
+Test = Callable[..., None]
+FAST = {"fgsm": FGSM(eps=0.1)}
+ATTACKS = {**FAST, "pgd": PGD(eps=0.1, steps=4)}
 GRID = {"linf": [0.05, 0.2]}
 
 
 @dataclass(frozen=True)
 class Pressed(Attack):
-    """Ctrl-C when a batch of 10 comes up, the last one here."""
+    """Raises Ctrl-C at a batch of 10, the last one here."""
 
     name: ClassVar[str] = "pressed"
     error: type[BaseException] = KeyboardInterrupt
@@ -44,163 +45,119 @@ class Pressed(Attack):
         raise NotImplementedError
 
 
+def found(sweep: AttackSweep) -> Evaluation:
+    assert sweep.evaluation is not None
+    return sweep.evaluation
+
+
 @pytest.mark.parametrize("inference_mode", [True, False])
-def test_the_table_is_that_of_evaluate(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, inference_mode: bool
+def test_the_table_equals_that_of_evaluate(
+    module: RobustClassifier, data: MNIST, run_test: Test, inference_mode: bool
 ) -> None:
     sweep = AttackSweep(ATTACKS, grid=GRID, seed=3)
-    trainer(sweep, inference_mode=inference_mode).test(module, datamodule=data, verbose=False)
-    assert sweep.evaluation is not None
+    before = {name: value.clone() for name, value in module.net.state_dict().items()}
+    with torch.no_grad():
+        run_test(sweep, inference_mode=inference_mode)
     expected = evaluate(module.net, data, ATTACKS, grid=GRID, seed=3)
-    pd.testing.assert_frame_equal(sweep.evaluation.to_frame(), expected.to_frame())
-    assert sweep.evaluation.meta == expected.meta
-    assert sweep.evaluation.complete
+    pd.testing.assert_frame_equal(found(sweep).to_frame(), expected.to_frame())
+    assert found(sweep).meta == expected.meta
+    assert found(sweep).complete
     assert sweep.write_error is None
-    assert 0 < sweep.evaluation.worst_case(eps=0.1) < sweep.evaluation.clean_accuracy
+    assert 0 < found(sweep).worst_case(eps=0.1) < found(sweep).clean_accuracy
+    assert all(torch.equal(value, before[name]) for name, value in module.net.state_dict().items())
+    assert all(p.grad is None for p in module.net.parameters())
 
 
-def test_a_second_test_forgets_the_first(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)})
-    runner = trainer(sweep)
-    for _ in range(2):
-        runner.test(module, datamodule=data, verbose=False)
-        assert sweep.evaluation is not None
-        assert len(sweep.evaluation.to_frame()) == 90
-
-
-def test_the_table_curves_and_figures_are_written(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
-) -> None:
+def test_the_table_curves_and_figures_are_written(run_test: Test, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "evaluation"
-    logger = CSVLogger(tmp_path / "csv")
     sweep = AttackSweep(ATTACKS, grid=GRID, folder=folder, curve_linf=0.4)
-    trainer(sweep, logger=logger).test(module, datamodule=data, verbose=False)
-    assert sweep.evaluation is not None
-    pd.testing.assert_frame_equal(Evaluation.load(tmp_path / "run").to_frame(), sweep.evaluation.to_frame())
+    run_test(sweep, logger=CSVLogger(tmp_path / "csv"))
+    pd.testing.assert_frame_equal(Evaluation.load(tmp_path / "run").to_frame(), found(sweep).to_frame())
     for distance, end in (("l2", 10.0), ("linf", 0.4)):
         written = pd.read_csv(folder / f"curves_{distance}.csv")
         assert list(written["attack"].unique()) == ["fgsm", "pgd"]
         for attack, rows in written.groupby("attack"):
             assert rows["distance"].iloc[[0, -1]].tolist() == [0, end]
-            expected = sweep.evaluation.curve(attack, distance=distance, at=rows["distance"])
+            expected = found(sweep).curve(attack, distance=distance, at=rows["distance"])
             assert rows["accuracy"].tolist() == pytest.approx(expected["accuracy"].tolist())
         assert (folder / f"curves_{distance}.png").stat().st_size > 1000
         assert "<svg" in (folder / f"curves_{distance}.svg").read_text()
     logged = pd.concat(pd.read_csv(file) for file in (tmp_path / "csv").rglob("metrics.csv"))
     value = logged["robust/pgd@linf=0.1"].dropna().tolist()
-    assert value == pytest.approx([sweep.evaluation.accuracy(attack="pgd", eps=0.1)])
+    assert value == pytest.approx([found(sweep).accuracy(attack="pgd", eps=0.1)])
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_else(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
-) -> None:
+def test_a_write_error_keeps_the_evaluation_and_a_second_test_starts_anew(run_test: Test, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)}, folder=tmp_path / "file" / "evaluation")
+    sweep = AttackSweep(FAST, folder=tmp_path / "file" / "evaluation")
     with pytest.warns(UserWarning, match="could not write the evaluation"):
-        trainer(sweep).test(module, datamodule=data, verbose=False)
+        run_test(sweep)
     assert isinstance(sweep.write_error, OSError)
-    assert sweep.evaluation is not None
-    assert sweep.evaluation.n == 90
+    assert found(sweep).n == 90
+    sweep.folder = None
+    run_test(sweep)
+    assert sweep.write_error is None
+    assert len(found(sweep).to_frame()) == 90
 
 
-def test_an_interrupt_keeps_and_writes_the_finished_part(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
+def test_an_interrupt_or_error_keeps_the_finished_part(
+    module: RobustClassifier, data: MNIST, run_test: Test, tmp_path: Path
 ) -> None:
-    attacks = {"fgsm": FGSM(eps=0.1), "pressed": Pressed()}
-    sweep = AttackSweep(attacks, folder=tmp_path)
+    sweep = AttackSweep({**FAST, "pressed": Pressed()}, folder=tmp_path)
     with pytest.raises(SystemExit):
-        trainer(sweep).test(module, datamodule=data, verbose=False)
-    assert sweep.evaluation is not None
-    assert not sweep.evaluation.complete
-    assert sweep.evaluation.n == 80
+        run_test(sweep)
+    assert not found(sweep).complete
+    assert found(sweep).n == 80
     stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert stored["complete"] is False
-    assert stored["meant"] == 90
+    assert (stored["complete"], stored["meant"]) == (False, 90)
     assert Evaluation.load(tmp_path).caveat == "cut short, of 90"
     assert "short, of 90)" in (tmp_path / "curves_l2.svg").read_text()
-    x, y, index = (part[:80] for part in data.tensors("test"))
-    whole = evaluate(module.net, [(x, y, index)], {"fgsm": FGSM(eps=0.1)})
-    kept = sweep.evaluation.to_frame().query("attack == 'fgsm'").reset_index(drop=True)
+    whole = evaluate(module.net, [tuple(part[:80] for part in data.tensors("test"))], FAST)
+    kept = found(sweep).to_frame().query("attack == 'fgsm'").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept.drop(columns="l2"), whole.to_frame().drop(columns="l2"))
-
-
-def test_an_error_in_a_later_batch_is_raised_and_the_finished_part_kept(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer
-) -> None:
     sweep = AttackSweep({"pressed": Pressed(error=ZeroDivisionError)})
     with pytest.raises(ZeroDivisionError, match="on purpose"):
-        trainer(sweep).test(module, datamodule=data, verbose=False)
-    assert sweep.evaluation is not None
-    assert not sweep.evaluation.complete
+        run_test(sweep)
+    assert not found(sweep).complete
 
 
-def test_several_kinds_of_knowledge_have_their_figures(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
+@pytest.mark.parametrize("knowledge", [("greybox", "adaptive"), ("greybox",)])
+def test_each_kind_of_knowledge_is_drawn_if_there_are_several(
+    knowledge: tuple[str, ...], run_test: Test, tmp_path: Path
 ) -> None:
     folder = tmp_path / "my-run" / "evaluation"
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)}, knowledge=("greybox", "adaptive"), folder=folder)
-    trainer(sweep).test(module, datamodule=data, verbose=False)
-    drawn = {file.stem for file in folder.glob("*.png")}
-    assert drawn == {"curves_l2", "curves_linf", "knowledge_fgsm_l2", "knowledge_fgsm_linf"}
-    assert "my-run" in (folder / "knowledge_fgsm_l2.svg").read_text()
-
-
-def test_what_only_a_greybox_attacker_found_is_written_too(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, tmp_path: Path
-) -> None:
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)}, knowledge=("greybox",), folder=tmp_path)
-    trainer(sweep, logger=CSVLogger(tmp_path / "csv")).test(module, datamodule=data, verbose=False)
-    assert set(pd.read_csv(tmp_path / "curves_l2.csv")["knowledge"]) == {"greybox"}
+    sweep = AttackSweep(FAST, knowledge=knowledge, folder=folder)
+    run_test(sweep, logger=CSVLogger(tmp_path / "csv"))
+    several = {"knowledge_fgsm_l2", "knowledge_fgsm_linf"} if len(knowledge) > 1 else set()
+    assert {file.stem for file in folder.glob("*.png")} == {"curves_l2", "curves_linf", *several}
+    assert set(pd.read_csv(folder / "curves_l2.csv")["knowledge"]) == {*knowledge}
     assert sweep.write_error is None
+    assert all("my-run" in (folder / f"{name}.svg").read_text() for name in several)
 
 
-def test_plain_loaders_are_numbered(
-    module: RobustClassifier, digits: tuple[Tensor, Tensor], trainer: MakeTrainer
+def test_examples_of_plain_loaders_are_numbered(
+    module: RobustClassifier, digits: tuple[Tensor, Tensor], run_test: Test
 ) -> None:
-    x, y = digits[0][:50], digits[1][:50]
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)})
-    loader = DataLoader(TensorDataset(x, y), batch_size=20)
-    trainer(sweep).test(module, dataloaders=loader, verbose=False)
-    assert sweep.evaluation is not None
-    expected = evaluate(module.net, loader, {"fgsm": FGSM(eps=0.1)})
-    pd.testing.assert_frame_equal(sweep.evaluation.to_frame(), expected.to_frame())
+    sweep, loader = AttackSweep(FAST), DataLoader(TensorDataset(*(part[:50] for part in digits)), batch_size=20)
+    run_test(sweep, loader=loader)
+    pd.testing.assert_frame_equal(found(sweep).to_frame(), evaluate(module.net, loader, FAST).to_frame())
 
 
-def test_several_loaders_would_mix_up_their_examples(
-    net: nn.Module, digits: tuple[Tensor, Tensor], trainer: MakeTrainer
-) -> None:
+def test_several_loaders_are_an_error(net: nn.Module, trainer: Callable[..., pl.Trainer]) -> None:
     class Several(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
         def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            self.net(batch[0])
+            raise NotImplementedError
 
-    loader = DataLoader(TensorDataset(digits[0][:50], digits[1][:50]), batch_size=20)
+    loader = DataLoader(TensorDataset(torch.zeros(2, 1, 28, 28), torch.zeros(2)))
     with pytest.raises(ValueError, match="one test loader"):
-        trainer(AttackSweep({"fgsm": FGSM(eps=0.1)})).test(Several(), dataloaders=[loader, loader], verbose=False)
+        trainer(AttackSweep(FAST)).test(Several(), dataloaders=[loader, loader], verbose=False)
 
 
-def test_a_loader_without_a_length_will_do(
-    module: RobustClassifier, digits: tuple[Tensor, Tensor], trainer: MakeTrainer
-) -> None:
+def test_a_loader_without_a_length(digits: tuple[Tensor, Tensor], run_test: Test) -> None:
     class Stream(IterableDataset):
         def __iter__(self) -> Any:
             yield from zip(digits[0][:30], digits[1][:30], strict=True)
 
-    sweep = AttackSweep({"fgsm": FGSM(eps=0.1)})
-    trainer(sweep).test(module, dataloaders=DataLoader(Stream(), batch_size=20), verbose=False)
-    assert sweep.evaluation is not None
-    assert sweep.evaluation.n == 30
-
-
-def test_the_sweep_is_not_disturbed_by_training_mode_or_gradients_off(
-    module: RobustClassifier, data: MNIST, trainer: MakeTrainer
-) -> None:
-    before = {name: value.clone() for name, value in module.net.state_dict().items()}
-    sweep = AttackSweep({"pgd": PGD(eps=0.1, steps=2)})
-    with torch.no_grad():
-        trainer(sweep).test(module, datamodule=data, verbose=False)
-    assert all(torch.equal(value, before[name]) for name, value in module.net.state_dict().items())
-    assert all(p.grad is None for p in module.net.parameters())
+    sweep = AttackSweep(FAST)
+    run_test(sweep, loader=DataLoader(Stream(), batch_size=20))
+    assert found(sweep).n == 30

@@ -1,4 +1,4 @@
-"""Progress: lines without a terminal, a bar on one."""
+"""Progress: lines without a terminal, a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
-from functools import partial
 from io import StringIO
 
 import pytest
 import pytorch_lightning as pl
-import torch
 from rich.console import Console
-from torch import nn
 
 from robustlit.attacks import FGSM, PGD
 from robustlit.callbacks import AttackSweep, Progress
 from robustlit.callbacks import progress as progress_module
 from robustlit.data import MNIST
-from robustlit.objectives import Standard
 from robustlit.training import RobustClassifier
 
 MakeTrainer = Callable[..., pl.Trainer]
@@ -31,11 +27,11 @@ def bar(terminal: bool, **settings: float) -> tuple[Progress, StringIO]:
     return Progress(console=Console(force_terminal=terminal, file=out, width=100, no_color=True), **settings), out
 
 
-def test_lines_for_epochs_and_attacks_without_a_terminal(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+def test_lines_for_epochs_and_attacks_without_a_terminal(
+    module: RobustClassifier, data: MNIST, trainer: MakeTrainer
+) -> None:
     progress, out = bar(False, seconds_between_lines=0)
-    module = RobustClassifier(
-        net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10, validation_attack=FGSM(eps=0.05)
-    )
+    module.validation_attack = FGSM(eps=0.05)
     runner = trainer(progress, AttackSweep(ATTACKS), max_epochs=2)
     runner.fit(module, datamodule=data)
     lines = out.getvalue().splitlines()
@@ -54,7 +50,7 @@ def test_lines_for_epochs_and_attacks_without_a_terminal(net: nn.Module, data: M
 
 
 def test_the_time_left_is_in_proportion_and_lines_are_rare(
-    data: MNIST, trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
@@ -66,26 +62,23 @@ def test_the_time_left_is_in_proportion_and_lines_are_rare(
     assert out.getvalue().splitlines() == ["attacking: pgd  25%  36 s left", "attacking: pgd  75%  8 s left"]
 
 
-def test_a_bar_on_a_terminal(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+def test_a_bar_on_a_terminal(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:
     progress, out = bar(True, refresh_per_second=1000)
-    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
     runner = trainer(progress, AttackSweep(ATTACKS), max_epochs=2)
     runner.fit(module, datamodule=data)
-    text = out.getvalue()
-    assert "\x1b[" in text
-    assert "epoch 1/2" in text
-    assert "/6" in text  # of six steps
-    assert "epoch 2/2  loss" in text
+    for part in ("\x1b[", "epoch 1/2", "/6", "epoch 2/2  loss"):  # of six steps
+        assert part in out.getvalue()
     out.truncate(0)
     runner.test(module, datamodule=data, verbose=False)
     assert "attacking: pgd" in out.getvalue()
-    assert progress._bars is None  # taken away at the end
+    assert progress._bars is None  # closed at the end
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_disabled_it_prints_nothing(net: nn.Module, data: MNIST, trainer: MakeTrainer, terminal: bool) -> None:
+def test_disabled_it_prints_nothing(
+    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, terminal: bool
+) -> None:
     progress, out = bar(terminal, seconds_between_lines=0)
-    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
     runner = trainer(progress, AttackSweep({"fgsm": FGSM(eps=0.1)}))
     progress.disable()
     assert not progress.is_enabled
@@ -98,13 +91,12 @@ def test_disabled_it_prints_nothing(net: nn.Module, data: MNIST, trainer: MakeTr
     assert "but this, [brackets]" in out.getvalue()
 
 
-def test_the_bar_is_gone_when_an_error_leaves(net: nn.Module, data: MNIST, trainer: MakeTrainer) -> None:
+def test_the_bar_is_gone_when_an_error_leaves(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:
     class Failing(pl.Callback):
         def on_train_batch_end(self, *arguments: object) -> None:
             raise ZeroDivisionError
 
     progress, _ = bar(True)
-    module = RobustClassifier(net, Standard(), partial(torch.optim.Adam, lr=1e-3), num_classes=10)
     with pytest.raises(ZeroDivisionError):
         trainer(progress, Failing()).fit(module, datamodule=data)
     assert progress._bars is None
@@ -113,9 +105,9 @@ def test_the_bar_is_gone_when_an_error_leaves(net: nn.Module, data: MNIST, train
 def test_a_running_bar_is_left_out_of_copies(trainer: MakeTrainer) -> None:
     progress, _ = bar(True)
     progress.on_test_start(trainer(), None)  # type: ignore[arg-type]
-    for twin in (copy.deepcopy(progress), pickle.loads(pickle.dumps(progress))):
-        assert twin._bars is twin._task is None
-        twin.sweep_progress("pgd", 0.5)
-        twin.print("it prints")
+    for copied in (copy.deepcopy(progress), pickle.loads(pickle.dumps(progress))):
+        assert copied._bars is None
+        copied.sweep_progress("pgd", 0.5)
+        copied.print("it prints")
     assert progress._bars is not None
     progress.disable()

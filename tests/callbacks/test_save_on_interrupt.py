@@ -58,9 +58,8 @@ def fit(trainer: MakeTrainer, *callbacks: pl.Callback, ckpt_path: Path | None = 
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, torch.Tensor]:
-    settings = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    weights, _ = fit(lambda *c, **more: pl.Trainer(**settings, **more, num_sanity_val_steps=0, callbacks=list(c)))
-    return weights
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return fit(lambda **more: pl.Trainer(**quiet, **more, num_sanity_val_steps=0))[0]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +79,8 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_training_ends_as_if_uninterru
     handler = signal.getsignal(signal.SIGINT)
     weights, runner = fit(trainer, CtrlC(hook, time), SaveOnInterrupt(path))
     assert weights is None  # it left by SystemExit or KeyboardInterrupt
-    assert runner.global_step == stops_at
     assert signal.getsignal(signal.SIGINT) == handler
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["global_step"] == stops_at
+    assert runner.global_step == torch.load(path, weights_only=True)["global_step"] == stops_at
     resumed, runner = fit(trainer, ckpt_path=path)
     assert runner.global_step == 6
     assert all(torch.equal(value, uninterrupted[name]) for name, value in resumed.items())
@@ -102,36 +99,27 @@ def test_a_second_ctrl_c_stops_at_once(trainer: MakeTrainer, tmp_path: Path) -> 
 def test_a_training_without_ctrl_c_gives_the_signal_back_and_saves_nothing(
     trainer: MakeTrainer, tmp_path: Path, uninterrupted: Any
 ) -> None:
-    handler = signal.getsignal(signal.SIGINT)
+    own = lambda number, frame: None  # noqa: E731
+    signal.signal(signal.SIGINT, own)  # a handler of the user's
     callback = SaveOnInterrupt(tmp_path / "last.ckpt")
     for _ in range(2):
         weights, _ = fit(trainer, callback)
         assert all(torch.equal(value, uninterrupted[name]) for name, value in weights.items())
-        assert signal.getsignal(signal.SIGINT) == handler
+        assert signal.getsignal(signal.SIGINT) is own
     assert not callback.path.exists()
-
-
-def test_a_handler_of_the_users_own_comes_back(trainer: MakeTrainer, tmp_path: Path) -> None:
-    own = lambda number, frame: None  # noqa: E731
-    signal.signal(signal.SIGINT, own)
-    fit(trainer, CtrlC("on_train_batch_start", 1), SaveOnInterrupt(tmp_path / "last.ckpt"))
+    fit(trainer, CtrlC("on_train_batch_start", 1), callback)
     assert signal.getsignal(signal.SIGINT) is own
 
 
-def test_it_listens_during_training_alone_and_in_one_process_alone(tmp_path: Path) -> None:
+def test_it_listens_in_one_process_alone_and_leaves_a_handler_that_was_set_since(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGINT)
     callback = SaveOnInterrupt(tmp_path / "last.ckpt")
     alone: Any = SimpleNamespace(world_size=1)
-    callback.on_train_start(alone, alone)
-    assert signal.getsignal(signal.SIGINT) != handler
-    callback.teardown(alone, alone, "fit")
-    assert signal.getsignal(signal.SIGINT) == handler
-    # One that was set in between by somebody else is left.
-    callback.on_train_start(alone, alone)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    callback.teardown(alone, alone, "fit")
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    signal.signal(signal.SIGINT, handler)
     several: Any = SimpleNamespace(world_size=2)
     callback.on_train_start(several, several)
     assert signal.getsignal(signal.SIGINT) == handler
+    callback.on_train_start(alone, alone)
+    assert signal.getsignal(signal.SIGINT) != handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    callback.teardown(alone, alone, "fit")
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN

@@ -1,21 +1,34 @@
 """`robustlit figures`, on evaluations made by hand."""
 
-from __future__ import annotations
-
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
+from robustlit.figures import from_folders
 from robustlit.results import Check, Evaluation, Verdict
 
 Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+LINF = ("--distance", "linf")
+
+
+@pytest.fixture(autouse=True)
+def svg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write figures as SVG alone, which takes half the time; `save_figure` has its own test."""
+
+    def save(figure: Any, path: Path) -> list[Path]:
+        figure.savefig(f"{path}.svg")
+        return [Path(f"{path}.svg")]
+
+    monkeypatch.setattr(from_folders, "save_figure", save)
 
 
 def make_run(
@@ -24,19 +37,14 @@ def make_run(
     """A run folder that was trained and evaluated, without a checkpoint."""
     draws = np.random.default_rng(len(folder.name))
     parts = []
-    for known in knowledge:
-        for attack in attacks:
-            reach = draws.uniform(0.01, 0.5, n)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "index": np.arange(n), "label": np.arange(n) % 10, "clean": True, "attack": attack,
-                        "knowledge": known, "norm": "linf", "eps": 0.3, "success": reach < 0.3, "prediction": 0,
-                        "l0": 9.0, "l1": 20 * reach, "l2": 10 * reach, "linf": np.minimum(reach, 0.3),
-                        "forwards": 1, "backwards": 1,
-                    }
-                )
-            )  # fmt: skip
+    for known, attack in itertools.product(knowledge, attacks):
+        reach = draws.uniform(0.01, 0.5, n)
+        columns = {
+            "index": np.arange(n), "label": np.arange(n) % 10, "clean": True, "attack": attack, "knowledge": known,
+            "norm": "linf", "eps": 0.3, "success": reach < 0.3, "prediction": 0, "l0": 9.0, "l1": 20 * reach,
+            "l2": 10 * reach, "linf": np.minimum(reach, 0.3), "forwards": 1, "backwards": 1,
+        }  # fmt: skip
+        parts.append(pd.DataFrame(columns))
     Evaluation(pd.concat(parts), {"complete": True}).save(folder / "evaluation")
     worst = {"norm": "linf", "eps": 0.3, "accuracy": 0.5, "rests_on": list(attacks)}
     results = {"n": n, "clean": {"accuracy": 1.0}, "worst_case": worst, "seconds": {"train": 9.0}, "device": "a CPU"}
@@ -44,179 +52,154 @@ def make_run(
     return folder
 
 
-def written(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir() if file.suffix in (".png", ".svg")}
-
-
-def both(*stems: str) -> set[str]:
-    return {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
-
-
-def test_a_runs_figures_are_drawn_into_its_evaluation_without_a_checkpoint(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = make_run(tmp_path / "net")
-    monkeypatch.setattr(torch, "load", None)  # no checkpoint is read
-    assert run("figures", str(folder)) == 0
-    assert written(folder / "evaluation") == both("curves_l2", "curves_linf")
-    assert str(folder / "evaluation" / "curves_l2.png") in capsys.readouterr().out.splitlines()
-    assert run("figures", str(folder / "evaluation"), "--style", "report", "--out", "drawn") == 0
-    assert written(tmp_path / "drawn") == both("curves_l2_report", "curves_linf_report")
-
-
 def judge(folder: Path, status: str = "FAIL", *, tied: bool = True) -> None:
+    """Write a verdict into a run folder, tied to its table or, as in older versions, to none."""
     checks = [Check(13, "gradient-free does not win", status, "Square alone breaks 9 of 90: try", 0.1, 0.002)]
     found = Verdict(checks, "full", 90, "linf", 0.3, 0, 5, 0.1)
     (found.of(Evaluation.load(folder)) if tied else found).save(folder / "evaluation")
 
 
-def test_the_verdict_is_drawn_and_stands_in_the_figures(run: Run, tmp_path: Path) -> None:
+def written(folder: Path) -> set[str]:
+    return {file.stem for file in folder.glob("*.svg")}
+
+
+def test_the_figures_of_a_run_are_drawn_into_its_evaluation(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    folder = make_run(tmp_path / "net")
+    assert run("figures", str(folder)) == 0
+    assert written(folder / "evaluation") == {"curves_l2", "curves_linf"}
+    assert str(folder / "evaluation" / "curves_l2.svg") in capsys.readouterr().out.splitlines()
+    assert run("figures", str(folder / "evaluation"), "--style", "report", "--out", "drawn") == 0
+    assert written(tmp_path / "drawn") == {"curves_l2_report", "curves_linf_report"}
+
+
+def test_the_verdict_is_drawn_and_named_in_the_figures(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "net")
     judge(folder)
-    assert run("figures", str(folder), "--style", "report") == 0
-    assert written(folder / "evaluation") == both("verdict", "curves_l2_report", "curves_linf_report")
-    assert run("figures", str(folder), "--out", "drawn") == 0
-    assert written(tmp_path / "drawn") == both("verdict", "curves_l2", "curves_linf")
-    for stem in ("curves_l2", "curves_linf"):
-        assert (
-            "verdict FAIL (full, L∞ 0.3): 1 of 1 checks (Square wins)"
-            in (tmp_path / "drawn" / f"{stem}.svg").read_text()
-        )
+    assert run("figures", str(folder), *LINF, "--style", "report") == 0
+    assert written(folder / "evaluation") == {"verdict", "curves_linf_report"}
+    assert run("figures", str(folder), *LINF, "--out", "drawn") == 0
+    headline = "verdict FAIL (full, L∞ 0.3): 1 of 1 checks (Square wins)"
+    assert headline in (tmp_path / "drawn" / "curves_linf.svg").read_text()
     assert "net: verdict FAIL" in (tmp_path / "drawn" / "verdict.svg").read_text()
-    make_run(tmp_path / "other")
-    assert run("figures", "net", "other", "--distance", "linf", "--attack", "pgd", "--out", "both") == 0
-    assert "net (verdict FAIL)" in (tmp_path / "both" / "models_pgd_linf.svg").read_text()
 
 
-def test_a_verdict_on_another_table_is_not_shown_and_it_is_said(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, other = make_run(tmp_path / "net"), make_run(tmp_path / "other")
-    (folder / "checkpoints").mkdir()
-    judge(make_run(tmp_path / "first one"))
+def test_a_verdict_on_another_table_is_not_shown(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    folder, other, first = (make_run(tmp_path / name) for name in ("net", "other", "first one"))
+    judge(first)
     judge(other)
-    assert run("figures", str(folder), "--distance", "linf", "--out", "none") == 0
-    assert capsys.readouterr().err == ""
-    # As where a folder was copied over another one.
-    (tmp_path / "first one" / "evaluation" / "verdict.json").rename(folder / "evaluation" / "verdict.json")
-    assert run("figures", str(folder), "--distance", "linf", "--out", "alone") == 0
+    (folder / "checkpoints").mkdir()
+    (first / "evaluation" / "verdict.json").rename(folder / "evaluation" / "verdict.json")  # as by copying a folder
+    assert run("figures", str(folder), *LINF, "--out", "alone") == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "net: verdict.json judged another table than the one here (of as many examples, with other results); it is not "
-        f"shown. Judge it again: robustlit evaluate {folder} --verdict (its figures may differ from those here: there "
-        "is no config.yaml that would say how it was attacked)"
+        f"shown. Judge it again: robustlit evaluate {folder} --verdict"
     )
-    assert written(tmp_path / "alone") == both("curves_linf")
+    assert written(tmp_path / "alone") == {"curves_linf"}
     assert "verdict" not in (tmp_path / "alone" / "curves_linf.svg").read_text()
-    assert run("figures", "net", "other", "--distance", "linf", "--attack", "pgd", "--out", "both") == 0
+    assert run("figures", "net", "other", *LINF, "--attack", "pgd", "--out", "both") == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
     svg = (tmp_path / "both" / "models_pgd_linf.svg").read_text()
     assert "other (verdict FAIL)" in svg
     assert "net (verdict FAIL)" not in svg
 
 
-def test_a_verdict_that_does_not_say_what_it_judged_is_shown_and_that_is_said(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_verdict_that_names_no_table_is_shown_with_a_note(run: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = make_run(tmp_path / "net")
     judge(folder, tied=False)
-    assert run("figures", str(folder), "--distance", "linf") == 0
+    assert run("figures", str(folder), *LINF) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "net: verdict.json does not say which table it judged, as it is of an older version; nothing ties it to these "
         "figures. Judge it again: robustlit evaluate CHECKPOINT --verdict"
     )
-    assert written(folder / "evaluation") == both("verdict", "curves_linf")
     assert "verdict FAIL" in (folder / "evaluation" / "curves_linf.svg").read_text()
 
 
-def test_the_images_in_common_keep_the_verdicts_on_all(run: Run, tmp_path: Path) -> None:
+def test_the_images_in_common_keep_the_verdict_on_all(run: Run, tmp_path: Path) -> None:
     make_run(tmp_path / "few", n=12)
     judge(make_run(tmp_path / "net"))
-    arguments = ("--intersect", "--distance", "linf", "--attack", "pgd", "--out", "cut")
-    assert run("figures", "net", "few", *arguments) == 0
+    assert run("figures", "net", "few", "--intersect", *LINF, "--attack", "pgd", "--out", "cut") == 0
     svg = (tmp_path / "cut" / "models_pgd_linf.svg").read_text()
     assert "net (verdict FAIL)" in svg
     assert "The verdict on net is on all 30 examples." in svg.replace("\n", " ")
 
 
-def test_a_damaged_verdict_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("verdict.json", '{"status": "PASS"}', "verdict.json is no verdict of this version: it lacks 'checks'; judge"),
+        ("evaluation.json", '{"table": 9}', "version 9, and this robustlit reads up to 1: update robustlit"),
+    ],
+)
+def test_a_damaged_or_newer_file_is_one_line(
+    run: Run, tmp_path: Path, capsys: Capture, file: str, text: str, message: str
+) -> None:
     folder = make_run(tmp_path / "net")
-    (folder / "evaluation" / "verdict.json").write_text('{"status": "PASS"}')
+    (folder / "evaluation" / file).write_text(text)
     assert run("figures", str(folder)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "verdict.json is no verdict of this version: it lacks 'checks'; judge the checkpoint again" in line
+    assert message in line
     assert written(folder / "evaluation") == set()
 
 
-def test_a_table_alone_is_drawn_with_a_warning_and_a_newer_one_refused(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_alone_is_drawn_with_a_warning(run: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = make_run(tmp_path / "net")
-    (folder / "evaluation" / "evaluation.json").write_text('{"table": 9}')
-    assert run("figures", str(folder)) == 1
-    assert "version 9, and this robustlit reads up to 1: update robustlit" in capsys.readouterr().err
     (folder / "evaluation" / "evaluation.json").unlink()
-    assert run("figures", str(folder), "--distance", "l2") == 0
+    assert run("figures", str(folder), *LINF) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: there is no evaluation.json")
-    assert "not known whether complete" in (folder / "evaluation" / "curves_l2.svg").read_text()
+    assert "not known whether complete" in (folder / "evaluation" / "curves_linf.svg").read_text()
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_without_torch(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "net", knowledge=("adaptive", "greybox"))
     judge(folder)
     code = (
-        "import sys; from robustlit.cli.figures import figures; "
-        f"code = figures([{str(folder)!r}, '--distance', 'linf']); "
-        "print(code, [m for m in ('torch', 'pytorch_lightning', 'sklearn') if m in sys.modules])"
+        "import sys; from pathlib import Path; from robustlit.figures import Wanted, draw_folders; "
+        f"print(len([*draw_folders([Path({str(folder)!r})], Wanted(['linf']), note=print, judge=str)]), "
+        "[m for m in ('torch', 'pytorch_lightning', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
-    assert written(folder / "evaluation") == both("verdict", "curves_linf", "knowledge_pgd_linf", "knowledge_fgsm_linf")
+    assert done.stdout.splitlines()[-1] == "8 []", done.stderr
+    assert written(folder / "evaluation") == {"verdict", "curves_linf", "knowledge_pgd_linf", "knowledge_fgsm_linf"}
 
 
-def test_a_defense_has_a_figure_for_each_attack_beside_the_undefended(run: Run, tmp_path: Path) -> None:
+def test_a_defense_has_a_figure_for_each_attack_with_the_undefended_net(run: Run, tmp_path: Path) -> None:
     folder = make_run(tmp_path / "defense", knowledge=("adaptive", "greybox"), attacks=("pgd", "my/fgsm"))
     make_run(tmp_path / "bare")
-    assert run("figures", str(folder), "--distance", "linf", "--out", "alone") == 0
-    assert written(tmp_path / "alone") == both("curves_linf", "knowledge_pgd_linf", "knowledge_my_fgsm_linf")
-    assert run("figures", str(folder), "--undefended", "bare", "--distance", "linf", "--out", "beside") == 0
-    assert written(tmp_path / "beside") == both("curves_linf", "knowledge_pgd_linf")  # the attack that both met
+    assert run("figures", str(folder), *LINF, "--out", "alone") == 0
+    assert written(tmp_path / "alone") == {"curves_linf", "knowledge_pgd_linf", "knowledge_my_fgsm_linf"}
+    assert run("figures", str(folder), "--undefended", "bare", *LINF, "--out", "beside") == 0
+    assert written(tmp_path / "beside") == {"curves_linf", "knowledge_pgd_linf"}  # the attack that both met
     assert "undefended" in (tmp_path / "beside" / "knowledge_pgd_linf.svg").read_text()
     assert run("figures", "bare", "--attack", "fgsm", "--distance", "l2", "--out", "one") == 0
-    assert written(tmp_path / "one") == both("knowledge_fgsm_l2")
+    assert written(tmp_path / "one") == {"knowledge_fgsm_l2"}
 
 
-def test_several_runs_have_the_undefended_net_beside_them(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("runs", [("a", "bb"), ("a", "bare/evaluation", "bb")])  # runs/* holds the undefended net too
+def test_several_runs_are_drawn_with_the_undefended_net(
+    run: Run, tmp_path: Path, capsys: Capture, runs: tuple[str, ...]
 ) -> None:
     for name in ("a", "bb"):
-        make_run(tmp_path / name, attacks=("pgd", "fgsm", "mim"))
-    make_run(tmp_path / "bare")
-    drawn = both("models_worst_case_linf", "models_pgd_linf", "models_fgsm_linf", "models_mim_linf", "training_time")
-    arguments = ("--undefended", "bare", "--distance", "linf", "--out")
-    assert run("figures", "a", "bb", *arguments, "figures") == 0
+        make_run(tmp_path / name, attacks=("pgd", "mim"))
+    make_run(tmp_path / "bare", attacks=("pgd",))
+    assert run("figures", *runs, "--undefended", "bare", *LINF) == 0
     assert capsys.readouterr().err == "the undefended net is not in the figures of mim, which it did not meet\n"
-    # runs/* has it among the runs: it is drawn once all the same.
-    assert run("figures", "a", "bare/evaluation", "bb", *arguments, "again") == 0
-    for folder in (tmp_path / "figures", tmp_path / "again"):
-        assert written(folder) == drawn
-        texts = {file.stem: file.read_text() for file in folder.glob("*.svg")}
-        with_it = {stem for stem, text in texts.items() if "<!-- undefended " in text}
-        assert with_it == {"models_worst_case_linf", "models_pgd_linf", "models_fgsm_linf", "training_time"}
-        assert not any("<!-- bare " in text for text in texts.values())
-        assert "2 models and the undefended net under pgd" in texts["models_pgd_linf"]
-        assert "2 models under mim" in texts["models_mim_linf"]
-    report = ("--style", "report", "--attack", "pgd", "--undefended", "bare", "--distance", "linf", "--out", "report")
-    assert run("figures", "a", "bb", *report) == 0
-    assert "<!-- undefended -->" in (tmp_path / "report" / "models_pgd_linf_report.svg").read_text()
+    texts = {file.stem: file.read_text() for file in (tmp_path / "figures").glob("*.svg")}
+    beside = {"models_worst_case_linf", "models_pgd_linf", "training_time"}
+    assert set(texts) == {*beside, "models_mim_linf"}
+    assert {stem for stem, text in texts.items() if "<!-- undefended " in text} == beside
+    assert not any("<!-- bare " in text for text in texts.values())
+    assert "2 models and the undefended net under pgd" in texts["models_pgd_linf"]
+    assert "2 models under mim" in texts["models_mim_linf"]
 
 
 def test_the_undefended_net_is_not_taken_for_a_run_of_that_name(run: Run, tmp_path: Path) -> None:
     for name in ("a", "undefended", "bare"):
-        make_run(tmp_path / name)
-    assert run("figures", "a", "undefended", "--undefended", "bare", "--distance", "linf") == 0
+        make_run(tmp_path / name, attacks=("pgd",))
+    assert run("figures", "a", "undefended", "--undefended", "bare", *LINF) == 0
     for stem in ("models_pgd_linf", "training_time"):
         svg = (tmp_path / "figures" / f"{stem}.svg").read_text()
         assert "<!-- undefended " in svg
@@ -227,17 +210,25 @@ def test_several_runs_share_figures(run: Run, tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "bb", attacks=("fgsm",))
     (tmp_path / "multirun.yaml").touch()
-    assert run("figures", "a", "bb", "multirun.yaml", "--distance", "linf") == 0
-    assert written(tmp_path / "figures") == both("models_worst_case_linf", "models_fgsm_linf", "training_time")
+    assert run("figures", "a", "bb", "multirun.yaml", *LINF) == 0
+    assert written(tmp_path / "figures") == {"models_worst_case_linf", "models_fgsm_linf", "training_time"}
     assert run("figures", "a", "bb", "--style", "report", "--attack", "fgsm", "--distance", "l2", "--out", "r") == 0
-    assert written(tmp_path / "r") == both("models_fgsm_l2_report")
+    assert written(tmp_path / "r") == {"models_fgsm_l2_report"}
 
 
-def test_runs_of_other_test_images_are_refused_or_cut(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_run(tmp_path / "a")
-    make_run(tmp_path / "bb", n=12)
+def test_runs_before_and_after_the_renaming_of_worst_case_share_figures(run: Run, tmp_path: Path) -> None:
+    make_run(tmp_path / "old", attacks=("ensemble",))
+    make_run(tmp_path / "new", attacks=("worst_case",))
+    assert run("figures", "old", "new", *LINF) == 0
+    assert written(tmp_path / "figures") == {"models_worst_case_linf", "models_attack_worst_case_linf", "training_time"}
+    assert "ensemble" not in (tmp_path / "figures" / "training_time.svg").read_text()
+    assert run("figures", "old", "new", *LINF, "--attack", "ensemble", "--out", "one") == 0
+    assert written(tmp_path / "one") == {"models_attack_worst_case_linf"}
+
+
+def test_runs_of_other_test_images_are_refused_or_cut(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    make_run(tmp_path / "a", attacks=("pgd",))
+    make_run(tmp_path / "bb", n=12, attacks=("pgd",))
     assert run("figures", "a", "bb") == 1
     assert "12 of them in common" in capsys.readouterr().err
     assert not (tmp_path / "figures").exists()
@@ -246,17 +237,17 @@ def test_runs_of_other_test_images_are_refused_or_cut(
     assert "n = 12" in (tmp_path / "figures" / "models_pgd_l2.svg").read_text()
 
 
-def test_two_runs_of_one_name_are_told_apart_and_a_run_without_results_is_left_out(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_runs_of_one_name_go_by_their_paths_and_one_without_results_is_left_out(
+    run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     for place in ("x", "y"):
-        make_run(tmp_path / place / "net")
+        make_run(tmp_path / place / "net", attacks=("pgd",))
     (tmp_path / "y" / "net" / "results.json").unlink()
     assert run("figures", "x/net", "y/net", "--distance", "l2") == 0
     svg = (tmp_path / "figures" / "models_pgd_l2.svg").read_text()
     assert "x/net" in svg
     assert "y/net" in svg
-    assert "training_time.png" not in written(tmp_path / "figures")
+    assert "training_time" not in written(tmp_path / "figures")
     assert "not in the figure of training times: y/net: there is no results.json" in capsys.readouterr().err
 
 
@@ -271,16 +262,9 @@ def test_two_runs_of_one_name_are_told_apart_and_a_run_without_results_is_left_o
         (["a", "--distance", "l3"], "no distance 'l3'; there are l0, l1, l2, linf"),
     ],
 )
-def test_bad_input_is_one_line(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_bad_input_is_one_line(run: Run, tmp_path: Path, capsys: Capture, arguments: list[str], message: str) -> None:
     make_run(tmp_path / "a")
     assert run("figures", *arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
-
-
-def test_without_a_run_the_usage_is_shown(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("figures") == 2
-    assert "RUN" in capsys.readouterr().err

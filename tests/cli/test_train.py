@@ -1,4 +1,4 @@
-"""The command line, from the recipe to results.json, in small."""
+"""`robustlit train` and `robustlit evaluate` from the recipe to results.json, in small."""
 
 import json
 import os
@@ -20,28 +20,27 @@ from robustlit import Evaluation
 from robustlit.experiment.recipes import recipe_files
 from robustlit.training import load_classifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+TRAIN = str(ROOT / "train.py")
 EXCERPT = [
-    "data.train_size=1500",
-    "data.batch_size=50",
-    "data.val_size=100",
-    "data.test_size=60",
-    "data.eval_batch_size=30",
+    "data.train_size=1500", "data.batch_size=50", "data.val_size=100", "data.test_size=60", "data.eval_batch_size=30",
     "validation_attack.steps=2",
-]
+]  # fmt: skip
 SMALL = [*EXCERPT, "sweep.attacks.pgd.steps=3", "sweep.attacks.bim.steps=2"]
 SHORT = ["model=small_cnn", "trainer.max_epochs=1"]
 TINY = [*SMALL, *SHORT]
 PLAIN = [*EXCERPT, *SHORT, "sweep=none", "logger=none"]  # trained, not attacked
 
 Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 
 
-def process(*arguments: str, folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own, one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+def start(*command: str, folder: Path) -> subprocess.Popen[str]:
+    """Start Python in a process of its own, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, **pipes)
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -52,9 +51,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 # What a run leaves
 
 
-def test_a_run_leaves_everything_that_the_readme_promises(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_leaves_everything_that_the_readme_promises(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", "recipe=pgd_adv_train", *TINY, "logger=csv", "trainer.max_epochs=4") == 0
     folder = tmp_path / "runs" / "pgd_adv_train"
     there = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
@@ -82,11 +79,12 @@ def test_a_run_leaves_everything_that_the_readme_promises(
     shown = capsys.readouterr().out
     for word in ("clean", "fgsm", "bim", "pgd", "worst case", f"{100 * results['clean']['accuracy']:.2f} %"):
         assert word in shown
-    assert str(tmp_path) in (folder / "config.yaml").read_text()  # says where it ran
+    assert str(tmp_path) in (folder / "config.yaml").read_text()  # names the folder
     metrics = pd.read_csv(folder / "csv" / "metrics.csv")
     assert {"val/robust_accuracy", "robust/worst_case@linf=0.3"} <= set(metrics.columns)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_attacked_is_the_best_by_robust_validation(run: Run, tmp_path: Path) -> None:
     assert run("train", "recipe=pgd_adv_train", *TINY, "logger=csv", "trainer.max_epochs=3", "optimizer.lr=0.02") == 0
     folder = tmp_path / "runs" / "pgd_adv_train"
@@ -112,13 +110,14 @@ SHORTER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", recipe_files())
 def test_every_recipe_runs(recipe: str, run: Run, tmp_path: Path) -> None:
     short = ["trainer.max_epochs=1", *SHORTER.get(recipe, [])]
     assert run("train", f"recipe={recipe}", "sweep=linf", *SMALL, *short, "logger=none") == 0
     folder = tmp_path / "runs" / recipe
     assert results_of(folder)["n"] == (20 if recipe == "jumprelu_random" else 60)
-    # What is saved comes back, and says the same.
+    # What was saved loads.
     net, _ = load_classifier(folder)
     evaluation = Evaluation.load(folder)
     assert evaluation.attacks == ["fgsm", "bim", "pgd"]
@@ -126,6 +125,7 @@ def test_every_recipe_runs(recipe: str, run: Run, tmp_path: Path) -> None:
         assert net(torch.rand(2, 1, 28, 28)).shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_a_new_folder_and_overrides_reach_it(run: Run, tmp_path: Path) -> None:
     for _ in range(2):
         assert run("train", "recipe=standard", *PLAIN) == 0
@@ -137,6 +137,7 @@ def test_a_second_run_takes_a_new_folder_and_overrides_reach_it(run: Run, tmp_pa
     assert Evaluation.load(tmp_path / "runs" / "x").budgets("pgd") == pytest.approx([8 / 255, 16 / 255])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(run: Run, tmp_path: Path) -> None:
     def weights(name: str, *more: str) -> torch.Tensor:
         assert run("train", "recipe=fgsm_rs", *PLAIN, f"name={name}", *more) == 0
@@ -148,13 +149,7 @@ def test_the_same_seed_gives_the_same_weights(run: Run, tmp_path: Path) -> None:
     assert not torch.equal(weights("c", "seed=1"), first)
 
 
-def test_multirun_runs_one_after_the_other(run: Run, tmp_path: Path) -> None:
-    assert run("train", "-m", "recipe=standard", *TINY, "logger=none", "eps=0.1,0.2") == 0
-    budgets = [results_of(tmp_path / "runs" / name)["attacks"]["pgd"]["eps"] for name in ("standard", "standard-2")]
-    assert budgets == [0.1, 0.2]
-
-
-def test_a_recipe_folder_of_ones_own(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_folder_of_the_user(run: Run, tmp_path: Path, capsys: Capture) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     text = (ROOT / "recipes" / "standard.yaml").read_text()
@@ -168,12 +163,29 @@ def test_a_recipe_folder_of_ones_own(run: Run, tmp_path: Path, capsys: pytest.Ca
     assert "'optimiser', which nothing reads; did you mean optimizer?" in capsys.readouterr().err
 
 
+def test_each_job_gets_its_config_and_the_command_that_repeats_it(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
+    jobs: list[tuple[float, str | None, list[str]]] = []
+
+    def train(config: Any, *, command: str | None = None) -> int:
+        os.environ["LOCAL_RANK"] = "3"  # as Lightning does, for the processes of this job alone
+        jobs.append((config.eps, command, sys.argv))
+        return len(jobs)
+
+    monkeypatch.setattr("robustlit.experiment.train.train", train)
+    assert run("train", "recipe=standard", "eps=8/255", "-cd", str(tmp_path), "name=a b") == 1
+    typed = ["recipe=standard", "eps=8/255", "name=a b"]
+    assert jobs == [("8/255", shlex.join(["robustlit", "train", "-cd", str(tmp_path), *typed]),
+                     ["robustlit", "train", "-cd", str(tmp_path), *typed])]  # fmt: skip
+    assert run("train", "-m", "recipe=standard", "eps=0.1,0.2") == 3
+    assert [eps for eps, *_ in jobs[1:]] == [0.1, 0.2]
+    assert [command for _, command, _ in jobs[1:]] == [f"robustlit train recipe=standard eps={e}" for e in (0.1, 0.2)]
+    assert "LOCAL_RANK" not in os.environ
+
+
 # evaluate
 
 
-def test_evaluate_applies_overrides_by_the_stored_recipe(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_applies_overrides_by_the_stored_recipe(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", "recipe=standard", *PLAIN) == 0
     assert run("evaluate", "runs/standard", "eps=0.2", "sweep=linf", "sweep.attacks.pgd.steps=4", "name=again") == 0
     folder = tmp_path / "runs" / "again-eval"
@@ -192,65 +204,31 @@ def test_evaluate_applies_overrides_by_the_stored_recipe(
     assert run("evaluate") == 2
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_give_the_same_table(tmp_path: Path) -> None:
     two = ["trainer.devices=2", "trainer.accelerator=cpu", "logger=none"]
-    trained = process("recipe=pgd_adv_train", *TINY, *two, "name=both", "eps=0.1", folder=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    assert "terminate called" not in trained.stderr
-    assert trained.stdout.count("worst case") == 1
-    command = [sys.executable, "-c", "from robustlit.cli.main import main; main()", "evaluate", "runs/both"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = subprocess.run([*command, "trainer.devices=1", "name=one", "logger=none"], cwd=tmp_path, env=environment)
-    assert one.returncode == 0
+    training = start(TRAIN, "recipe=pgd_adv_train", *TINY, *two, "name=both", "eps=0.1", folder=tmp_path)
+    out, error = training.communicate(timeout=900)
+    assert training.returncode == 0, error
+    assert "terminate called" not in error
+    assert out.count("worst case") == 1
+    command = ["-m", "robustlit", "evaluate", "runs/both", "trainer.devices=1", "name=one", "logger=none"]
+    one = start(*command, folder=tmp_path)
+    error = one.communicate(timeout=900)[1]
+    assert one.returncode == 0, error
     tables = [Evaluation.load(tmp_path / "runs" / name).to_frame() for name in ("both", "one-eval")]
     assert tables[0]["index"].nunique() == 60
-    assert 0.1 < tables[0]["success"].mean() < 0.9  # a net that is neither hopeless nor unbroken
+    assert 0.1 < tables[0]["success"].mean() < 0.9  # some examples are broken, some robust
     pd.testing.assert_frame_equal(*tables, check_exact=True)
-
-
-# W&B
-
-
-def records(folder: Path) -> dict[str, list[Any]]:
-    """What a run's W&B log holds, by kind of record."""
-    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found: dict[str, list[Any]] = {}
-    for record in map(json.loads, printed.splitlines()):
-        found.setdefault(record["type"], []).append(record[record["type"]])
-    return found
-
-
-def test_wandb_holds_the_run_and_its_evaluation(run: Run, tmp_path: Path) -> None:
-    assert run("train", "recipe=pgd_adv_train", *TINY, "eps=0.1", "trainer.max_epochs=2") == 0
-    assert run("evaluate", "runs/pgd_adv_train") == 0
-    trained, evaluated = (records(tmp_path / "runs" / name) for name in ("pgd_adv_train", "pgd_adv_train-eval"))
-    both = [json.dumps(r) for r in (trained, evaluated)]
-    results = results_of(tmp_path / "runs" / "pgd_adv_train")
-    for text in both:
-        for name in ("robust/worst_case@linf=0.1", "clean/accuracy", "attack/pgd/l2", "attack/pgd/accuracy",
-                     "robust/pgd/auc_l2", "images/grid", "figures/curves_l2", "robust/table"):  # fmt: skip
-            assert name in text, name
-        assert str(results["worst_case"]["accuracy"])[:8] in text
-        assert "robustlit.models.SmallCNN" in text  # the composed config
-    assert "val/robust_accuracy" in json.dumps(trained["history"])
-    assert "val/robust_accuracy" not in json.dumps(evaluated["history"])
-    train_run, eval_run = trained["run"][0], evaluated["run"][0]
-    assert (train_run["job_type"], eval_run["job_type"]) == ("train", "eval")
-    assert train_run["run_group"] == eval_run["run_group"] == "pgd_adv_train"
-    assert train_run["run_id"] != eval_run["run_id"]
-    assert "exit" in trained  # the run was closed
 
 
 # Stopping and going on
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_run_resumes_in_its_folder(tmp_path: Path) -> None:
     overrides = ["recipe=standard", *EXCERPT, "model=small_cnn", "sweep=none", "trainer.max_epochs=4000"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running = start(TRAIN, *overrides, folder=tmp_path)
     assert running.stderr is not None
     seen = ""
     try:
@@ -277,15 +255,17 @@ def test_ctrl_c_saves_and_the_run_resumes_in_its_folder(tmp_path: Path) -> None:
     epoch = 1500 // 50  # steps; a step between two epochs leaves no checkpoint
     stop = step + 5 + (-(step + 5)) % epoch
     end = ["trainer.max_epochs=-1", f"trainer.max_steps={stop}", f"ckpt_path={last}"]
-    again = process(*overrides, *end, folder=tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = start(TRAIN, *overrides, *end, folder=tmp_path)
+    error = again.communicate(timeout=900)[1]
+    assert again.returncode == 0, error
     assert [f.name for f in (tmp_path / "runs").iterdir()] == ["standard"]
     assert torch.load(last, weights_only=True)["global_step"] == stop
     assert all(f.name.endswith(identity) for f in (tmp_path / "runs" / "standard" / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_sweep_keeps_the_finished_part(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     from robustlit.evaluation import Sweep
 
@@ -309,38 +289,16 @@ def test_ctrl_c_in_the_sweep_keeps_the_finished_part(
 # Bad input
 
 
-def test_help_and_recipes_do_not_wait_for_torch() -> None:
-    code = "import sys; sys.argv = ['train.py', {!r}]\nfrom robustlit.cli.main import main\n" + (
-        "try:\n    main({!r})\nexcept SystemExit as e:\n    assert not e.code\n    assert 'torch' not in sys.modules"
-    )
-    for argument, command in (("--help", "train"), ("", "recipes")):
-        done = subprocess.run([sys.executable, "-c", code.format(argument, command)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert "pgd_adv_train" in done.stdout or "recipe=NAME" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["recipe=pgd_adv_trian"], "did you mean pgd_adv_train"),
-        (["recipe=standard", "epz=0.1"], r"no epz; did you mean eps\?"),
-        (["recipe=standard", "data.batchsize=3"], r"did you mean data\.batch_size\?"),
-        (
-            ["recipe=standard", "optimzer.lr=3"],
-            r"^error: the recipe has no optimzer\.lr; did you mean optimizer\.lr\?\n$",
-        ),
-        (["recipe=standard", "model=nope"], r"^error: there is no model 'nope'; there are base_cnn, .*\n$"),
-        (["recipe=standard", "sweep=nope"], r"^error: there is no sweep 'nope'; there are advgan, .*\n$"),
+        (["recipe=standard", "epz=0.1"], r"^error: the recipe has no epz; did you mean eps\?\n$"),
         (["-m", "recipe=standard", "sweep=linf,nope"], r"^error: there is no sweep 'nope'; there are advgan, .*\n$"),
-        (
-            ["recipe=standard", "eps=0.1,0.2"],
-            r"^error: eps=0\.1,0\.2 gives several values, .*`robustlit train -m`.*\n$",
-        ),
-        (["recipe=standard", "eps"], "^error: 'eps' cannot be read .*; write key=value"),
+        (["recipe=standard", "eps=0.1,0.2"], r"^error: eps=0\.1,0\.2 gives several .*`robustlit train -m`.*\n$"),
         (["recipe=standard", "sweep=none", "verdict=quick"], "with sweep=none there is none: choose sweep=linf"),
         (["recipe=standard", "eps=8"], r"eps must be in \(0, 1\] pixel units, got 8; did you mean 8/255\?"),
         (["recipe=standard", "eps=0"], "eps must be positive"),
-        (["recipe=standard", "eps=-0.1"], "eps must be positive"),
         (["recipe=standard", "eps=abc"], "eps must be a number"),
         (["recipe=pgd_adv_train", "objective.attack.steps=0"], "steps must be a whole number of at least 1"),
         (["recipe=standard", "data.train_size=100000"], "train_size"),
@@ -352,7 +310,7 @@ def test_help_and_recipes_do_not_wait_for_torch() -> None:
     ],
 )
 def test_bad_input_is_one_clear_line_and_leaves_nothing(
-    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str], overrides: list[str], message: str
+    run: Run, tmp_path: Path, capfd: Capture, overrides: list[str], message: str
 ) -> None:
     more = [] if any(o.startswith("model") for o in overrides) or not overrides else ["model=small_cnn"]
     assert run("train", *overrides, *more) in (1, 2)
@@ -362,7 +320,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
-def test_a_run_folder_that_exists_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_that_exists_is_left_alone(run: Run, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "precious").write_text("x")
@@ -372,9 +330,7 @@ def test_a_run_folder_that_exists_is_left_alone(run: Run, tmp_path: Path, capsys
     assert [f.name for f in folder.iterdir()] == ["precious"]
 
 
-def test_a_full_disk_does_not_cost_the_results(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_does_not_cost_the_results(run: Run, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     write_text = Path.write_text
 
     def full(self: Path, *arguments: Any, **more: Any) -> int:
@@ -386,31 +342,4 @@ def test_a_full_disk_does_not_cost_the_results(
     assert run("train", "recipe=standard", *TINY, "logger=none") == 1
     shown = capsys.readouterr()
     assert "worst case" in shown.out
-    assert "could not be written" in shown.err
-    assert "No space left on device" in shown.err
-
-
-def test_an_unknown_command_is_answered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("trian") == 2
-    assert "there are train, evaluate, compare, figures, dashboard, sync, recipes" in capsys.readouterr().err
-
-
-def into_nothing(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command whose output goes to a reader that is gone before anything is written."""
-    script = f"{shlex.join([sys.executable, *command])} | true; exit ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LC_ALL": "C"}  # bash warns of a locale that is not installed
-    return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-def test_a_reader_that_has_had_enough_is_no_error(tmp_path: Path) -> None:
-    done = into_nothing("-m", "robustlit", "recipes", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_results_are_kept_where_nobody_reads_what_is_printed(tmp_path: Path) -> None:
-    overrides = ["recipe=standard", *EXCERPT, "model=small_cnn", "sweep=none", "trainer.max_epochs=1"]
-    done = into_nothing(str(ROOT / "train.py"), *overrides, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "standard" / "results.json").is_file()
+    assert re.search("could not be written.*No space left on device", shown.err)

@@ -1,3 +1,5 @@
+from itertools import islice
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ def lists(sampler):
 
 
 def flat(sampler):
-    return [index for batch in sampler for index in batch.tolist()]
+    return [index for batch in lists(sampler) for index in batch]
 
 
 # --- BatchIndices: evaluation
@@ -18,8 +20,8 @@ def flat(sampler):
 @pytest.mark.parametrize("size", [10, 35, 36, 37])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_ranks_share_the_batches_of_one_process(size, world_size):
-    alone = lists(BatchIndices(size, 4))
-    assert [index for batch in alone for index in batch] == list(range(size))
+    alone = lists(sampler := BatchIndices(size, 4))
+    assert flat(sampler) == list(range(size))
     shards = [lists(BatchIndices(size, 4, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for number, batch in enumerate(alone):
         assert shards[number % world_size][number // world_size] == batch
@@ -44,11 +46,10 @@ def test_evaluation_keeps_the_batches_where_they_suffice():
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_training_ranks_are_disjoint_and_equally_long(world_size):
     shards = [BatchIndices(100, 8, shuffle=True, rank=rank, world_size=world_size) for rank in range(world_size)]
-    seen = [flat(shard) for shard in shards]
-    assert {len(indices) for indices in seen} == {100 // world_size}
+    assert {len(flat(shard)) for shard in shards} == {100 // world_size}
     assert len({len(shard) for shard in shards}) == 1
     assert [len(lists(shard)) for shard in shards] == [len(shard) for shard in shards]
-    together = [index for indices in seen for index in indices]
+    together = [index for shard in shards for index in flat(shard)]
     assert len(set(together)) == len(together) == 100 // world_size * world_size
 
 
@@ -91,9 +92,7 @@ def test_resume_yields_exactly_the_remaining_batches_once(shuffle, stop):
 
     stopped = BatchIndices(100, 8, shuffle=shuffle, seed=1)
     stopped.set_epoch(2)
-    iterator = iter(stopped)
-    for _ in range(stop):
-        next(iterator)
+    list(islice(stopped, stop))
     state = stopped.state_dict()
     assert (state["epoch"], state["position"]) == (2, stop)
 
@@ -170,10 +169,8 @@ def test_x_is_exactly_the_quotient(digits):
 
 
 def test_index_points_into_the_split_for_a_subset(digits):
-    images, labels = digits
     subset = torch.arange(7, 500, 11)
-    found = [index for _, _, index in Batches(images, labels, 10, indices=subset)]
-    assert torch.equal(torch.cat(found), subset)
+    assert torch.equal(torch.cat([index for _, _, index in Batches(*digits, 10, indices=subset)]), subset)
 
 
 @pytest.mark.parametrize("augment", [None, crop_and_flip(padding=4)])
@@ -187,18 +184,12 @@ def test_batches_resume_bit_for_bit(digits, augment):
 
     stopped = loader()
     stopped.sampler.set_epoch(1)
-    iterator = iter(stopped)
-    for _ in range(3):
-        next(iterator)
+    list(islice(stopped, 3))
 
     resumed = loader()
     resumed.load_state_dict(stopped.state_dict())
-    rest = list(resumed)
-    assert len(rest) == len(whole) - 3
-    for (x, y, index), (x_expected, y_expected, index_expected) in zip(rest, expected[3:], strict=True):
-        assert torch.equal(x, x_expected)
-        assert torch.equal(y, y_expected)
-        assert torch.equal(index, index_expected)
+    for found, wanted in zip(resumed, expected[3:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_augmentation_changes_with_the_batch_and_the_epoch(digits):
@@ -212,19 +203,14 @@ def test_augmentation_changes_with_the_batch_and_the_epoch(digits):
     assert not torch.equal(first, later)
 
 
-def test_global_generator_is_left_alone(digits):
-    before = torch.get_rng_state()
-    for _ in Batches(*digits, 64, shuffle=True, augment=crop_and_flip()):
-        pass
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_images_are_left_alone(digits):
-    images, labels = digits
-    before = images.clone()
-    for x, _, _ in Batches(images, labels, 500):
+def test_the_global_generator_and_the_images_are_left_alone(digits):
+    state, before = torch.get_rng_state(), digits[0].clone()
+    for x, _, _ in Batches(*digits, 64, shuffle=True, augment=crop_and_flip()):
         x.zero_()
-    assert torch.equal(images, before)
+    for x, _, _ in Batches(*digits, 500):
+        x.zero_()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(digits[0], before)
 
 
 def test_normalised_images_are_refused(digits):

@@ -1,6 +1,6 @@
 import hashlib
-import subprocess
-import sys
+import lzma
+import runpy
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from robustlit.data.mnist import pack
 
 def test_digits_are_mnist():
     train_images, train_labels, test_images, test_labels = load_mnist()
+    assert load_mnist()[0] is train_images  # unpacked once per process
     assert train_images.shape == (60000, 1, 28, 28)
     assert test_images.shape == (10000, 1, 28, 28)
     assert train_images.dtype == test_images.dtype == torch.uint8
@@ -25,11 +26,7 @@ def test_digits_are_mnist():
     assert test_labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_unpacked_once_per_process():
-    assert load_mnist()[0] is load_mnist()[0]
-
-
-def test_one_flipped_bit_is_an_error_with_the_way_out(tmp_path: Path):
+def test_a_flipped_bit_and_a_missing_file_are_errors_with_the_way_out(tmp_path: Path):
     packed = bytearray((Path(pack.__file__).parent / "mnist.xz").read_bytes())
     packed[1000] ^= 1
     damaged = tmp_path / "mnist.xz"
@@ -38,9 +35,6 @@ def test_one_flipped_bit_is_an_error_with_the_way_out(tmp_path: Path):
         read_checked(damaged, MNIST_SHA256)
     assert MNIST_SHA256 in str(error.value)
     assert hashlib.sha256(packed).hexdigest() in str(error.value)
-
-
-def test_missing_file_is_an_error_with_the_way_out(tmp_path: Path):
     with pytest.raises(DataError, match=r"nowhere\.xz.*cannot be read.*Reinstall"):
         read_checked(tmp_path / "nowhere.xz", MNIST_SHA256)
 
@@ -51,14 +45,11 @@ def test_damage_surfaces_in_load_mnist(monkeypatch: pytest.MonkeyPatch):
         load_mnist.__wrapped__()
 
 
-def test_pack_keeps_every_byte(tmp_path: Path):
-    import lzma
-
+def test_pack_keeps_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for number, name in enumerate(pack.FILES):
         (tmp_path / name).write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, number, 7, 255]))
     out = tmp_path / "out.xz"
-    done = subprocess.run(
-        [sys.executable, pack.__file__, str(tmp_path), str(out)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == hashlib.sha256(out.read_bytes()).hexdigest()
+    monkeypatch.setattr("sys.argv", ["pack", str(tmp_path), str(out)])
+    runpy.run_path(pack.__file__, run_name="__main__")
+    assert capsys.readouterr().out.strip() == hashlib.sha256(out.read_bytes()).hexdigest()
     assert lzma.decompress(out.read_bytes()) == b"".join((tmp_path / name).read_bytes() for name in pack.FILES)

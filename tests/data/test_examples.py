@@ -67,21 +67,14 @@ def test_from_a_folder_of_pictures(tmp_path: Path) -> None:
 
 
 def test_a_recipe_names_them() -> None:
-    config = OmegaConf.create(
-        {
-            "data": {"_target_": "robustlit.data.MNIST", "val_size": 500},
-            "sweep": {
-                "_target_": "robustlit.attacks.LogitMatching",
-                "guides": {"_target_": "robustlit.data.Examples", "data": "${data}", "per_class": 4},
-            },
-        }
-    )
+    guides = {"_target_": "robustlit.data.Examples", "data": "${data}", "per_class": 4}
+    sweep = {"_target_": "robustlit.attacks.LogitMatching", "guides": guides}
+    config = OmegaConf.create({"data": {"_target_": "robustlit.data.MNIST", "val_size": 500}, "sweep": sweep})
     attack = instantiate(config.sweep, _convert_="all")
     assert attack.guides.data.val_size == 500
     assert len(attack.guides.labels) == 40
-    pair = OmegaConf.create({"_target_": "robustlit.attacks.LogitMatching", "guides": None})
     with pytest.raises(Exception, match="guides must be clean images of every class"):
-        instantiate(pair)
+        instantiate({**sweep, "guides": None})
 
 
 def test_a_value() -> None:

@@ -1,37 +1,33 @@
-"""LogitDetector: the odds under noise, their calibration, and what it refuses to be fitted on."""
+"""LogitDetector: the odds under noise, their calibration, and the data that it refuses to be detector on."""
+
+from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import BIM
-from robustlit.classifier import attack_view, draws_of, is_stochastic, undefended
-from robustlit.data import load_mnist
+from robustlit.classifier import attack_view, draws_of, is_stochastic
 from robustlit.defenses import LogitDetector, OddsTest
-from robustlit.defenses.logit_detector import excess_of, with_rejection
+from robustlit.defenses.detection import with_rejection
 from robustlit.models import SmallCNN
 
-
-def _images(first: int, last: int) -> tuple[Tensor, Tensor]:
-    images, labels, _, _ = load_mnist()
-    return images[first:last].float() / 255, labels[first:last].clone()
+Digits = Callable[[int, int], tuple[Tensor, Tensor]]
 
 
-@pytest.fixture(scope="module")
-def fitted(trained_state: dict[str, Tensor]) -> LogitDetector:
-    """Fitted on 1 500 training digits and calibrated on 1 500 others, with noise that it keeps."""
-    net = SmallCNN()
-    net.load_state_dict(trained_state)
-    detector = LogitDetector(net.eval(), scales=(0.01,), samples=4, fresh_noise=False)
-    detector.fit(clean=_images(0, 1500), held_out=_images(20_000, 21_500), seed=0)
-    return detector
+@pytest.fixture
+def detector(fitted: Callable[[str], LogitDetector]) -> LogitDetector:
+    """A fitted detector with kept noise, which a test may calibrate again."""
+    return copy.deepcopy(fitted("LogitDetector"))
 
 
-def test_the_score_is_the_largest_z_score_over_pairs_with_the_predicted_class(fitted: LogitDetector) -> None:
-    x, clean = _images(30_000, 30_006)[0], _images(0, 1500)[0]
-    net, noise = fitted.net, fitted.test.noise[0]
+def test_the_score_is_the_largest_z_score_over_pairs_with_the_predicted_class(
+    detector: LogitDetector, train_digits: Digits
+) -> None:
+    x, clean = train_digits(30_000, 30_006)[0], train_digits(0, 1500)[0]
+    net, noise = detector.net, detector.test.noise[0]
 
     def gains(images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -47,59 +43,46 @@ def test_the_score_is_the_largest_z_score_over_pairs_with_the_predicted_class(fi
         like = of_clean[y_clean == y[i]]
         scores = [(g[i, z] - like[:, z].mean()) / like[:, z].std() for z in range(10) if z != y[i]]
         expected.append(max(scores))
-    logits, excess = fitted.detection(x)
-    torch.testing.assert_close(excess + fitted.test.threshold, torch.stack(expected), rtol=1e-3, atol=1e-3)
+    logits, excess = detector.detection(x)
+    torch.testing.assert_close(excess + detector.test.threshold, torch.stack(expected), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits, net(x))
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-def test_as_many_clean_images_are_flagged_as_asked_for(fitted: LogitDetector, rate: float) -> None:
-    detector = copy.deepcopy(fitted)
+def test_the_false_positive_rate_is_kept(detector: LogitDetector, rate: float, train_digits: Digits) -> None:
     detector.calibrate(rate)
     assert detector.false_positive_rate == rate
     scores = detector.test.held_out_scores
     assert int((scores >= detector.test.threshold).sum()) == int(rate * 1501)
-    flagged = float((excess_of(detector, _images(40_000, 42_000)[0]) >= 0).double().mean())
+    flagged = float((detector.excess(train_digits(40_000, 42_000)[0]) >= 0).double().mean())
     deviation = (rate * (1 - rate) * (1 / 1500 + 1 / 2000)) ** 0.5  # of the calibration and of this estimate
     assert abs(flagged - rate) < 3.5 * deviation
 
 
-def test_a_rate_may_also_be_given_to_the_detector_that_loads_the_state(fitted: LogitDetector) -> None:
+def test_a_rate_may_also_be_given_to_the_detector_that_loads_the_state(detector: LogitDetector) -> None:
     other = LogitDetector(SmallCNN(), 0.05, scales=(0.01,), samples=4, fresh_noise=False)
-    other.load_state_dict(fitted.state_dict())
-    again = copy.deepcopy(fitted)
-    again.calibrate(0.05)
-    assert torch.equal(other.test.threshold, again.test.threshold)
-    assert other.test.threshold < fitted.test.threshold
+    other.load_state_dict(detector.state_dict())
+    assert other.test.threshold < detector.test.threshold
+    detector.calibrate(0.05)
+    assert torch.equal(other.test.threshold, detector.test.threshold)
 
 
-def test_its_state_restores_it_completely(fitted: LogitDetector, digits: tuple[Tensor, Tensor]) -> None:
-    other = LogitDetector(SmallCNN(), scales=(0.01,), samples=4, fresh_noise=False)
-    other.load_state_dict(copy.deepcopy(fitted.state_dict()))
-    assert torch.equal(other.eval()(digits[0]), fitted(digits[0]))
-    assert not any(isinstance(v, Tensor) and v.is_floating_point() and v.dtype != torch.float32
-                   for v in fitted.state_dict().values())  # fmt: skip
-    double = copy.deepcopy(fitted).to(torch.float64)
-    torch.testing.assert_close(double(digits[0][:1].double()).float(), fitted(digits[0][:1]), rtol=1e-3, atol=1e-3)
-
-
-def test_the_last_column_wins_exactly_where_an_image_is_flagged(fitted: LogitDetector) -> None:
+def test_the_last_column_wins_exactly_where_an_image_is_flagged(detector: LogitDetector, train_digits: Digits) -> None:
     logits = torch.tensor([[3.0, 1e4, -1.0]]).repeat(5, 1)
     excess = torch.tensor([0.0, 1e-9, -1e-9, 5.0, -5.0])
     assert with_rejection(logits, excess).argmax(1).tolist() == [3, 3, 1, 3, 1]
-    x = _images(30_000, 30_200)[0]
-    detector = copy.deepcopy(fitted)
+    x = train_digits(30_000, 30_200)[0]
     detector.calibrate(0.2)
     assert detector.rejects
     rejected = detector(x).argmax(1) == 10
-    assert torch.equal(rejected, excess_of(detector, x) >= 0)
+    assert torch.equal(rejected, detector.excess(x) >= 0)
     assert 0 < rejected.sum() < 100
     assert torch.equal(detector(x)[:, :10], detector.net(x))
 
 
-def test_its_gradient_is_that_of_finite_differences(fitted: LogitDetector) -> None:
-    detector = copy.deepcopy(fitted).to(torch.float64)
-    x = _images(30_000, 30_008)[0].double().requires_grad_(True)
+def test_its_gradient_is_that_of_finite_differences(detector: LogitDetector, train_digits: Digits) -> None:
+    detector.to(torch.float64)
+    x = train_digits(30_000, 30_008)[0].double().requires_grad_(True)
     (gradient,) = torch.autograd.grad(detector.detection(x)[1].sum(), x)
     direction = torch.randn_like(x)
     step = 1e-6
@@ -109,28 +92,29 @@ def test_its_gradient_is_that_of_finite_differences(fitted: LogitDetector) -> No
     assert gradient.flatten(1).abs().sum(1).min() > 0
 
 
-def test_autocast_does_not_round_the_score_away(fitted: LogitDetector) -> None:
-    x = _images(30_000, 30_050)[0]
+def test_autocast_does_not_round_the_score_away(detector: LogitDetector, train_digits: Digits) -> None:
+    x = train_digits(30_000, 30_050)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(fitted(x), fitted(x.clone()).float())
-        inside = fitted(x)
-    assert torch.equal(inside, fitted(x))
+        assert torch.equal(detector(x), detector(x.clone()).float())
+        inside = detector(x)
+    assert torch.equal(inside, detector(x))
 
 
-def test_fresh_noise_makes_it_stochastic_and_kept_noise_does_not(fitted: LogitDetector, net: nn.Module) -> None:
-    x = _images(30_000, 30_010)[0]
-    assert not is_stochastic(fitted)
-    assert draws_of(fitted) == 1
-    assert torch.equal(fitted(x), fitted(x))
-    fresh = LogitDetector(net, scales=(0.01,), samples=6)
+def test_fresh_noise_makes_it_stochastic_and_kept_noise_does_not(
+    detector: LogitDetector, net: nn.Module, train_digits: Digits
+) -> None:
+    x = train_digits(30_000, 30_010)[0]
+    assert not is_stochastic(detector)
+    assert draws_of(detector) == 1
+    assert torch.equal(detector(x), detector(x))
+    fresh, again = (LogitDetector(net, scales=(0.01,), samples=6) for _ in range(2))
     state = torch.get_rng_state()
-    fresh.fit(clean=_images(0, 600), held_out=_images(20_000, 20_300), seed=0)
+    for one in (fresh, again):
+        one.fit(clean=train_digits(0, 600), held_out=train_digits(20_000, 20_300), seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     assert is_stochastic(fresh)
     assert draws_of(fresh) * 6 >= 20
     assert not torch.equal(fresh(x), fresh(x))
-    again = LogitDetector(net, scales=(0.01,), samples=6)
-    again.fit(clean=_images(0, 600), held_out=_images(20_000, 20_300), seed=0)
     assert torch.equal(again.test.held_out_scores, fresh.test.held_out_scores)
 
 
@@ -145,7 +129,7 @@ def test_every_noise_has_its_size() -> None:
 
 
 class _Spike(nn.Module):
-    """The largest of three pixels decides; a thin spike in the fourth makes class 2 of anything."""
+    """The class of the largest of three pixels; in a thin band of the fourth pixel always class 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits = 5 * x.flatten(1)[:, :3]
@@ -160,7 +144,7 @@ def _points(count: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("fresh_noise", [True, False])
-def test_images_whose_class_noise_undoes_are_detected(fresh_noise: bool) -> None:
+def test_adversarial_images_that_noise_undoes_are_detected(fresh_noise: bool) -> None:
     detector = LogitDetector(_Spike(), noises=("normal", "uniform"), scales=(0.1,), fresh_noise=fresh_noise)
     detector.fit(clean=_points(2000), held_out=_points(1000))
     x, y = _points(500)
@@ -170,87 +154,61 @@ def test_images_whose_class_noise_undoes_are_detected(fresh_noise: bool) -> None
     others = y != 2
     curve = detector.roc(clean_x=x, adversarial_x=adversarial[others])
     assert curve.auc > 0.999
-    assert (excess_of(detector, adversarial[others]) >= 0).all()
-    assert (excess_of(detector, x) >= 0).double().mean() < 0.04
+    assert (detector.excess(adversarial[others]) >= 0).all()
+    assert (detector.excess(x) >= 0).double().mean() < 0.04
     assert detector.roc(clean_x=adversarial[others], adversarial_x=x).auc == pytest.approx(1 - curve.auc, abs=1e-3)
     assert curve.false_positive_rate[0] == curve.detection_rate[0] == 0
 
 
-def test_clean_and_adversarial_arguments_cannot_be_confused(fitted: LogitDetector) -> None:
-    x, y = _images(0, 2)
+def test_clean_and_adversarial_arguments_cannot_be_confused(detector: LogitDetector, train_digits: Digits) -> None:
+    x, _ = train_digits(0, 2)
     with pytest.raises(TypeError):
-        fitted.roc(x, x)  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        fitted.fit((x, y), (x, y))  # type: ignore[misc]
+        detector.roc(x, x)  # type: ignore[misc]
 
 
-def test_the_net_is_seen_through_and_left_as_it_was(fitted: LogitDetector, net: nn.Module) -> None:
-    assert undefended(fitted) is fitted.net
-    assert attack_view(fitted) is fitted
+def test_fitting_leaves_the_modes_of_the_net(detector: LogitDetector, net: nn.Module, train_digits: Digits) -> None:
+    assert attack_view(detector) is detector
     detector = LogitDetector(net, scales=(0.01,), samples=2).train()
     net.features.eval()  # type: ignore[union-attr]  # a frozen part
     flags = [m.training for m in detector.modules()]
-    detector.fit(clean=_images(0, 600), held_out=_images(20_000, 20_200))
+    detector.fit(clean=train_digits(0, 600), held_out=train_digits(20_000, 20_200))
     assert [m.training for m in detector.modules()] == flags
     assert any(flags)
     assert not all(flags)
 
 
-def test_adversarial_images_given_as_clean_are_refused(net: nn.Module) -> None:
-    x, y = _images(0, 600)
-    adversarial = BIM(eps=0.3, steps=5)(net, x, y, seed=0)
-    detector = LogitDetector(net, scales=(0.01,), samples=2)
-    with pytest.raises(ValueError, match=r"right on only \d+\.\d% of the clean images.*adversarial"):
-        detector.fit(clean=(adversarial, y), held_out=_images(20_000, 20_200))
-    with pytest.raises(ValueError, match="of the held-out images"):
-        detector.fit(clean=(x, y), held_out=(adversarial, y))
-
-
-def test_too_few_clean_images_of_a_class_are_refused(net: nn.Module) -> None:
-    x, y = _images(0, 600)
+def test_too_few_clean_images_of_a_class_are_refused(net: nn.Module, train_digits: Digits) -> None:
+    x, y = train_digits(0, 600)
     few = torch.cat([torch.nonzero(y != 4).squeeze(1), torch.nonzero(y == 4).squeeze(1)[:5]])
     with pytest.raises(ValueError, match=r"class 4 is predicted for \d of the \d+ clean images.*at least 20"):
-        LogitDetector(net, samples=2).fit(clean=(x[few], y[few]), held_out=_images(20_000, 20_200))
+        LogitDetector(net, samples=2).fit(clean=(x[few], y[few]), held_out=train_digits(20_000, 20_200))
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, True, float("nan")])
-def test_a_rate_outside_0_and_1_is_refused(fitted: LogitDetector, net: nn.Module, rate: float) -> None:
-    with pytest.raises(ValueError, match=r"false_positive_rate must lie in \(0, 1\), got"):
+def test_a_rate_outside_0_and_1_is_refused(detector: LogitDetector, net: nn.Module, rate: float) -> None:
+    with pytest.raises(ValueError, match=r"false_positive_rate must be a share in \(0, 1\), got"):
         LogitDetector(net, rate)
-    with pytest.raises(ValueError, match=r"false_positive_rate must lie in \(0, 1\), got"):
-        fitted.calibrate(rate)
+    with pytest.raises(ValueError, match=r"false_positive_rate must be a share in \(0, 1\), got"):
+        detector.calibrate(rate)
 
 
-def test_a_rate_too_small_for_the_held_out_images_is_refused(fitted: LogitDetector, net: nn.Module) -> None:
+def test_a_rate_too_small_for_the_held_out_images_is_refused(
+    detector: LogitDetector, net: nn.Module, train_digits: Digits
+) -> None:
     with pytest.raises(ValueError, match=r"0\.0001 cannot be calibrated on 1500 held-out images: at least 9999 are"):
-        fitted.calibrate(0.0001)
+        detector.calibrate(0.0001)
     with pytest.raises(ValueError, match=r"0\.01 cannot be calibrated on 98 held-out images: at least 99 are"):
-        LogitDetector(net, 0.01).fit(clean=_images(0, 600), held_out=_images(20_000, 20_098))
-    LogitDetector(net, 0.01, samples=2).fit(clean=_images(0, 600), held_out=_images(20_000, 20_099))
+        LogitDetector(net, 0.01).fit(clean=train_digits(0, 600), held_out=train_digits(20_000, 20_098))
+    LogitDetector(net, 0.01, samples=2).fit(clean=train_digits(0, 600), held_out=train_digits(20_000, 20_099))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"noises": ("gaussian",)}, "noises must be among normal, sign, uniform"),
-        ({"noises": ()}, "noises must be among"),
-        ({"scales": ()}, "scales must be positive"),
-        ({"scales": (0.1, -0.1)}, "scales must be positive"),
-        ({"samples": 0}, "samples must be a whole number"),
-        ({"samples": 3}, "samples must be even"),
-        ({"examples": 1.5}, "examples must be a whole number"),
-    ],
-)
-def test_bad_hyper_parameters_are_refused(net: nn.Module, arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LogitDetector(net, **arguments)  # type: ignore[arg-type]
-
-
-def test_an_unfitted_detector_and_a_wrong_image_size_say_so(fitted: LogitDetector, net: nn.Module) -> None:
-    x = _images(0, 2)[0]
+def test_an_unfitted_detector_and_a_wrong_image_size_are_refused(
+    detector: LogitDetector, net: nn.Module, train_digits: Digits
+) -> None:
+    x = train_digits(0, 2)[0]
     with pytest.raises(ValueError, match="knows no clean data yet: call fit"):
         LogitDetector(net)(x)
     with pytest.raises(ValueError, match="knows no clean data yet"):
         LogitDetector(net).calibrate(0.05)
     with pytest.raises(ValueError, match=r"drawn for images \(1, 28, 28\), got \(1, 30, 30\)"):
-        fitted.test._noise(0, fitted.test.cells[0], torch.zeros(2, 1, 30, 30), 0, 1)
+        detector.test._noise(0, detector.test.cells[0], torch.zeros(2, 1, 30, 30), 0, 1)

@@ -1,4 +1,4 @@
-"""A sweep says so where a model is random and did not declare it."""
+"""The warning about a model that is random and does not declare it."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Noisy(nn.Module):
         return self.net(x + 0.1 * torch.randn_like(x))
 
 
-class OfTheBatch(Noisy):
-    """Answers by who else is in the batch, alike each time."""
+class BatchDependent(Noisy):
+    """A deterministic model whose answers depend on the other images of the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x) + 100 * x.mean()
 
 
-def test_a_random_model_is_told(net: nn.Module, digits: Digits) -> None:
+def test_an_undeclared_random_model_is_warned_of(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     with pytest.warns(UserWarning, match=r"Noisy answers the same images differently .*EOT\(Noisy, 20\)"):
         evaluate(Noisy(net), (x, y), [FGSM(eps=0.1)])
 
 
-@pytest.mark.parametrize("wrapped", [lambda net: net, lambda net: EOT(Noisy(net), 2), OfTheBatch])
-def test_others_are_not(wrapped: type, net: nn.Module, digits: Digits) -> None:
+@pytest.mark.parametrize("wrapped", [lambda net: net, lambda net: EOT(Noisy(net), 2), BatchDependent])
+def test_other_models_are_not_warned_of(wrapped: type, net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         evaluate(wrapped(net), (x, y), [FGSM(eps=0.1)])
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_does_not_count_as_a_difference() -> None:
     logits = torch.tensor([[5.0, -3.0], [2.0, 1.0], [0.0, 0.0]])
     moved = logits + torch.tensor([[0.004, 0.0], [0.0, 0.004], [0.0, 0.0]])
     assert differing(torch.stack([logits, moved])).tolist() == [False, True, False]

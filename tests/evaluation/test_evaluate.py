@@ -1,4 +1,4 @@
-"""evaluate(): what it takes, what it gives back when stopped, and what it refuses."""
+"""evaluate(): its inputs, its result after an interrupt, its default attacks and its errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from robustlit import evaluate
 from robustlit.attacks import FGSM, PGD, Attack, AttackResult, DeepFool
 from robustlit.data import MNIST
 
+Digits = tuple[Tensor, Tensor]
+
 ATTACKS = {"fgsm": FGSM(eps=0.1), "pgd": PGD(eps=0.1, steps=4)}
 
 
 @dataclass(frozen=True)
-class PressedAt(Attack):
-    """Ctrl-C when the example of a given number comes up."""
+class InterruptAt(Attack):
+    """Raise KeyboardInterrupt when the example of a given number is attacked."""
 
-    name: ClassVar[str] = "pressed"
+    name: ClassVar[str] = "interrupted"
     number: int = 0
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, *, index: Any = None, **rest: Any) -> AttackResult:
@@ -53,20 +55,18 @@ def test_tensors_loaders_and_data_modules_give_the_same_table(net: nn.Module) ->
     pd.testing.assert_frame_equal(one, other)
 
 
-def test_the_size_of_the_batches_does_not_matter(linear: Any) -> None:
+def test_the_batch_size_does_not_change_the_table(linear: Any) -> None:
     net, x, y, _ = linear
     attacks = [FGSM(eps=0.1), PGD(eps=0.15, steps=4, restarts=2), PGD(eps=0.4, norm="l2", steps=4)]
-    frames = [
-        evaluate(net, (x, y), attacks, grid={"linf": [0.05, 0.2]}, seed=5, batch_size=size).to_frame()
-        for size in (40, 13, 1)
-    ]
+    given: dict[str, Any] = {"grid": {"linf": [0.05, 0.2]}, "seed": 5}
+    frames = [evaluate(net, (x, y), attacks, **given, batch_size=size).to_frame() for size in (40, 13, 1)]
     exact = [name for name in frames[0] if frames[0][name].dtype != "float64"]
     for frame in frames[1:]:
         pd.testing.assert_frame_equal(frame[exact], frames[0][exact])
         pd.testing.assert_frame_equal(frame, frames[0], rtol=1e-12, atol=1e-14)
 
 
-def test_the_seed_decides_the_draws(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_the_seed_decides_the_draws(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     runs = [evaluate(net, (x, y), [PGD(eps=0.05, steps=2)], seed=seed).to_frame() for seed in (1, 1, 2)]
     pd.testing.assert_frame_equal(runs[0], runs[1])
@@ -82,7 +82,7 @@ def test_progress_rises_to_one(linear: Any) -> None:
     assert shares == pytest.approx([k / 6 for k in range(1, 7)])
 
 
-def test_the_model_is_left_as_it_was(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_the_model_is_left_as_it_was(net: nn.Module, digits: Digits) -> None:
     net.train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     drawn = torch.get_rng_state()
@@ -94,64 +94,49 @@ def test_the_model_is_left_as_it_was(net: nn.Module, digits: tuple[Tensor, Tenso
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
-def test_an_interrupt_keeps_the_finished_batches(
-    net: nn.Module, digits: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_keeps_the_finished_batches(net: nn.Module, digits: Digits, capsys: Any) -> None:
     x, y = digits[0][:60], digits[1][:60]
-    attacks = {"fgsm": FGSM(eps=0.1), "pressed": PressedAt(number=25)}
+    attacks = {"fgsm": FGSM(eps=0.1), "interrupted": InterruptAt(number=25)}
     result = evaluate(net, (x, y), attacks, batch_size=20)
-    assert result.complete is False
-    assert (result.n, result.meant) == (20, 60)
+    assert (result.complete, result.n, result.meant) == (False, 20, 60)
     assert sorted(result.to_frame()["index"].unique()) == list(range(20))
     assert "kept the 40 finished rows" in capsys.readouterr().err
     whole = evaluate(net, (x[:20], y[:20]), {"fgsm": FGSM(eps=0.1)})
     assert whole.complete
     assert result.accuracy(attack="fgsm", eps=0.1) == whole.accuracy(attack="fgsm", eps=0.1)
-    with pytest.raises(KeyboardInterrupt):  # nothing finished, nothing to keep
-        evaluate(net, (x, y), {"pressed": PressedAt(number=3)}, batch_size=20)
+    with pytest.raises(KeyboardInterrupt):  # no batch was finished
+        evaluate(net, (x, y), {"interrupted": InterruptAt(number=3)}, batch_size=20)
 
 
-def test_data_that_cannot_be_attacked_is_refused(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_data_that_cannot_be_attacked_is_refused(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:10], digits[1][:10]
-    attack = [FGSM(eps=0.1)]
-    with pytest.raises(ValueError, match="got 10 and 9"):
-        evaluate(net, (x, y[:9]), attack)
-    with pytest.raises(ValueError, match=r"shape \(10,\)"):
-        evaluate(net, [(x, y[:9])], attack)
-    with pytest.raises(ValueError, match="no examples"):
-        evaluate(net, [], attack)
-    with pytest.raises(ValueError, match="empty"):
-        evaluate(net, (x[:0], y[:0]), attack)
-    with pytest.raises(ValueError, match="got int"):
-        evaluate(net, 3, attack)
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        evaluate(net, (2 * x, y), attack)
-    with pytest.raises(ValueError, match="knowledge must be among"):
-        evaluate(net, (x, y), attack, knowledge=("black",))
-    # A class that the net cannot answer would pass for a mistake of the net.
-    for wrong in (10, -1):
-        labels = y.clone()
-        labels[3] = wrong
-        with pytest.raises(ValueError, match=r"labels must lie in \[0, 9\]"):
-            evaluate(net, (x, labels), attack)
-
-
-def test_a_net_without_gradients_is_refused(digits: tuple[Tensor, Tensor]) -> None:
-    class Detached(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([x.detach().flatten(1).sum(1) * k for k in range(10)], 1)
-
-    x = digits[0][:10]
+    # A class that the net does not have would count as a mistake of the net.
+    foreign = [y.where(torch.arange(10) != 3, torch.tensor(wrong)) for wrong in (10, -1)]
+    data: list[tuple[Any, str]] = [
+        ((x, y[:9]), "got 10 and 9"),
+        ([(x, y[:9])], r"shape \(10,\)"),
+        ([], "no examples"),
+        ((x[:0], y[:0]), "empty"),
+        (3, "got int"),
+        ((2 * x, y), r"must lie in \[0, 1\]"),
+        *(((x, labels), r"labels must lie in \[0, 9\]") for labels in foreign),
+    ]
+    for given, message in data:
+        with pytest.raises(ValueError, match=message):
+            evaluate(net, given, [FGSM(eps=0.1)])
+    detached = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
+    detached.register_forward_pre_hook(lambda _, inputs: inputs[0].detach())
     with pytest.raises(ValueError, match="no gradient"):
-        evaluate(Detached(), (x, torch.full((10,), 9)), [FGSM(eps=0.1)])
+        evaluate(detached, (x, detached(x).argmax(1)), [FGSM(eps=0.1)])
 
 
-def test_without_attacks_it_runs_what_a_claim_can_rest_on(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.slow
+def test_the_default_attacks_are_the_worst_case_and_the_nearest_in_l2(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:6], digits[1][:6]
     result = evaluate(net, (x, y), grid={"linf": [0.02, 0.1]})
-    assert result.attacks == ["ensemble", "nearest_l2"]
-    assert result.budgets("ensemble") == [0.02, 0.1]
-    assert result.rests_on(norm="linf", eps=0.1) == ["ensemble"]
+    assert result.attacks == ["worst_case", "nearest_l2"]
+    assert result.budgets("worst_case") == [0.02, 0.1]
+    assert result.rests_on(norm="linf", eps=0.1) == ["worst_case"]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert result.curve()["accuracy"].iloc[-1] == 0
@@ -160,7 +145,7 @@ def test_without_attacks_it_runs_what_a_claim_can_rest_on(net: nn.Module, digits
         evaluate(net, (x, y))
 
 
-def test_a_curve_over_l2_says_when_nobody_looked_for_the_nearest(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_a_worst_case_without_a_search_in_its_distance_is_warned_of(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:6], digits[1][:6]
     far = evaluate(net, (x, y), [PGD(eps=0.3, steps=5), DeepFool(norm="linf")])
     for ask in (far.curve, far.median_distance):
@@ -178,9 +163,7 @@ def test_a_curve_over_l2_says_when_nobody_looked_for_the_nearest(net: nn.Module,
     assert far.rests_on(norm="linf", eps=0.2) == ["deepfool"]  # a minimal attack covers every budget
 
 
-def test_a_bar_only_on_a_terminal(
-    net: nn.Module, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_progress_bar_needs_a_terminal(net: nn.Module, digits: Digits, monkeypatch: Any, capsys: Any) -> None:
     x, y = digits[0][:6], digits[1][:6]
     expected = evaluate(net, (x, y), [FGSM(eps=0.1)]).to_frame()
     assert capsys.readouterr().err == ""
@@ -189,3 +172,48 @@ def test_a_bar_only_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm")
     pd.testing.assert_frame_equal(evaluate(net, (x, y), [FGSM(eps=0.1)]).to_frame(), expected)
     assert "fgsm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        (["pgd"], r"each of attacks must be an attack, got 'pgd'; for example attacks=\[PGD\(eps=0\.3\)\]"),
+        ([PGD], r"PGD is the class of an attack; make one of it, with its budget: PGD\(eps=\.\.\.\)"),
+        ({"mine": PGD}, "PGD is the class of an attack"),
+        ([FGSM(eps=0.1), None], "each of attacks must be an attack, got NoneType"),
+        ("pgd", "attacks must be a list of attacks, or a mapping from names to them, got 'pgd'"),
+        (FGSM(eps=0.1), r"attacks must be a list .* got FGSM\("),
+        (PGD, "attacks must be a list .* got "),
+        (3, "attacks must be a list .* got int"),
+        ((attack for attack in [FGSM(eps=0.1)]), "attacks must be a list .* got generator"),
+    ],
+)
+def test_anything_but_attacks_is_refused(attacks: Any, message: str, net: nn.Module, digits: Digits) -> None:
+    x, y = digits
+    with pytest.raises(TypeError, match=message):
+        evaluate(net, (x[:4], y[:4]), attacks)
+
+
+def test_arrays_are_refused(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:4], digits[1][:4]
+    for data, kinds in (
+        ((x.numpy(), y.numpy()), "ndarray and ndarray"),
+        ((x, y.numpy()), "Tensor and ndarray"),
+        ([x.tolist(), y], "list and Tensor"),
+        ([(x.numpy(), y.numpy())], "ndarray and ndarray"),
+    ):
+        with pytest.raises(TypeError, match=rf"must be torch tensors, got {kinds}; convert arrays by torch"):
+            evaluate(net, data, [FGSM(eps=0.1)])
+    with pytest.raises(TypeError, match=r"a batch must be \(x, y\) or \(x, y, index\), got dict"):
+        evaluate(net, [{"image": x, "label": y}], [FGSM(eps=0.1)])
+    # Two batches in a list are not a pair of tensors.
+    assert evaluate(net, [(x, y), (x, y)], [FGSM(eps=0.1)]).n == 8
+
+
+def test_images_of_another_precision_are_refused(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:4], digits[1][:4]
+    with pytest.raises(ValueError, match=r"images are torch.float64, .* weights torch.float32; use x\.float"):
+        evaluate(net, (x.double(), y), [FGSM(eps=0.1)])
+    with pytest.raises(ValueError, match=r"for uint8 use x\.float\(\) / 255"):
+        evaluate(net, ((x * 255).to(torch.uint8), y), [FGSM(eps=0.1)])
+    assert evaluate(net.double(), (x.double(), y), [FGSM(eps=0.1)]).n == 4

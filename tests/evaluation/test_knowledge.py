@@ -1,4 +1,4 @@
-"""What an attacker knows: grey-box, adaptive, black-box, in one sweep and one figure."""
+"""Threat knowledge: grey-box, adaptive and black-box attacks in one sweep and one figure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from robustlit.models import SmallCNN
 from robustlit.objectives import Standard
 from robustlit.training import RobustClassifier, distil
 
+Digits = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
-class OnTheDefense(PGD):
+class OnParts(PGD):
     """An attack on the parts of a defense."""
 
     name: ClassVar[str] = "on-the-defense"
     adaptive_only: ClassVar[bool] = True
 
 
-class Closed(nn.Module):
-    """A net whose gradients nobody may ask for."""
+class NoGradients(nn.Module):
+    """A net that must not be differentiated."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -44,28 +46,24 @@ class Closed(nn.Module):
 
 
 @pytest.fixture
-def substitute(net: nn.Module, digits: tuple[Tensor, Tensor]) -> nn.Module:
+def substitute(net: nn.Module, digits: Digits) -> nn.Module:
     torch.manual_seed(5)
     return distil(net, SmallCNN(width=0.5), digits[0].repeat(4, 1, 1, 1), epochs=3).net
 
 
-def test_in_a_black_box_attacks_go_through_the_substitute_or_need_no_gradients(
-    net: nn.Module, substitute: nn.Module, digits: tuple[Tensor, Tensor]
-) -> None:
+def test_black_box_attacks_need_no_gradients(net: nn.Module, substitute: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:50], digits[1][:50]
     attacks = [PGD(eps=0.3, steps=10), Square(eps=0.3, queries=50)]
-    found = evaluate(Closed(net), (x, y), attacks, knowledge=["blackbox"], substitute=substitute)
+    found = evaluate(NoGradients(net), (x, y), attacks, knowledge=["blackbox"], substitute=substitute)
     assert found.runs == [("pgd", "blackbox"), ("square", "blackbox")]
-    through = evaluate(Closed(net), (x, y), [Transfer(attacks[0], substitute)])
+    through = evaluate(NoGradients(net), (x, y), [Transfer(attacks[0], substitute)])
     assert found.accuracy(attack="pgd", eps=0.3, knowledge="blackbox") == through.accuracy(eps=0.3)
-    plain = evaluate(Closed(net), (x, y), [attacks[1]])
+    plain = evaluate(NoGradients(net), (x, y), [attacks[1]])
     assert found.accuracy(attack="square", eps=0.3, knowledge="blackbox") == plain.accuracy(eps=0.3)
     assert found.worst_case(eps=0.3, knowledge="blackbox") <= plain.accuracy(eps=0.3)
 
 
-def test_the_worst_case_of_who_knows_the_defense_counts_all_witnesses(
-    net: nn.Module, digits: tuple[Tensor, Tensor]
-) -> None:
+def test_the_adaptive_worst_case_counts_the_adversarial_examples_of_all(net: nn.Module, digits: Digits) -> None:
     class Masked(BitDepth):
         def attack_view(self) -> nn.Module:
             return self  # its gradient is zero
@@ -76,45 +74,43 @@ def test_the_worst_case_of_who_knows_the_defense_counts_all_witnesses(
     alone = found.accuracy(eps=0.3, attack="pgd")
     assert found.worst_case(eps=0.3) <= found.worst_case(eps=0.3, knowledge="greybox") < alone - 0.2
     assert found.worst_case(eps=0.3, knowledge="greybox") == found.accuracy(eps=0.3, knowledge="greybox")
-    # All that is read off the worst case counts the same witnesses.
+    # Curves and medians count the same adversarial examples.
     assert found.accuracy(eps=0.3) == found.worst_case(eps=0.3)
     assert found.curve(distance="linf", at=[0.3])["accuracy"].item() == pytest.approx(found.worst_case(eps=0.3))
     assert found.median_distance(distance="linf") < found.median_distance("pgd", distance="linf")
 
 
-def test_a_black_box_without_a_substitute_says_where_to_get_one(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_a_black_box_without_a_substitute_is_refused(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:5], digits[1][:5]
     with pytest.raises(ValueError, match=r'"blackbox" needs a substitute for pgd.*distil'):
         evaluate(net, (x, y), [PGD(eps=0.3)], knowledge=["blackbox"])
     assert evaluate(net, (x, y), [Square(eps=0.3, queries=5)], knowledge=["blackbox"]).n == 5
 
 
-def test_attacks_on_a_defenses_parts_run_as_adaptive_alone(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    sweep = Sweep([PGD(eps=0.3, steps=2), OnTheDefense(eps=0.3, steps=2)], knowledge=("greybox", "adaptive"))
+def test_attacks_on_parts_of_a_defense_run_only_as_adaptive(net: nn.Module, digits: Digits) -> None:
+    sweep = Sweep([PGD(eps=0.3, steps=2), OnParts(eps=0.3, steps=2)], knowledge=("greybox", "adaptive"))
     assert sweep.jobs == [("greybox", "pgd"), ("adaptive", "pgd"), ("adaptive", "on-the-defense")]
     columns = sweep.attack_batch(BitDepth(net), digits[0][:5], digits[1][:5], torch.arange(5))
     assert {*zip(columns["knowledge"], columns["attack"], strict=True)} == {*sweep.jobs}
     with pytest.raises(ValueError, match="nothing to run with knowledge 'greybox'"):
-        Sweep([OnTheDefense(eps=0.3)], knowledge=("adaptive", "greybox"))
+        Sweep([OnParts(eps=0.3)], knowledge=("adaptive", "greybox"))
 
 
-def test_three_kinds_of_knowledge_are_three_lines_of_one_colour(
-    net: nn.Module, substitute: nn.Module, digits: tuple[Tensor, Tensor]
-) -> None:
+def test_the_lines_of_an_attack_share_a_colour(net: nn.Module, substitute: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     attacks = [PGD(eps=0.3, steps=5), Square(eps=0.3, queries=20)]
-    found = evaluate(
-        BitDepth(net), (x, y), attacks, knowledge=["greybox", "adaptive", "blackbox"], substitute=substitute
-    )
+    known = ["greybox", "adaptive", "blackbox"]
+    found = evaluate(BitDepth(net), (x, y), attacks, knowledge=known, substitute=substitute)
     lines: dict[str, set[Any]] = {}
-    for text in curves_figure(found, "linf").axes[0].texts:
+    axes = curves_figure(found, "linf").axes[0]
+    for text in axes.texts:
         lines.setdefault(text.get_text().split("-")[0], set()).add(text.get_color())
     assert {name: len(colours) for name, colours in lines.items()} == {"pgd": 1, "square": 1}
-    axes = curves_figure(found, "linf").axes[0]
     curves = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
     assert {line.get_linestyle() for line in curves} == {"-", "--", ":"}
 
 
+@pytest.mark.slow
 def test_the_callback_distils_the_substitute_itself(tmp_path: Path, net: nn.Module) -> None:
     sweep = AttackSweep({"pgd": PGD(eps=0.3, steps=5)}, knowledge=["blackbox"], substitute_images=1500, folder=tmp_path)
     data = MNIST(test_size=60, val_size=100)
@@ -122,7 +118,7 @@ def test_the_callback_distils_the_substitute_itself(tmp_path: Path, net: nn.Modu
         accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[sweep], inference_mode=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    module = RobustClassifier(Closed(net), Standard(), torch.optim.Adam, num_classes=10)
+    module = RobustClassifier(NoGradients(net), Standard(), torch.optim.Adam, num_classes=10)
     before = torch.get_rng_state()
     trainer.test(module, datamodule=data, verbose=False)
     assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""The sweep against closed forms and against the brute force that it saves."""
+"""The sweep compared with closed forms and with attacking at every budget."""
 
 from __future__ import annotations
 
@@ -18,25 +18,14 @@ from robustlit.attacks.victim import Victim
 from robustlit.evaluation import Sweep, evaluate
 from robustlit.evaluation.sweep import as_evaluation
 
+Digits = tuple[Tensor, Tensor]
+
 GRID = [0.03, 0.06, 0.1, 0.13, 0.17, 0.2, 0.24, 0.27]
-# The contract that files on disk, figures and W&B tables rely on.
-CONTRACT = {
-    "index": "int64",
-    "label": "int64",
-    "clean": "bool",
-    "attack": "str",
-    "knowledge": "str",
-    "norm": "str",
-    "eps": "float64",
-    "success": "bool",
-    "prediction": "int64",
-    "l0": "float64",
-    "l1": "float64",
-    "l2": "float64",
-    "linf": "float64",
-    "forwards": "int64",
-    "backwards": "int64",
-}
+# Files on disk, figures and W&B tables rely on these.
+CONTRACT = dict.fromkeys(("index", "label"), "int64") | {"clean": "bool"}
+CONTRACT |= dict.fromkeys(("attack", "knowledge", "norm"), "str") | {"eps": "float64", "success": "bool"}
+CONTRACT |= {"prediction": "int64"} | dict.fromkeys(("l0", "l1", "l2", "linf"), "float64")
+CONTRACT |= dict.fromkeys(("forwards", "backwards"), "int64")
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ def least_budget(frame: pd.DataFrame, attack: str) -> np.ndarray:
     return rows["eps"].where(rows["success"], np.inf).groupby(rows["index"]).min().to_numpy()
 
 
-def test_the_table_is_that_of_the_contract(linear: Any) -> None:
+def test_the_columns_and_rows_of_the_table(linear: Any) -> None:
     net, x, y, _ = linear
     attacks = {"fast": FGSM(eps=0.1), "pgd": PGD(eps=0.15, steps=3), "l2": BIM(eps=0.5, norm="l2"), "least": Shortest()}
     frame = evaluate(net, (x, y), attacks, grid={"linf": [0.05, 0.1]}, knowledge=("adaptive", "greybox")).to_frame()
@@ -84,12 +73,12 @@ def test_the_least_breaking_budget_of_a_linear_net_is_the_closed_form(linear: An
     result = evaluate(net, (x, y), {"attack": make(own)}, grid={"linf": GRID})
     expected = [min((e for e in GRID if e > d), default=np.inf) for d in reach.tolist()]
     np.testing.assert_array_equal(least_budget(result.to_frame(), "attack"), expected)
-    assert len(set(expected)) > 6  # or the search had nothing to find
+    assert len(set(expected)) > 6  # a search that had something to find
     for eps in GRID:
         assert result.accuracy(eps=eps) == (reach.numpy() > eps).mean()
 
 
-def test_a_minimal_attack_is_read_at_every_distance(linear: Any) -> None:
+def test_a_minimal_attack_has_a_distance_for_every_example(linear: Any) -> None:
     net, x, y, reach = linear
     result = evaluate(net, (x, y), {"least": Shortest()})
     np.testing.assert_allclose(result.least_distances(distance="linf"), reach, rtol=2e-4)
@@ -100,9 +89,7 @@ def test_a_minimal_attack_is_read_at_every_distance(linear: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", [FGSM(eps=0.1), PGD(eps=0.1, steps=5)])
-def test_the_shortcuts_agree_with_attacking_everything_at_every_budget(
-    net: nn.Module, digits: tuple[Tensor, Tensor], attack: Any
-) -> None:
+def test_the_search_agrees_with_attacking_at_every_budget(net: nn.Module, digits: Digits, attack: Any) -> None:
     x, y = digits
     grid = [0.02, 0.05, 0.1, 0.15, 0.2, 0.3]
     index = torch.arange(len(x))
@@ -114,14 +101,12 @@ def test_the_shortcuts_agree_with_attacking_everything_at_every_budget(
         broken = broken | single.success
         swept = torch.tensor(frame.loc[frame["eps"] == eps, "success"].tolist())
         assert (swept == broken).float().mean() >= 0.97
-        if eps == attack.eps:  # the quoted figure takes no shortcut
+        if eps == attack.eps:  # the quoted budget is attacked in full
             assert torch.equal(swept, swept | single.success)
             assert result.accuracy(eps=eps) <= 1 - single.success.double().mean() + 1e-9
 
 
-def test_success_never_ends_as_the_budget_grows_and_a_near_witness_counts_at_small_budgets(
-    net: nn.Module, digits: tuple[Tensor, Tensor]
-) -> None:
+def test_success_only_grows_with_the_budget_and_agrees_with_the_distances(net: nn.Module, digits: Digits) -> None:
     grid = [0.02, 0.05, 0.08, 0.1, 0.2, 0.3]
     result = evaluate(net, digits, [FGSM(eps=0.3), PGD(eps=0.2, steps=20)], grid={"linf": grid})
     for attack in result.attacks:
@@ -129,20 +114,19 @@ def test_success_never_ends_as_the_budget_grows_and_a_near_witness_counts_at_sma
         by_budget = rows.pivot(index="index", columns="eps", values="success").to_numpy()
         assert (by_budget[:, 1:] >= by_budget[:, :-1]).all()
         assert by_budget[:, 0].mean() < by_budget[:, -1].mean()
-        # What the rows call a success is what the distances say.
         for k, eps in enumerate(grid):
             assert result.accuracy(attack=attack, eps=eps) == (~by_budget[:, k]).mean()
         within = rows[rows["success"]]
         assert (within["linf"] <= within["eps"] + 1e-6).all()
 
 
-def test_passes_add_up_to_what_the_model_saw(net: nn.Module, digits: tuple[Tensor, Tensor], counting: Any) -> None:
+def test_passes_add_up_to_what_the_model_saw(net: nn.Module, digits: Digits, counting: Any) -> None:
     x, y = digits[0][:60], digits[1][:60]
     model = counting(net)
     attacks = [FGSM(eps=0.05), PGD(eps=0.1, steps=5, restarts=2)]
     result = evaluate(model, (x, y), attacks, grid={"linf": [0.02, 0.05, 0.2]}, batch_size=25)
     frame = result.to_frame()
-    assert frame["forwards"].sum() == model.forwards - 2 * 60  # who is classified right, and whether twice alike
+    assert frame["forwards"].sum() == model.forwards - 2 * 60  # clean predictions, and the check for randomness
     assert frame["backwards"].sum() == model.backwards > 0
     both = sum(result.passes(attack) for attack in result.attacks)
     assert both == pytest.approx((model.forwards - 2 * 60 + model.backwards) / 60)
@@ -150,17 +134,17 @@ def test_passes_add_up_to_what_the_model_saw(net: nn.Module, digits: tuple[Tenso
     assert sum(at) == pytest.approx(result.passes("fgsm"))
 
 
-def test_the_search_costs_less_than_every_budget(net: nn.Module, digits: tuple[Tensor, Tensor], counting: Any) -> None:
+def test_the_search_costs_less_than_every_budget(net: nn.Module, digits: Digits, counting: Any) -> None:
     attack = BIM(eps=0.3, steps=10)
     grid = np.linspace(0.02, 0.3, 15).round(2).tolist()
-    swept, brute = counting(net), counting(net)
-    evaluate(swept, digits, [attack], grid={"linf": grid})
+    swept, brute, few = counting(net), counting(net), (digits[0][:60], digits[1][:60])
+    evaluate(swept, few, [attack], grid={"linf": grid})
     for eps in grid:
-        attack.run(brute, *digits, eps=eps)
+        attack.run(brute, *few, eps=eps)
     assert swept.forwards + swept.backwards < 0.5 * (brute.forwards + brute.backwards)
 
 
-def test_budgets_that_hold_a_known_witness_are_not_attacked(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_budgets_that_hold_a_known_adversarial_example_are_not_attacked(net: nn.Module, digits: Digits) -> None:
     attack = BIM(eps=0.3, steps=30)
     grid = [0.05, 0.1, 0.15, 0.2, 0.25]
     frame = evaluate(net, digits, [attack], grid={"linf": grid}, seed=6).to_frame()
@@ -172,9 +156,7 @@ def test_budgets_that_hold_a_known_witness_are_not_attacked(net: nn.Module, digi
     assert (known["forwards"] == 0).all()
 
 
-def test_the_misclassified_are_broken_at_distance_zero_without_an_attack(
-    net: nn.Module, digits: tuple[Tensor, Tensor], linear: Any
-) -> None:
+def test_the_misclassified_are_broken_without_an_attack(net: nn.Module, digits: Digits, linear: Any) -> None:
     x, y = digits[0][:50], digits[1][:50].clone()
     with torch.no_grad():
         given = net(x).argmax(1)
@@ -186,7 +168,7 @@ def test_the_misclassified_are_broken_at_distance_zero_without_an_attack(
     assert wrong["success"].all()
     assert (wrong[["l0", "l1", "l2", "linf", "forwards", "backwards"]] == 0).all(axis=None)
     np.testing.assert_array_equal(wrong["prediction"], given.numpy()[wrong["index"]])
-    # A minimal attack has nothing to do with them either.
+    # Minimal attacks skip them too.
     linear_net, points, classes, _ = linear
     least = evaluate(linear_net, (points, 1 - classes), [Shortest()]).to_frame()
     assert (least[["linf", "forwards", "backwards"]] == 0).all(axis=None)
@@ -205,9 +187,7 @@ def test_logits_that_are_not_finite_classify_nothing(linear: Any) -> None:
         assert result.worst_case(eps=0.1) == 0
 
 
-def test_greybox_is_crafted_on_the_bare_net_and_judged_on_the_defense(
-    net: nn.Module, digits: tuple[Tensor, Tensor], rounding: Any
-) -> None:
+def test_greybox_is_crafted_on_the_undefended_net_alone(net: nn.Module, digits: Digits, rounding: Any) -> None:
     x, y = digits[0][:80], digits[1][:80]
     defended, attack = rounding(net), PGD(eps=0.3, steps=10)
     result = evaluate(defended, (x, y), [attack], knowledge=("greybox", "adaptive"), seed=2)
@@ -221,31 +201,28 @@ def test_greybox_is_crafted_on_the_bare_net_and_judged_on_the_defense(
     np.testing.assert_array_equal(rows["success"], expected.success)
     np.testing.assert_array_equal(rows["prediction"][clean.numpy()], expected.prediction[clean])
     np.testing.assert_array_equal(rows["forwards"][clean.numpy()], expected.forwards[clean])
-    assert rows["success"].mean() < (on_the_net != y).float().mean() - 0.2  # judged on the bare net most would count
-    # Crafted to the end: a point that stops at the bare net's first mistake fools the defense less often.
+    assert rows["success"].mean() < (on_the_net != y).float().mean() - 0.2  # far more succeed on the undefended net
+    # Attacks run to their end: points that stop at the undefended net's first mistake fool the defense less often.
     stopped = attack.run(net, x, y, index=torch.arange(80), seed=2).x_adv
     assert rows["success"].sum() > int((defended(stopped).argmax(1) != y).sum())
     adaptive = result.accuracy(eps=0.3)
     assert adaptive < result.accuracy(eps=0.3, knowledge="greybox")
 
 
-def test_any_integer_labels_will_do_and_passes_do_not_wrap(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
-    x, y = digits[0][:10], digits[1][:10]
-    attack = PGD(eps=0.001, steps=150)
+def test_labels_of_any_integer_type_give_the_same_table(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:5], digits[1][:5]
+    attack = PGD(eps=0.001, steps=130)
     expected = evaluate(net, (x, y), [attack]).to_frame()
     assert expected["forwards"].max() > 127
     for kind in (torch.int8, torch.uint8, torch.int32):
         pd.testing.assert_frame_equal(evaluate(net, (x, y.to(kind)), [attack]).to_frame(), expected)
 
 
-def test_reports_name_the_attack_and_reach_one(linear: Any) -> None:
+def test_a_list_of_attacks_is_named_after_their_classes(linear: Any) -> None:
     net, x, y, _ = linear
-    seen: list[tuple[str, float]] = []
     sweep = Sweep([FGSM(eps=0.1), FGSM(eps=0.2), BIM(eps=0.1)])
-    columns = sweep.attack_batch(net, x, y, torch.arange(40) + 7, lambda name, share: seen.append((name, share)))
-    assert [name for name, _ in seen] == ["fgsm", "fgsm-2", "bim"]
-    assert [share for _, share in seen] == pytest.approx([1 / 3, 2 / 3, 1])
-    result = as_evaluation([columns], sweep.meta())
+    result = as_evaluation([sweep.attack_batch(net, x, y, torch.arange(40) + 7)], sweep.meta())
+    assert result.attacks == ["fgsm", "fgsm-2", "bim"]
     assert result.to_frame()["index"].min() == 7
     assert result.meta["attacks"]["fgsm-2"] == str(FGSM(eps=0.2))
     assert result.meta["seed"] == 0
@@ -256,7 +233,7 @@ def test_reports_name_the_attack_and_reach_one(linear: Any) -> None:
     [
         ({"attacks": []}, "at least one attack"),
         ({"attacks": {}}, "at least one attack"),
-        ({"knowledge": ("whitebox",)}, r"knowledge must be among greybox, adaptive, blackbox, got 'whitebox'"),
+        ({"knowledge": ("whitebox",)}, r"knowledge must be one of greybox, adaptive, blackbox, got 'whitebox'"),
         ({"knowledge": ()}, "knowledge must name at least one"),
         ({"grid": {"linf": [0.1, 8]}}, r"grid\.linf must be in \(0, 1\].*8/255"),
         ({"grid": {"linf": [0.0]}}, "positive and finite"),
@@ -264,6 +241,6 @@ def test_reports_name_the_attack_and_reach_one(linear: Any) -> None:
         ({"grid": {"Linf": [0.1]}}, "norm must be one of"),
     ],
 )
-def test_a_sweep_that_makes_no_sense_is_refused(arguments: dict[str, Any], match: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Sweep(**{"attacks": [FGSM()], **arguments})

@@ -14,26 +14,20 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from robustlit.classifier import undefended
-from robustlit.data import MNIST
 from robustlit.defenses import BitDepth
-from robustlit.experiment.build import fill_model
+from robustlit.models import SmallCNN
 from robustlit.training import load_classifier
 
 Run = Callable[..., int]
 RECIPE = """# A defense of the test's.
-defaults:
-  - override /model: small_cnn
+defaults: [override /model: small_cnn]
 base: null
 base_epochs: 1
-defense:
-  _target_: {target}
-  bits: 1
-objective:
-  _target_: {objective}
+defense: {{_target_: {target}, bits: 1}}
+objective: {{_target_: {objective}}}
 optimizer: {{_target_: torch.optim.Adam, _partial_: true, lr: 2e-3}}
 monitor: val/accuracy
-trainer:
-  max_epochs: 1
+trainer: {{max_epochs: 1}}
 """
 TINY = ["data.train_size=1500", "data.batch_size=50", "data.val_size=100", "data.test_size=60",
         "sweep.attacks.pgd.steps=3", "sweep.attacks.bim.steps=2", "logger=none"]  # fmt: skip
@@ -41,7 +35,7 @@ PLAIN = [a for a in TINY if not a.startswith("sweep.")] + ["sweep=none"]
 
 
 class Fitted(BitDepth):
-    """A defense that is fitted: it keeps the mean of what it was shown."""
+    """A fitted defense: it stores the numbers of examples it was fitted to."""
 
     mean: Tensor
 
@@ -50,7 +44,7 @@ class Fitted(BitDepth):
         self.register_buffer("mean", torch.zeros(2))
 
     def fit(self, *, clean: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], seed: int) -> None:
-        """Keeps the numbers of examples."""
+        """Store the numbers of examples."""
         if seed == 13:
             raise ValueError("these images cannot be fitted to")
         assert len(clean[0]) == len(clean[1])
@@ -83,7 +77,7 @@ def write(folder: Path, name: str, target: str, objective: str = "robustlit.obje
     folder.mkdir(exist_ok=True)
     text = RECIPE.format(target=target, objective=objective)
     if target == "none":
-        text = text.replace("defense:\n  _target_: none\n  bits: 1\n", "")
+        text = text.replace("defense: {_target_: none, bits: 1}\n", "")
     (folder / f"{name}.yaml").write_text(text)
     return f"--config-dir={folder}"
 
@@ -91,17 +85,16 @@ def write(folder: Path, name: str, target: str, objective: str = "robustlit.obje
 @pytest.fixture
 def recipes(tmp_path: Path) -> str:
     """A folder of recipes of the tests."""
-    here = "tests.test_assembly" if __name__.startswith("tests.") else __name__
     write(tmp_path / "own", "bits", "robustlit.defenses.BitDepth")
-    write(tmp_path / "own", "fitted", f"{here}.Fitted")
-    return write(tmp_path / "own", "similar", "none", f"{here}.OnSimilarity")
+    write(tmp_path / "own", "fitted", f"{__name__}.Fitted")
+    return write(tmp_path / "own", "similar", "none", f"{__name__}.OnSimilarity")
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return results
+    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_defense_around_a_classifier_that_is_trained_first(run: Run, recipes: str, tmp_path: Path) -> None:
     assert run("train", recipes, "recipe=bits", *TINY, "sweep.knowledge=[greybox, adaptive]") == 0
     folder = tmp_path / "runs" / "bits"
@@ -135,7 +128,7 @@ def test_a_defense_is_fitted_to_the_training_split_and_set_on_the_validation_spl
     package = __name__.split(".")[0]
     best, _ = load_classifier(folder, trusted=[package])
     assert best.mean.tolist() == [1500, 100]
-    # What was trained stays when the fit fails; an empty run does not.
+    # A trained base is kept when the fit fails; an empty run directory is removed.
     assert run("train", recipes, "recipe=fitted", *PLAIN, "seed=13", "name=failed") == 1
     assert "cannot be fitted to" in capsys.readouterr().err
     assert (tmp_path / "runs/failed/checkpoints/base.ckpt").is_file()
@@ -144,7 +137,8 @@ def test_a_defense_is_fitted_to_the_training_split_and_set_on_the_validation_spl
     assert not (tmp_path / "runs/empty").exists()
 
 
-def test_what_an_objective_learned_is_kept_in_the_recipe(run: Run, recipes: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_learned_similarity_matrix_is_stored_and_survives_a_resume(run: Run, recipes: str, tmp_path: Path) -> None:
     assert run("train", recipes, "recipe=similar", *PLAIN) == 0
     folder = tmp_path / "runs" / "similar"
     config = OmegaConf.load(folder / "config.yaml")
@@ -160,38 +154,18 @@ def test_what_an_objective_learned_is_kept_in_the_recipe(run: Run, recipes: str,
     assert OmegaConf.load(folder / "config.yaml").objective.similarity == config.objective.similarity
 
 
-def test_a_base_that_does_not_fit_is_refused_before_anything_is_computed(
+def test_a_base_of_other_data_is_an_error_before_training(
     run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = {"model": {"_target_": "robustlit.models.SmallCNN"}, "data": {"_target_": "robustlit.data.CIFAR10"}}
-    weights = {f"net.{k}": v for k, v in load_small().state_dict().items()}
+    weights = {f"net.{k}": v for k, v in SmallCNN().state_dict().items()}
     torch.save({"state_dict": weights, "robustlit": {"format": 1, "config": config}}, tmp_path / "other.ckpt")
-    assert run("train", recipes, "recipe=bits", *TINY, "base=other.ckpt") == 1
-    assert "base=other.ckpt was trained on CIFAR10, this recipe runs on MNIST" in capsys.readouterr().err
-    assert run("train", recipes, "recipe=bits", *TINY, "base=nowhere") == 1
-    assert "no checkpoint at nowhere" in capsys.readouterr().err
-    assert run("train", recipes, "recipe=bits", *TINY, "defense.bits=11") == 1
-    assert "bits must be a whole number from 1 to 8, got 11" in capsys.readouterr().err
-    assert run("train", recipes, "recipe=bits", *TINY, "ckpt_path=other.ckpt") == 1
-    assert "nothing to resume" in capsys.readouterr().err
+    for override, message in (
+        ("base=other.ckpt", "base=other.ckpt was trained on CIFAR10, this recipe runs on MNIST"),
+        ("base=nowhere", "no checkpoint at nowhere"),
+        ("defense.bits=11", "bits must be a whole number from 1 to 8, got 11"),
+        ("ckpt_path=other.ckpt", "nothing to resume"),
+    ):
+        assert run("train", recipes, "recipe=bits", *TINY, override) == 1
+        assert message in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("*"))
-
-
-def load_small() -> nn.Module:
-    from robustlit.models import SmallCNN
-
-    return SmallCNN()
-
-
-def test_nulls_are_filled_in_wherever_a_net_stands() -> None:
-    config = OmegaConf.create(
-        {
-            "model": {"net": {"num_classes": None, "in_chans": 7}},
-            "defense": {"part": {"deeper": {"image_size": None}}, "width": None},
-            "module": {"in_chans": None, "mean": "${model.net}"},
-        }
-    )
-    fill_model(config, MNIST(val_size=100))
-    assert config.model.net == {"num_classes": 10, "in_chans": 7}
-    assert config.defense == {"part": {"deeper": {"image_size": 28}}, "width": None}
-    assert config.module.in_chans == 1

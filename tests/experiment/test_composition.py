@@ -1,4 +1,4 @@
-"""Overrides that name what does not exist, and what is answered."""
+"""Overrides of unknown keys and choices, and the messages for them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ import pytest
 from robustlit.experiment.composition import check_overrides, composed
 from robustlit.experiment.recipes import ConfigError, recipe_files, recipes_folder, register_recipes
 
-
-@pytest.fixture(autouse=True)
-def _recipes() -> None:
-    register_recipes(recipe_files())
+register_recipes(recipe_files())
 
 
 def test_overrides_reach_the_recipe() -> None:
@@ -39,7 +36,7 @@ def test_overrides_reach_the_recipe() -> None:
         ("data.seed=[1", "'data.seed=[1' cannot be read"),
     ],
 )
-def test_what_does_not_exist_is_answered_in_one_line(override: str, message: str) -> None:
+def test_an_unknown_name_is_an_error_of_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as raised:
         check_overrides(["recipe=standard", override], several=True)
     assert "\n" not in str(raised.value)
@@ -50,13 +47,11 @@ def test_several_values_are_several_jobs() -> None:
     check_overrides(several, several=True)
     check_overrides(["recipe=standard", "model=glob(*)"], several=True)  # spelled out by Hydra
     for override in several:
-        with pytest.raises(
-            ConfigError, match=re.escape(f"{override} gives several values, for as many runs: `robustlit")
-        ):
+        with pytest.raises(ConfigError, match=re.escape(f"{override} gives several values, for as many runs: ")):
             check_overrides([override])
 
 
-def test_folders_of_ones_own_add_choices(tmp_path: Path) -> None:
+def test_own_folders_add_choices(tmp_path: Path) -> None:
     mine = tmp_path / "my, recipes=1"
     (mine / "model").mkdir(parents=True)
     (mine / "model" / "tiny.yaml").write_text((recipes_folder() / "model" / "small_cnn.yaml").read_text())

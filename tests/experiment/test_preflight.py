@@ -1,4 +1,4 @@
-"""What a net is asked before it is attacked."""
+"""Nets that cannot be attacked on these data are an error before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustlit.models import SmallCNN, TimmNet
 
 
 class Returns(nn.Module):
-    """Returns what a function makes of a net's logits."""
+    """Applies a function to a net's logits."""
 
     def __init__(self, change: Any, *, rejects: bool = False) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Returns(nn.Module):
 
 
 class Faulty(nn.Module):
-    """Has a fault that has nothing to do with its input."""
+    """Has a bug that does not depend on its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer_that_was_forgotten(x)
@@ -38,7 +38,7 @@ def data() -> MNIST:
     return MNIST(test_size=20)
 
 
-def test_nets_for_these_images_pass_and_no_draw_is_taken(data: MNIST) -> None:
+def test_nets_for_these_images_pass_without_a_global_random_draw(data: MNIST) -> None:
     refuses = Returns(lambda z: torch.cat([z, z[:, :1]], 1), rejects=True)  # an eleventh output for its refusal
     noisy = Returns(lambda z: z + torch.rand_like(z))
     for net in (SmallCNN(), refuses, noisy, TimmNet("resnet18")):
@@ -58,12 +58,12 @@ def test_nets_for_these_images_pass_and_no_draw_is_taken(data: MNIST) -> None:
         (Returns(lambda z: {"logits": z}), r"mine: the model must return logits \(B, K\), got dict; wrap it"),
         (
             Returns(lambda z: z, rejects=True),
-            r"9 logits, besides the one of its refusal for the 10 classes of mnist; build it with 11 ",
+            r"9 logits, besides .* refusal for the 10 classes of mnist; build it with 11 ",
         ),
         (Returns(lambda z: z.argmax(1)), r"mine: the model must return logits .* got shape \(1,\)"),
     ],
 )
-def test_what_it_cannot_be_attacked_with_is_said(net: nn.Module, message: str, data: MNIST) -> None:
+def test_the_message_names_the_problem(net: nn.Module, message: str, data: MNIST) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
         check_takes(net.eval(), data, "mine")
     assert "\n" not in str(raised.value)
@@ -73,12 +73,12 @@ def test_what_it_cannot_be_attacked_with_is_said(net: nn.Module, message: str, d
     ("name", "options"),
     [("resnet18", {}), ("vit_tiny_patch16_224", {"in_chans": 1})],  # other channels, another size
 )
-def test_nets_of_timm_are_pointed_to_the_adapter(name: str, options: dict[str, Any], data: MNIST) -> None:
+def test_nets_of_timm_get_a_hint_to_the_adapter(name: str, options: dict[str, Any], data: MNIST) -> None:
     net = timm.create_model(name, num_classes=10, **options).eval()
     with pytest.raises(ConfigError, match=rf"robustlit\.models\.TimmNet\('{name}'\) adapts channels and size"):
         check_takes(net, data, "mine")
 
 
-def test_a_fault_of_the_net_keeps_its_traceback(data: MNIST) -> None:
+def test_a_bug_of_the_net_keeps_its_traceback(data: MNIST) -> None:
     with pytest.raises(AttributeError, match="layer_that_was_forgotten"):
         check_takes(Faulty(), data, "mine")

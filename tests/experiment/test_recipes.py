@@ -1,4 +1,4 @@
-"""Recipes: where they lie, what they may hold, how values are read."""
+"""Recipes: where they lie, which keys they may hold, how values are read."""
 
 from pathlib import Path
 
@@ -18,30 +18,16 @@ from robustlit.experiment.recipes import (
 )
 
 
-def test_fractions_become_numbers_wherever_they_stand() -> None:
-    config = OmegaConf.create({"eps": "8/255", "deep": {"list": ["1/4", 3, " .5 / 2 "]}, "text": "linf", "none": None})
-    read_fractions(config)
-    assert config.eps == pytest.approx(8 / 255)
-    assert config.deep.list == [0.25, 3, 0.25]
-    assert config.text == "linf"
-    assert config.none is None
-
-
-def test_paths_and_interpolations_are_no_fractions() -> None:
-    config = OmegaConf.create({"run_dir": "1/2", "root": "3/4", "eps": "1/2", "again": "${eps}"})
-    read_fractions(config)
-    assert config.run_dir == "1/2"
-    assert config.root == "3/4"
-    assert OmegaConf.is_interpolation(config, "again")
-    assert config.again == 0.5
-
-
-def test_a_fraction_over_zero_is_refused() -> None:
+def test_fractions_become_numbers_except_in_paths_and_interpolations() -> None:
+    recipe = {"eps": "8/255", "deep": {"list": ["1/4", 3, " .5 / 2 "]}, "text": "linf", "none": None,
+              "run_dir": "1/2", "data": {"root": "3/4"}, "again": "${eps}"}  # fmt: skip
+    assert read_fractions(recipe) == {**recipe, "eps": 8 / 255, "deep": {"list": [0.25, 3, 0.25]}}
+    assert recipe["eps"] == "8/255"  # unchanged
     with pytest.raises(ConfigError, match="eps=8/0 divides by zero"):
-        read_fractions(OmegaConf.create({"eps": "8/0"}))
+        read_fractions({"eps": "8/0"})
 
 
-def test_shipped_recipes_are_found_and_introduce_themselves() -> None:
+def test_shipped_recipes_are_found_and_described() -> None:
     files = recipe_files()
     assert {"standard", "pgd_adv_train", "fgsm_rs", "pgd_adv_train_madry"} <= set(files)
     assert "base" not in files
@@ -50,7 +36,7 @@ def test_shipped_recipes_are_found_and_introduce_themselves() -> None:
         assert f"python train.py recipe={name}" in path.read_text(), name
 
 
-def test_own_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     for folder in (mine, other):
         folder.mkdir()
@@ -64,39 +50,36 @@ def test_own_folders_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert files["fgsm_rs"].parent == recipes_folder()
 
 
-def test_a_missing_folder_of_recipes_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("pgd_adv_trian", "no recipe 'pgd_adv_trian'; did you mean pgd_adv_train"), ("zzz", "there are .*fgsm_rs")],
+)
+def test_what_is_not_there_is_named(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_recipe_name(name, recipe_files())
     with pytest.raises(ConfigError, match=r"no folder of recipes at .*nowhere"):
         recipe_files([tmp_path / "nowhere"])
 
 
-def test_a_typo_is_answered_with_the_nearest_names() -> None:
-    with pytest.raises(ConfigError, match=r"no recipe 'pgd_adv_trian'; did you mean pgd_adv_train"):
-        check_recipe_name("pgd_adv_trian", recipe_files())
-    with pytest.raises(ConfigError, match=r"there are .*fgsm_rs"):
-        check_recipe_name("zzz", recipe_files())
-
-
-def test_a_key_that_nothing_reads_is_refused() -> None:
+def test_unknown_keys_and_missing_values_are_errors() -> None:
     base = OmegaConf.load(recipes_folder() / "base.yaml")
     keys = {str(k): None for k in base if k not in ("defaults", "hydra")}
     check_keys(OmegaConf.create({**keys, "model": {}, "data": {}}))
     with pytest.raises(ConfigError, match="'optimiser', which nothing reads; did you mean optimizer"):
         check_keys(OmegaConf.create({**keys, "optimiser": {}}))
-
-
-def test_values_still_to_give_are_named() -> None:
     with pytest.raises(ConfigError, match=r"must give model\.name"):
         check_complete(OmegaConf.create({"model": {"name": "???"}, "eps": 0.3}))
 
 
 def test_a_verdict_needs_attacks_that_know_the_defense() -> None:
     sweep = {"_target_": "robustlit.callbacks.AttackSweep", "knowledge": ["greybox", "blackbox"]}
-    with pytest.raises(
-        ConfigError, match=r"verdict=full .*sweep\.knowledge=\[greybox, blackbox\] runs none: add adaptive"
+    none: dict[str, object] = {"_target_": None}
+    for profile, refused, message in (
+        ("full", sweep, r"verdict=full .*sweep\.knowledge=\[greybox, blackbox\] runs none: add adaptive"),
+        ("quick", none, r"verdict=quick .*judges a sweep, and with sweep=none there is none: choose"),
     ):
-        check_verdict(OmegaConf.create({"verdict": "full", "sweep": sweep}))
-    with pytest.raises(ConfigError, match=r"verdict=quick .*judges a sweep, and with sweep=none there is none: choose"):
-        check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {"_target_": None}}))
-    check_verdict(OmegaConf.create({"verdict": None, "sweep": {"_target_": None}}))
-    check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {**sweep, "knowledge": ["greybox", "adaptive"]}}))
-    check_verdict(OmegaConf.create({"verdict": "quick", "sweep": {"_target_": "mine.Sweep"}}))
+        with pytest.raises(ConfigError, match=message):
+            check_verdict(OmegaConf.create({"verdict": profile, "sweep": refused}))
+    check_verdict(OmegaConf.create({"verdict": None, "sweep": none}))
+    for taken in ({**sweep, "knowledge": ["greybox", "adaptive"]}, {"_target_": "mine.Sweep"}):
+        check_verdict(OmegaConf.create({"verdict": "quick", "sweep": taken}))

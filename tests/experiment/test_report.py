@@ -1,7 +1,8 @@
-"""The closing table holds every number, on a terminal and without."""
+"""The printed table holds every number, on a terminal and without."""
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from typing import Any
 
@@ -18,12 +19,10 @@ def results(**changes: Any) -> dict[str, Any]:
         "clean": {"accuracy": 0.9904, "interval": [0.98829, 0.99213]},
         "attacks": {
             "fgsm": {"norm": "linf", "eps": 0.3, "accuracy": 0.9712, "interval": [0.9677, 0.9743], "passes": 3.0},
-            "a-name-longer-than-most": {
-                "norm": "l2", "eps": 2.5, "accuracy": 0.8123, "interval": [0.8045, 0.8198], "passes": 1234.4,
-            },
-            "nearest": {
-                "norm": "l2", "eps": None, "median": 1.2345, "accuracy": 0.0012, "interval": [0.0, 0.004], "passes": 77,
-            },
+            "a-name-longer-than-most":
+                {"norm": "l2", "eps": 2.5, "accuracy": 0.8123, "interval": [0.8045, 0.8198], "passes": 1234.4},
+            "nearest":
+                {"norm": "l2", "eps": None, "median": 1.2345, "accuracy": 0.0012, "interval": [0, 0.004], "passes": 77},
             "jsma": {"norm": "l0", "eps": None, "median": None, "accuracy": 0.63, "interval": [0.6, 0.66], "passes": 9},
         },
         "worst_case": {"norm": "linf", "eps": 8 / 255, "accuracy": 0.7951, "interval": [0.7871, 0.8029]},
@@ -44,41 +43,30 @@ def test_every_number_is_printed_in_its_row(terminal: bool) -> None:
     out = StringIO()
     print_report(results(), Console(force_terminal=terminal, file=out, width=120, no_color=True))
     text = out.getvalue()
-    for expected in (*NUMBERS, "pgd_adv_train-2", "10000 test images", "Some CPU, 2 threads", "worst case"):
+    for expected in (*NUMBERS, "pgd_adv_train-2", "10000 test images", "Some CPU, 2 threads"):
         assert expected in text, expected
     assert "cut short" not in text
-    rows = {
-        name: line
-        for line in text.splitlines()
-        for name in ("clean", "fgsm", "a-name", "nearest", "jsma", "worst case")
-        if name in line
-    }
-    assert "99.04 %" in rows["clean"]
-    assert "97.12 %" in rows["fgsm"]
-    assert all(part in rows["a-name"].split("longer-than-most ")[1] for part in ("l2 2.5", "81.23 %", "1234"))
-    assert "79.51 %" in rows["worst case"]
-    assert all(part in rows["nearest"] for part in ("l2 median 1.234", "0.12 %"))
-    assert all(part in rows["jsma"] for part in ("l0 any", "63.00 %"))
+    for row in (
+        r"clean .*99\.04 %", r"fgsm .*97\.12 %", r"a-name-longer-than-most .*l2 2\.5 .*81\.23 %.* 1234",
+        r"nearest .*l2 median 1\.234.* 0\.12 %", r"jsma .*l0 any .*63\.00 %", r"worst case .*79\.51 %",
+    ):  # fmt: skip
+        assert re.search(row, text), row
     assert ("\x1b" in text or "━" in text) == terminal
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_sweep_cut_short_says_so_and_names_are_no_markup(terminal: bool) -> None:
+def test_an_incomplete_sweep_is_marked_and_names_are_escaped(terminal: bool) -> None:
     out = StringIO()
     attacks = {"pgd[red]": results()["attacks"]["fgsm"]}
     found = results(name="run[bold]1", complete=False, attacks=attacks, device="CPU [0]")
     del found["worst_case"]
     print_report(found, Console(force_terminal=terminal, file=out, width=120, no_color=True))
     text = out.getvalue()
-    assert "cut short" in text
-    assert "run[bold]1" in text
-    assert "pgd[red]" in text
-    assert "CPU [0]" in text
-    assert "99.04 %" in text
+    assert all(part in text for part in ("cut short", "run[bold]1", "pgd[red]", "CPU [0]", "99.04 %"))
     assert "worst" not in text
 
 
-def test_a_narrow_terminal_loses_no_number() -> None:
+def test_a_narrow_terminal_shows_every_number() -> None:
     out = StringIO()
     print_report(results(), Console(force_terminal=True, file=out, width=80, no_color=True))
     for expected in NUMBERS:

@@ -1,4 +1,4 @@
-"""Jumps, and how they get into any net."""
+"""Jumps, and their insertion into any net."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_jump_by_hand() -> None:
     expected = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5001, 3.0])
     assert torch.equal(JumpReLU(0.5)(z), expected)
     assert torch.equal(gradient(JumpReLU(0.5), z), (z > 0.5).float())
-    assert JumpReLU(0.5).eval()(torch.tensor(float("nan"))).isnan()  # a broken net must not pass for a quiet one
+    assert JumpReLU(0.5).eval()(torch.tensor(float("nan"))).isnan()  # NaN must stay visible
 
 
 def test_in_training_the_gradient_goes_straight_through() -> None:
@@ -51,7 +51,7 @@ def test_in_training_the_gradient_goes_straight_through() -> None:
     [nn.ReLU6(), nn.SiLU(), nn.LeakyReLU(0.2), nn.GELU(), nn.Hardswish(), nn.PReLU(), activations.Swish()],
     ids=lambda a: type(a).__name__,
 )
-def test_above_the_threshold_stands_the_activations_own_value(activation: nn.Module) -> None:
+def test_above_the_threshold_the_value_is_the_activations_own(activation: nn.Module) -> None:
     value = JumpReLU(0.5, activation)(Z)
     assert torch.equal(value[Z > 0.5], activation(Z)[Z > 0.5])
     assert not value[Z <= 0.5].any()
@@ -96,17 +96,9 @@ def test_the_spread_step() -> None:
     fixed = JumpReLU(0.5)
     away = (Z - 0.5).abs() > 0.4
     torch.testing.assert_close(fixed.smooth(Z)[away], fixed(Z)[away], atol=1e-3, rtol=1e-3)
-    assert gradient(_Spread(fixed), torch.tensor([0.5])) > 2  # steep where the jump is
+    z = torch.tensor([0.5], requires_grad=True)
+    assert torch.autograd.grad(fixed.smooth(z).sum(), z)[0] > 2  # steep where the jump is
     assert torch.equal(RandomJumpReLU(0.5, 0.5).smooth(Z), fixed.smooth(Z))
-
-
-class _Spread(nn.Module):
-    def __init__(self, jump: Jump) -> None:
-        super().__init__()
-        self.jump = jump
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.jump.smooth(z)
 
 
 @pytest.mark.parametrize("kappa", [-1, float("nan"), float("inf"), True, "0.1", None])
@@ -125,7 +117,7 @@ def test_a_threshold_out_of_range_is_refused(kappa: object) -> None:
 # Replacing
 
 
-def test_what_was_replaced_is_said() -> None:
+def test_what_was_replaced_is_returned() -> None:
     net = BaseCNN()
     x = torch.rand(3, 1, 28, 28)
     before = net(x)
@@ -150,14 +142,14 @@ def test_networks_of_timm(name: str, kind: type[nn.Module], count: int, gates: i
     with torch.no_grad():
         before = net(x)
         seen: list[nn.Module] = []
-        replaced = replace_activations(net, lambda old: _Telling(old, seen))
+        replaced = replace_activations(net, lambda old: _Recording(old, seen))
         assert torch.equal(net(x), before)
     assert set(replaced.values()) == {kind}
     assert len(replaced) == len(seen) == count  # every place was replaced, and every one is called
     assert sum(isinstance(module, nn.Sigmoid) for module in net.modules()) == gates
 
 
-class _Telling(nn.Module):
+class _Recording(nn.Module):
     def __init__(self, old: nn.Module, seen: list[nn.Module]) -> None:
         super().__init__()
         self.old, self.seen = old, seen
@@ -165,21 +157,6 @@ class _Telling(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         self.seen.append(self)
         return self.old(z)
-
-
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "densenet121"])
-def test_jumps_in_fused_layers(name: str) -> None:
-    net = timm.create_model(name, num_classes=10, in_chans=1)
-    x = torch.rand(2, 1, 32, 32)
-    with torch.no_grad():
-        net(x)  # moves BatchNorm's averages off their start
-        before = net.eval()(x)
-        replace_activations(net, partial(JumpReLU, 0.0))
-        torch.testing.assert_close(net(x), before)
-        for module in net.modules():
-            if isinstance(module, JumpReLU):
-                module.kappa = 1.0
-        assert not torch.allclose(net(x), before)
 
 
 @pytest.mark.parametrize("file", [activations, activations_me])
@@ -201,7 +178,7 @@ def test_what_is_shared_stays_shared() -> None:
     assert sum(isinstance(module, Jump) for module in net.modules()) == 1
 
 
-def test_classes_of_ones_own() -> None:
+def test_your_own_classes() -> None:
     class Cube(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -213,21 +190,13 @@ def test_classes_of_ones_own() -> None:
     net = nn.Sequential(nn.ReLU(), Cube())
     assert replace_activations(net, partial(JumpReLU, 0.5), types=[Cube, nn.ReLU]) == {"0": nn.ReLU, "1": Cube}
     assert net(torch.tensor([0.6, 0.4])).tolist() == pytest.approx([0.216, 0.0])
-    assert not isinstance(net[1].activation.inner, JumpReLU)  # what an activation is made of stays
+    assert not isinstance(net[1].activation.inner, JumpReLU)  # parts of an activation are not replaced
 
 
 def test_nets_in_which_nothing_can_be_replaced() -> None:
-    class Functional(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return relu(self.layer(x))
-
     jump = partial(JumpReLU, 0.1)
-    with pytest.raises(ValueError, match=r"Functional has no activation module.*F\.relu.*cannot be seen.*types="):
-        replace_activations(Functional(), jump)
+    with pytest.raises(ValueError, match=r"Linear has no activation module.*F\.relu.*cannot be seen.*types="):
+        replace_activations(nn.Linear(4, 4), jump)
     with pytest.raises(ValueError, match="Sequential has no activation module"):
         replace_activations(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.ReLU()), jump, types=[nn.SiLU])
     with pytest.raises(ValueError, match="ReLU is itself the activation"):

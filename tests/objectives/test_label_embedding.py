@@ -70,7 +70,17 @@ def test_label_smoothing_is_the_even_similarity(net: nn.Module, digits: tuple[Te
     torch.testing.assert_close(smooth["loss"], even["loss"])
 
 
-def test_confusion_knows_which_digits_are_alike(net: nn.Module, training_digits: tuple[Tensor, Tensor]) -> None:
+def test_a_floor_of_label_smoothing_holds_for_any_number_of_classes(
+    net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    smoothing = LabelSmoothing(floor=0.9)
+    for classes in (2, 10, 100):
+        amount = smoothing.amount_for(classes)
+        assert 1 - amount + amount / classes == pytest.approx(0.9)
+    assert torch.equal(smoothing(net, *digits)["loss"], LabelSmoothing(1 / 9)(net, *digits)["loss"])
+
+
+def test_confusion_finds_similar_digits(net: nn.Module, training_digits: tuple[Tensor, Tensor]) -> None:
     modes = net.train()
     similarity = confusion_similarity(net, *training_digits)
     assert modes.training  # as it was
@@ -142,6 +152,10 @@ def test_bad_use(net: nn.Module, digits: tuple[Tensor, Tensor], training_digits:
         class_mean_similarity(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]))
     with pytest.raises(ValueError, match=r"amount must be a probability in \[0, 1\), got 1"):
         LabelSmoothing(1.0)
+    with pytest.raises(ValueError, match=r"floor must be a probability in \(0, 1\], got 0"):
+        LabelSmoothing(floor=0)
+    with pytest.raises(ValueError, match=r"floor=0.05 is no more than the other of 10 classes get"):
+        LabelSmoothing(floor=0.05)(net, *digits)
 
 
 def test_embeddings_of_a_similarity_have_it_as_inner_products() -> None:
@@ -151,7 +165,7 @@ def test_embeddings_of_a_similarity_have_it_as_inner_products() -> None:
     torch.testing.assert_close(t @ t.T, similarity)
 
 
-def test_regression_draws_to_the_class_embedding(digits: tuple[Tensor, Tensor]) -> None:
+def test_regression_is_the_distance_to_the_class_embedding(digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:32], digits[1][:32]
     t = torch.randn(10, 5)
     model = EmbeddingClassifier(SmallCNN(num_classes=5), embeddings=t.tolist(), temperature=0.5)
@@ -165,6 +179,7 @@ def test_regression_needs_embeddings(net: nn.Module, digits: tuple[Tensor, Tenso
         EmbeddingRegression()(net, *digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -16,8 +16,7 @@ from robustlit.objectives import (
     EmbeddingRegression,
     Standard,
 )
-from robustlit.objectives.inner import MinMax
-from robustlit.objectives.objective import Scheduled
+from robustlit.objectives.objective import MinMax, Scheduled
 from robustlit.objectives.weight_perturbation import worst_moves
 
 AWP = AdversarialWeightPerturbation
@@ -94,11 +93,11 @@ def test_the_inputs_are_attacked_once_a_step(net: nn.Module, digits: tuple[Tenso
     assert not isinstance(Standard(), MinMax)
 
 
-def test_it_goes_with_any_objective(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_it_works_with_any_objective(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:32], digits[1][:32]
     sharp = AWP(Standard(), 0.05)(net, x, y)
     assert sharp["loss"] > Standard()(net, x, y)["loss"]
-    model = EmbeddingClassifier(net)  # asked for embed(x), not only called
+    model = EmbeddingClassifier(net)  # its embed(x) must see the moved weights too
     plain = EmbeddingRegression()(model, x, y)["loss"]
     moved = AWP(EmbeddingRegression(), 0.05)(model, x, y)["loss"]
     assert moved > 1.01 * plain
@@ -115,7 +114,7 @@ def test_every_weight_learns_under_autocast(net: nn.Module, digits: tuple[Tensor
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_it_begins_when_it_is_told_and_passes_progress_on(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_it_begins_at_its_start_and_passes_progress_on(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     inner = AdversarialTraining(STILL, warmup=0.8)
     objective = AWP(inner, 0.1, start=0.5)
     assert isinstance(objective, Scheduled)
@@ -140,8 +139,8 @@ def test_a_net_whose_loss_is_flat_stays_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": 0}, "gamma must be a positive share"),
-        ({"gamma": float("nan")}, "gamma must be a positive share"),
+        ({"gamma": 0}, "gamma must be positive and finite"),
+        ({"gamma": float("nan")}, "gamma must be positive and finite"),
         ({"start": 1}, r"start must be a share of the training steps in \[0, 1\), got 1"),
         ({"objective": "trades"}, "objective must be an objective, got 'trades'"),
     ],

@@ -1,4 +1,4 @@
-"""What the differential tests share: the benchmark's modules, nets that fall and that resist, and reasons to skip."""
+"""Shared by the comparisons with peers: the benchmark's modules, an undefended and a robust net, reasons to skip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustlit.models import SmallCNN
 
 @pytest.fixture
 def need() -> Callable[[str], None]:
-    """Skips unless a peer is installed, and says the line that installs it."""
+    """Skip unless a peer is installed, with the command that installs it."""
 
     def check(library: str) -> None:
         if not peers.installed(library):

@@ -6,7 +6,6 @@ breaks once a peer mends it.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,37 +16,43 @@ from measure import Run
 from peers import Peer
 from torch import Tensor, nn
 
-from robustlit.attacks import MIM, PGD, Attack
+import robustlit.attacks
+from robustlit.attacks import PGD
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
 
-def ours(build: Callable[[], Attack], label: str = "robustlit", *, targeted: bool = False) -> Any:
-    """Our implementation; skipped until it is written."""
+def ours(name: str, label: str = "robustlit", *, targeted: bool = False, **settings: Any) -> Any:
+    """Our attack of that name."""
 
     def craft(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-        try:
-            attack = build()
-        except (ImportError, AttributeError) as error:
-            pytest.skip(f"ours is not there yet: {error}")
+        attack = getattr(robustlit.attacks, name)(**settings)
         return attack.run(net, x, y, target=(y + 1) % 10 if targeted else None, seed=0).x_adv
 
-    return pytest.param("", craft, id=label)
+    return pytest.param(("", craft), id=label)
 
 
 def peer(entry: Peer, fault: str | None = None) -> Any:
     """A peer, with what is wrong with it if anything."""
     marks = () if fault is None else pytest.mark.xfail(reason=f"{entry.label}: {fault}", strict=False)
-    return pytest.param(entry.library, entry.craft, id=entry.label.replace(" ", "-"), marks=marks)
+    return pytest.param((entry.library, entry.craft), id=entry.label.replace(" ", "-"), marks=marks)
 
 
-def lazily(module: str, name: str, **settings: Any) -> Callable[[], Attack]:
-    """An attack of ours from its own module."""
-    return lambda: getattr(importlib.import_module(f"robustlit.attacks.{module}"), name)(**settings)
+@pytest.fixture
+def craft(request: pytest.FixtureRequest, need: Callable[[str], None]) -> Run:
+    """A contender; the test is skipped where its library is not installed."""
+    library, run = request.param
+    if library:
+        need(library)
+    return run
+
+
+def contenders(*params: Any) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("craft", params, indirect=True)
 
 
 class Logits(nn.Module):
-    """A net whose logits are scaled or shifted: the same classifier to anybody who looks at the class alone."""
+    """A net whose logits are scaled or shifted: the predicted classes stay the same."""
 
     def __init__(self, net: nn.Module, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -57,68 +62,45 @@ class Logits(nn.Module):
         return self.net(x) * self.scale + self.shift
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("newtonfool", "NewtonFool")),
-        peer(peers.art("NewtonFool", {"max_iter": 100, "eta": 0.01})),
-        peer(
-            peers.foolbox("NewtonFoolAttack", {"steps": 100, "stepsize": 0.01}, minimal=True),
-            "both norms lost their square roots, the step divides by |gradient|^4 and overflows to NaN",
-        ),
-    ],
+@contenders(
+    ours("NewtonFool"),
+    peer(peers.art("NewtonFool", {"max_iter": 100, "eta": 0.01})),
+    peer(
+        peers.foolbox("NewtonFoolAttack", {"steps": 100, "stepsize": 0.01}, minimal=True),
+        "both norms lost their square roots, the step divides by |gradient|^4 and overflows to NaN",
+    ),
 )
-def test_newtonfool_stays_finite_and_breaks_most(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
-) -> None:
-    if library:
-        need(library)
+def test_newtonfool_stays_finite_and_breaks_most(craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:25] for part in digits)
     x_adv = craft(net, x.clone(), y, 0.0)
     assert x_adv.isfinite().all(), f"{int((~x_adv.isfinite()).flatten(1).any(1).sum())} of {len(x)} are not finite"
     assert (net(x_adv).argmax(1) != y).double().mean() >= 0.8
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("deepfool", "DeepFool")),
-        peer(peers.adv_lib("df", {"steps": 50})),
-        peer(peers.foolbox("L2DeepFoolAttack", {"steps": 50}, minimal=True)),
-        peer(
-            peers.art("DeepFool", {"max_iter": 50, "epsilon": 0.02}), "gives up on a few examples (2 % of 500 digits)"
-        ),
-        peer(
-            peers.torchattacks("DeepFool", {"steps": 50}),
-            "overshoots each step, not their sum: iterates near the boundary from inside and many never cross it",
-        ),
-    ],
+@contenders(
+    ours("DeepFool"),
+    peer(peers.adv_lib("df", {"steps": 50})),
+    peer(peers.foolbox("L2DeepFoolAttack", {"steps": 50}, minimal=True)),
+    peer(peers.art("DeepFool", {"max_iter": 50, "epsilon": 0.02}), "gives up on a few examples (2 % of 500 digits)"),
+    peer(
+        peers.torchattacks("DeepFool", {"steps": 50}),
+        "overshoots each step, not their sum: iterates near the boundary from inside and many never cross it",
+    ),
 )
-def test_deepfool_breaks_an_undefended_net(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
-) -> None:
-    if library:
-        need(library)
+def test_deepfool_breaks_an_undefended_net(craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:25] for part in digits)
     broken = net(craft(net, x.clone(), y, 0.0)).argmax(1) != y
     assert broken.all(), f"{int((~broken).sum())} of {len(x)} are not broken"
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lambda: MIM(eps=0.3, steps=10)),
-        peer(peers.foolbox("LinfMomentumIterativeFastGradientMethod", lambda e: {"abs_stepsize": 0.03})),
-        # Its velocity is 0/0 = NaN here, and for ever; the images are finite only because torch takes sign(NaN) for 0.
-        peer(peers.torchattacks("MIFGSM", {"eps": 0.3, "alpha": 0.03})),
-        peer(peers.art("MomentumIterativeMethod", {"eps": 0.3, "eps_step": 0.03, "max_iter": 10})),
-    ],
+@contenders(
+    ours("MIM", eps=0.3, steps=10),
+    peer(peers.foolbox("LinfMomentumIterativeFastGradientMethod", lambda e: {"abs_stepsize": 0.03})),
+    # Its velocity is 0/0 = NaN here, and for ever; the images are finite only because torch takes sign(NaN) for 0.
+    peer(peers.torchattacks("MIFGSM", {"eps": 0.3, "alpha": 0.03})),
+    peer(peers.art("MomentumIterativeMethod", {"eps": 0.3, "eps_step": 0.03, "max_iter": 10})),
 )
-def test_mim_stays_finite_where_the_gradient_is_zero(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
-) -> None:
-    if library:
-        need(library)
+def test_mim_stays_finite_where_the_gradient_is_zero(craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:25] for part in digits)
     x_adv = craft(Logits(net, scale=1e4), x.clone(), y, 0.3)
     assert x_adv.isfinite().all(), f"{int((~x_adv.isfinite()).flatten(1).any(1).sum())} of {len(x)} are not finite"
@@ -127,105 +109,77 @@ def test_mim_stays_finite_where_the_gradient_is_zero(
 _FADES = "climbs cross-entropy in float32, whose gradient is zero beyond a margin of 104 logits"
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lambda: PGD(eps=0.3, steps=20)),
-        ours(lambda: MIM(eps=0.3, steps=20), "robustlit-mim"),
-        ours(lazily("apgd", "APGD", eps=0.3, steps=20), "robustlit-apgd"),
-        peer(peers.foolbox("LinfProjectedGradientDescentAttack", {"abs_stepsize": 0.0375, "steps": 20}), _FADES),
-        peer(peers.torchattacks("PGD", {"eps": 0.3, "alpha": 0.0375, "steps": 20}), _FADES),
-        peer(
-            peers.art("ProjectedGradientDescent", {"eps": 0.3, "eps_step": 0.0375, "max_iter": 20}),
-            _FADES,
-        ),
-        peer(peers.adv_lib("pgd_linf", {"ε": 0.3, "steps": 20, "absolute_step_size": 0.0375}), _FADES),
-        peer(peers.auto_attack("APGDAttack", lambda e: {"eps": 0.3, "n_iter": 20}), _FADES),
-    ],
+@contenders(
+    ours("PGD", eps=0.3, steps=20),
+    ours("MIM", "robustlit-mim", eps=0.3, steps=20),
+    ours("APGD", "robustlit-apgd", eps=0.3, steps=20),
+    peer(peers.foolbox("LinfProjectedGradientDescentAttack", {"abs_stepsize": 0.0375, "steps": 20}), _FADES),
+    peer(peers.torchattacks("PGD", {"eps": 0.3, "alpha": 0.0375, "steps": 20}), _FADES),
+    peer(
+        peers.art("ProjectedGradientDescent", {"eps": 0.3, "eps_step": 0.0375, "max_iter": 20}),
+        _FADES,
+    ),
+    peer(peers.adv_lib("pgd_linf", {"ε": 0.3, "steps": 20, "absolute_step_size": 0.0375}), _FADES),
+    peer(peers.auto_attack("APGDAttack", lambda e: {"eps": 0.3, "n_iter": 20}), _FADES),
 )
-def test_a_confident_net_is_not_thereby_robust(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
-) -> None:
-    if library:
-        need(library)
+def test_a_confident_net_is_not_robust(craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = (part[:25] for part in digits)
     broken = net(craft(Logits(net, scale=1e4), x.clone(), y, 0.3)).argmax(1) != y
     assert broken.all(), f"{int((~broken).sum())} of {len(x)} look robust, though none is at eps 0.3 without the scale"
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("carlini_wagner", "CarliniWagner", steps=50, searches=4)),
-        peer(
-            peers.adv_lib("carlini_wagner_l2", {"max_iterations": 50, "binary_search_steps": 4, "learning_rate": 0.1})
-        ),
-        peer(
-            peers.torchattacks("CW", {"c": 1, "steps": 200, "lr": 0.05}),
-            "the best other logit is a maximum over logits times 0 or 1, which is 0 where all are negative",
-        ),
-    ],
+@contenders(
+    ours("CarliniWagner", steps=50, searches=4),
+    peer(peers.adv_lib("carlini_wagner_l2", {"max_iterations": 50, "binary_search_steps": 4, "learning_rate": 0.1})),
+    peer(
+        peers.torchattacks("CW", {"c": 1, "steps": 200, "lr": 0.05}),
+        "the best other logit is a maximum over logits times 0 or 1, which is 0 where all are negative",
+    ),
 )
-def test_carlini_wagner_does_not_mind_negative_logits(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
+def test_carlini_wagner_is_no_weaker_on_negative_logits(
+    craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
-    if library:
-        need(library)
     x, y = (part[:20] for part in digits)
     before, after = (net(craft(Logits(net, shift=s), x.clone(), y, 0.0)).argmax(1) != y for s in (0.0, -100.0))
     assert after.sum() >= before.sum() - 1, f"breaks {int(before.sum())}, with negative logits {int(after.sum())}"
 
 
-class Deaf(nn.Module):
-    """A classifier that always answers 7, though it has gradients: nobody can break an image of a 7."""
+class Constant(nn.Module):
+    """A classifier that always predicts 7, though it has gradients: no image of a 7 can be broken."""
 
     def forward(self, x: Tensor) -> Tensor:
         rest = x.flatten(1)[:, :10] * 0.1
         return rest - 5 + 10 * nn.functional.one_hot(torch.full((len(x),), 7), 10)
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("carlini_wagner", "CarliniWagner", steps=20, searches=3)),
-        peer(peers.adv_lib("carlini_wagner_l2", {"max_iterations": 20, "binary_search_steps": 3})),
-        peer(
-            peers.foolbox("L2CarliniWagnerAttack", {"steps": 20, "binary_search_steps": 3}, minimal=True),
-            "an example that it cannot break comes back as a zero image",
-        ),
-    ],
+@contenders(
+    ours("CarliniWagner", steps=20, searches=3),
+    peer(peers.adv_lib("carlini_wagner_l2", {"max_iterations": 20, "binary_search_steps": 3})),
+    peer(
+        peers.foolbox("L2CarliniWagnerAttack", {"steps": 20, "binary_search_steps": 3}, minimal=True),
+        "an example that it cannot break comes back as a zero image",
+    ),
 )
-def test_carlini_wagner_returns_no_zero_image_for_a_failure(
-    library: str, craft: Run, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
-) -> None:
-    if library:
-        need(library)
+def test_carlini_wagner_returns_no_zero_image_for_a_failure(craft: Run, digits: tuple[Tensor, Tensor]) -> None:
     x = digits[0][:5]
-    x_adv = craft(Deaf(), x.clone(), torch.full((5,), 7), 0.0)
+    x_adv = craft(Constant(), x.clone(), torch.full((5,), 7), 0.0)
     assert (x_adv.flatten(1).abs().sum(1) > 1).all(), "zero images"
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("carlini_wagner", "CarliniWagner", steps=60, searches=5, lr=0.1)),
-        peer(
-            peers.adv_lib("carlini_wagner_l2", {"max_iterations": 60, "binary_search_steps": 5, "learning_rate": 0.1}),
-            "a search is aborted when no example of the batch moves, so results depend on batch mates",
-        ),
-        peer(
-            peers.foolbox(
-                "L2CarliniWagnerAttack", {"steps": 60, "binary_search_steps": 5, "stepsize": 0.1}, minimal=True
-            ),
-            "a search is aborted on the batch's total loss, so results depend on batch mates",
-        ),
-    ],
+@contenders(
+    ours("CarliniWagner", steps=60, searches=5, lr=0.1),
+    peer(
+        peers.adv_lib("carlini_wagner_l2", {"max_iterations": 60, "binary_search_steps": 5, "learning_rate": 0.1}),
+        "a search is aborted when no example of the batch moves, so results depend on batch mates",
+    ),
+    peer(
+        peers.foolbox("L2CarliniWagnerAttack", {"steps": 60, "binary_search_steps": 5, "stepsize": 0.1}, minimal=True),
+        "a search is aborted on the batch's total loss, so results depend on batch mates",
+    ),
 )
 def test_carlini_wagner_does_not_depend_on_batch_mates(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
+    craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
-    if library:
-        need(library)
     x, y = (part[:10] for part in digits)
     together = craft(net, x.clone(), y, 0.0)
     alone = torch.cat([craft(net, x[k : k + 1].clone(), y[k : k + 1], 0.0) for k in range(4)])
@@ -245,22 +199,17 @@ def best_pair(net: nn.Module, x: Tensor, target: int) -> set[int]:
     return set(divmod(int(score.argmax()), len(a)))
 
 
-@pytest.mark.parametrize(
-    ("library", "craft"),
-    [
-        ours(lazily("jsma", "JSMA", theta=1.0, gamma=2 / 784, outputs="logits"), targeted=True),
-        peer(
-            peers.art("SaliencyMapMethod", {"theta": 1.0, "gamma": 1 / 784}, targeted=True),
-            "takes the two pixels of the largest target gradient and leaves out what the other classes gain",
-        ),
-        peer(peers.torchattacks("JSMA", {"theta": 1.0, "gamma": 1 / 784})),
-    ],
+@contenders(
+    ours("JSMA", theta=1.0, gamma=2 / 784, outputs="logits", targeted=True),
+    peer(
+        peers.art("SaliencyMapMethod", {"theta": 1.0, "gamma": 1 / 784}, targeted=True),
+        "takes the two pixels of the largest target gradient and leaves out what the other classes gain",
+    ),
+    peer(peers.torchattacks("JSMA", {"theta": 1.0, "gamma": 1 / 784})),
 )
 def test_jsma_takes_the_pair_that_the_paper_ranks_first(
-    library: str, craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor], need: Callable[[str], None]
+    craft: Run, net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
-    if library:
-        need(library)
     # Black and white: torchattacks calls a pixel full from 0.99 on, ours counts a gradient by the room that is left.
     x_all = digits[0][:3].round()
     for x, y in zip(x_all, digits[1], strict=False):

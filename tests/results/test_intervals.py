@@ -1,4 +1,4 @@
-"""Wilson intervals against scipy, and accuracies that remember their counts."""
+"""Wilson intervals compared with scipy, and accuracies with their counts."""
 
 from __future__ import annotations
 
@@ -30,22 +30,17 @@ def test_the_ends_are_exact_and_the_proportion_lies_inside(n: int) -> None:
 
 
 @pytest.mark.parametrize(("correct", "n"), [(-1, 5), (6, 5), (0, 0), (1, -1), (float("nan"), 5)])
-def test_counts_that_make_no_proportion_are_refused(correct: int, n: int) -> None:
+def test_impossible_counts_are_refused(correct: int, n: int) -> None:
     for refuse in (wilson_interval, Accuracy):
         with pytest.raises(ValueError, match=r"0 <= correct <= n.*n="):
             refuse(correct, n)
 
 
-def test_an_accuracy_is_a_float_with_its_counts() -> None:
+def test_an_accuracy_is_a_float_that_prints_its_interval() -> None:
     accuracy = Accuracy(3, 8)
     assert isinstance(accuracy, float)
-    assert accuracy == 0.375
     assert 2 * accuracy + 0.25 == 1.0
-    assert (accuracy.correct, accuracy.n) == (3, 8)
-    assert accuracy.interval == wilson_interval(3, 8)
-
-
-def test_an_accuracy_prints_its_interval() -> None:
+    assert (accuracy, accuracy.correct, accuracy.n, accuracy.interval) == (0.375, 3, 8, wilson_interval(3, 8))
     low, high = wilson_interval(948, 1000)
     assert str(Accuracy(948, 1000)) == f"94.80 % [{100 * low:.2f}, {100 * high:.2f}]"
     assert f"{Accuracy(948, 1000)}".startswith("94.80 % [93.2")
@@ -53,6 +48,6 @@ def test_an_accuracy_prints_its_interval() -> None:
 
 def test_an_accuracy_survives_copies_and_pickles() -> None:
     accuracy = Accuracy(948, 1000)
-    for twin in (copy.copy(accuracy), copy.deepcopy(accuracy), pickle.loads(pickle.dumps(accuracy))):
-        assert type(twin) is Accuracy
-        assert (twin, twin.correct, twin.n, twin.interval) == (accuracy, 948, 1000, accuracy.interval)
+    for other in (copy.copy(accuracy), copy.deepcopy(accuracy), pickle.loads(pickle.dumps(accuracy))):
+        assert type(other) is Accuracy
+        assert (other, other.correct, other.n, other.interval) == (accuracy, 948, 1000, accuracy.interval)

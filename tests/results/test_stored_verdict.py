@@ -1,4 +1,4 @@
-"""A verdict belongs to the table that it judged, and is shown beside no other."""
+"""A verdict belongs to the table that it judged and is shown with no other."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def judged(table: Make) -> Evaluation:
 
 
 def verdict_on(evaluation: Evaluation | None) -> Verdict:
-    """A verdict that fails; tied to nothing, as older ones are, for None."""
+    """Return a verdict that fails; for None without a table, as older versions wrote it."""
     found = Verdict([Check(13, "a", "FAIL", "b")], "full", 9, "linf", 0.3, 0, 5, 0.1)
     return found if evaluation is None else found.of(evaluation)
 
 
-def test_it_says_what_it_judged_and_is_read_back(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+def test_a_verdict_names_its_table(judged: Evaluation, table: Make, tmp_path: Path) -> None:
     file = verdict_on(judged).save(tmp_path)
     written = json.loads(file.read_text())
     assert (written["table"], written["evaluated"]) == (judged.digest, 20)
@@ -39,39 +39,26 @@ def test_it_says_what_it_judged_and_is_read_back(judged: Evaluation, table: Make
     assert verdict_on(judged).is_of(table(ROWS)) is True
     assert verdict_on(judged).is_of(table(OTHERS)) is False
     assert verdict_on(None).is_of(judged) is None
-    # Of columns with another meaning nobody can tell.
+    # Digests of different versions cannot be compared.
     file.write_text(json.dumps(written | {"table": "v2:00"}))
     assert Verdict.load(tmp_path).is_of(judged) is None
 
 
-@pytest.mark.parametrize("change", [{"table": 3}, {"evaluated": "many"}])
-def test_a_damaged_tie_is_refused(judged: Evaluation, tmp_path: Path, change: dict[str, object]) -> None:
-    file = verdict_on(judged).save(tmp_path)
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(ValueError, match="table must be text and evaluated a number"):
-        Verdict.load(tmp_path)
-
-
-def test_a_reader_gets_the_verdict_on_its_table_alone(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+def test_only_the_verdict_on_the_table_is_read(judged: Evaluation, table: Make, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "evaluation"
     assert stored_verdict(tmp_path / "run", judged) == (None, "")
     verdict_on(judged).save(folder)
     assert stored_verdict(tmp_path / "run", judged) == (verdict_on(judged), "")
-    found, told = stored_verdict(folder, table(OTHERS))
-    assert found is None
-    assert told == "judged another table than the one here (of as many examples, with other results)"
-    found, told = stored_verdict(folder, table(ROWS[:15]))
-    assert found is None
-    assert told == "judged another table than the one here (of 20 examples; here are 15)"
+    other = "judged another table than the one here "
+    assert stored_verdict(folder, table(OTHERS)) == (None, f"{other}(of as many examples, with other results)")
+    assert stored_verdict(folder, table(ROWS[:15])) == (None, f"{other}(of 20 examples; here are 15)")
     verdict_on(None).save(folder)
-    found, told = stored_verdict(folder, judged)
+    found, note = stored_verdict(folder, judged)
     assert found == verdict_on(None)
-    assert told.startswith("does not say which table it judged")
+    assert note.startswith("does not say which table it judged")
 
 
-def test_who_loads_a_verdict_alone_is_warned_of_another_table_beside_it(
-    judged: Evaluation, table: Make, tmp_path: Path
-) -> None:
+def test_loading_a_verdict_warns_of_another_table_beside_it(judged: Evaluation, table: Make, tmp_path: Path) -> None:
     file = verdict_on(judged).save(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -80,15 +67,11 @@ def test_who_loads_a_verdict_alone_is_warned_of_another_table_beside_it(
         Verdict.load(tmp_path)
         table(OTHERS).save(tmp_path / "other")
         file.rename(tmp_path / "other" / "verdict.json")
-    with pytest.warns(
-        UserWarning, match=r"verdict.json judged another table .*; judge the checkpoint again \(robustlit"
-    ):
+    with pytest.warns(UserWarning, match=r"verdict.json judged another table .*; judge the checkpoint again \(robust"):
         Verdict.load(tmp_path / "other")
 
 
-def test_a_table_written_anew_sets_the_verdict_on_the_old_one_aside(
-    judged: Evaluation, table: Make, tmp_path: Path
-) -> None:
+def test_writing_another_table_renames_the_verdict(judged: Evaluation, table: Make, tmp_path: Path) -> None:
     def files() -> set[str]:
         return {file.name for file in tmp_path.glob("verdict*")}
 
@@ -120,22 +103,23 @@ def test_an_older_verdict_stays_until_the_table_changes(judged: Evaluation, tabl
     assert (tmp_path / "verdict_of_an_earlier_table.json").is_file()
 
 
-def test_no_figure_shows_a_verdict_on_another_table(judged: Evaluation, table: Make, tmp_path: Path) -> None:
+def test_figures_refuse_a_verdict_on_another_table(judged: Evaluation, table: Make, tmp_path: Path) -> None:
     other = verdict_on(table(OTHERS))
-    said = "the verdict judged another table than the one here"
-    with pytest.raises(EvaluationError, match=said):
-        curves_figure(judged, verdict=other)
-    with pytest.raises(EvaluationError, match=said):
-        knowledge_figure(judged, "pgd", verdict=other)
-    with pytest.raises(EvaluationError, match=f"mine: {said}"):
+    message = "the verdict judged another table than the one here"
+    for draw in (
+        lambda: curves_figure(judged, verdict=other),
+        lambda: knowledge_figure(judged, "pgd", verdict=other),
+        lambda: draw_run(judged, tmp_path, ["l2"], verdict=other),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            draw()
+    with pytest.raises(EvaluationError, match=f"mine: {message}"):
         models_figure({"mine": judged}, attack="pgd", verdicts={"mine": other})
-    with pytest.raises(EvaluationError, match=said):
-        draw_run(judged, tmp_path, ["l2"], verdict=other)
     for shown in (verdict_on(judged), verdict_on(None)):
         curves_figure(judged, verdict=shown)
 
 
-def test_the_examples_in_common_keep_the_verdict_on_all_and_say_so(judged: Evaluation, table: Make) -> None:
+def test_a_figure_of_the_common_examples_notes_that_the_verdict_is_on_all(judged: Evaluation, table: Make) -> None:
     cut = on_common_examples({"mine": judged, "few": table(ROWS[:15])})["mine"]
     assert cut.n == 15
     assert cut.on(range(10)).whole is judged
@@ -147,7 +131,7 @@ def test_the_examples_in_common_keep_the_verdict_on_all_and_say_so(judged: Evalu
             {"mine": cut}, verdicts={"mine": verdict_on(judged)}
         ),
     }
-    for said, figure in figures.items():
+    for note, figure in figures.items():
         figure.draw_without_rendering()
-        assert said in " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
+        assert note in " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
     assert judged.on(range(30)) is judged

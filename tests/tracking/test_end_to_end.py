@@ -1,6 +1,4 @@
-"""robustlit and the real `wandb` client against a server on 127.0.0.1: upload, resume, a server that goes, sync."""
-
-from __future__ import annotations
+"""robustlit and the real `wandb` client against a server on 127.0.0.1: upload, resume, a lost server, sync."""
 
 import contextlib
 import copy
@@ -25,6 +23,7 @@ from wandb_server import StoredRun, WandbServer
 
 from robustlit.cli.main import main
 
+pytestmark = pytest.mark.slow
 SMALL = [
     "recipe=fgsm_rs", "model=small_cnn", "data.train_size=300", "data.val_size=60", "data.test_size=60",
     "data.batch_size=50", "trainer.max_epochs=1", "trainer.log_every_n_steps=2", "validation_attack.steps=2",
@@ -34,9 +33,9 @@ ATTACKED = [
     *SMALL, "callbacks.images.count=2", "sweep.attacks.pgd.steps=3", "sweep.attacks.bim.steps=2",
     "sweep.grid.linf=[0.1,0.3]",
 ]  # fmt: skip
-# A server that is gone is soon given up.
+# Give up a server that is away after a short time.
 IMPATIENT = {"WANDB_FINISH_TIMEOUT": "2", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
-# A callback that says when the training is over, and lets the attacks begin when it is told to.
+# A callback that reports the end of the training, and waits for a file before the attacks begin.
 HOLD = """
 import pathlib, time
 import pytorch_lightning as pl
@@ -51,26 +50,26 @@ class Hold(pl.Callback):
 
 @dataclass
 class Done:
-    """What a command left."""
+    """The result of a command."""
 
     code: int
-    said: str  # on stderr
+    said: str  # standard error
     printed: str
 
     def line(self) -> str:
-        """The line that says where W&B's run is."""
+        """Return the line that names the W&B run."""
         (line,) = [line for line in self.said.splitlines() if line.startswith("W&B:")]
         return line
 
 
 def robustlit(*arguments: str, folder: Path, **environment: str) -> Done:
-    """Runs a command in this process as if in a new one: W&B starts afresh."""
+    """Run a command in this process as if in a new one: W&B starts afresh."""
     said, printed = io.StringIO(), io.StringIO()
     handler = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["robustlit", *arguments])
-        patch.setenv("HOME", str(folder))  # whose ~/.netrc is not the user's
+        patch.setenv("HOME", str(folder))  # without a ~/.netrc
         patch.delenv("WANDB_API_KEY", raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -87,12 +86,12 @@ def robustlit(*arguments: str, folder: Path, **environment: str) -> Done:
 
 @dataclass
 class Trained:
-    """A run that went online, on its server."""
+    """An online run and its server."""
 
     server: WandbServer
     folder: Path
     done: Done
-    run: StoredRun  # as it was when it had ended
+    run: StoredRun  # as it was at its end
     results: dict[str, Any]
 
 
@@ -165,7 +164,7 @@ def test_a_run_that_was_uploaded_is_not_uploaded_again(trained: Trained) -> None
     assert len(trained.server.asked) == asked
 
 
-def test_a_resumed_run_goes_on_where_it_stood(trained: Trained, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_at_its_last_step(trained: Trained, tmp_path: Path) -> None:
     # In a copy: it may find a better checkpoint, and other tests look at the one that was attacked.
     shutil.copytree(trained.folder / "runs", tmp_path / "runs", symlinks=True)
     server, last = trained.server, "runs/first/checkpoints/last.ckpt"
@@ -209,12 +208,19 @@ def test_a_sweep_chooses_the_id_and_the_project(tmp_path: Path) -> None:
 # Offline
 
 
-def test_a_run_kept_offline_is_uploaded_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("away", [False, True])
+def test_a_run_kept_offline_is_uploaded_later(away: bool, tmp_path: Path) -> None:
     with WandbServer() as server:
-        environment = server.environment(tmp_path / "own")
-        done = robustlit("train", *BARE, "name=off", folder=tmp_path, **{**environment, "WANDB_MODE": "offline"})
-        assert done.line() == "W&B: offline; to upload this run later: robustlit sync runs/off"
+        environment, reason, settings = server.environment(tmp_path / "own"), "", {"WANDB_MODE": "offline"}
+        if away:
+            reason, settings = f"{server.url} cannot be reached; ", {"WANDB_INIT_TIMEOUT": "2"}
+            server.stop()
+        done = robustlit("train", *BARE, "name=off", folder=tmp_path, **{**environment, **settings})
+        assert done.code == 0
+        assert done.line() == f"W&B: {reason}offline; to upload this run later: robustlit sync runs/off"
         assert server.asked == []
+        if away:
+            server.start()
         command = done.line().split("robustlit ")[1].split()
         assert robustlit(*command, folder=tmp_path, **environment).code == 0
         assert server.run().name == "off"
@@ -223,21 +229,6 @@ def test_a_run_kept_offline_is_uploaded_later(tmp_path: Path) -> None:
         again = robustlit(*command, folder=tmp_path, **environment)
         assert "nothing to upload" in again.printed
         assert server.run().completions == 1
-
-
-def test_a_server_that_is_not_there_at_the_start_costs_nothing(tmp_path: Path) -> None:
-    with WandbServer() as server:
-        environment = server.environment(tmp_path / "own")
-        server.stop()
-        done = robustlit("train", *BARE, "name=first", folder=tmp_path, **environment, WANDB_INIT_TIMEOUT="2")
-        assert done.code == 0
-        assert done.line() == (
-            f"W&B: {server.url} cannot be reached; offline; to upload this run later: robustlit sync runs/first"
-        )
-        server.start()
-        assert robustlit("sync", folder=tmp_path, **environment).code == 0
-        assert server.run().rows("val/robust_accuracy")
-        assert server.run().exit_code == 0
 
 
 def test_a_server_that_goes_away_in_mid_run_costs_nothing(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ noted in `unknown` and refused; a test that needs one adds it:
         server.answers["UpsertView2"] = lambda variables: {"upsertView": {...}}
 """
 
-from __future__ import annotations
-
+import contextlib
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,10 +21,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
 KEY = "a" * 40  # the key that the server takes
 ENTITY = "tester"
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def forget_login(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Leave no key and no other server of the machine: an empty home folder."""
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @dataclass
@@ -70,11 +79,9 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.answers: dict[str, Answer] = {
-            "Viewer": self._viewer,
-            "UpsertBucket": self._upsert_run,
-            "RunResumeStatus": self._resume_status,
+            "Viewer": self._viewer, "UpsertBucket": self._upsert_run, "RunResumeStatus": self._resume_status,
             "CreateRunFiles": self._upload_addresses,
-        }
+        }  # fmt: skip
         self.asked: list[str] = []
         self.unknown: list[str] = []
         self.status: int | None = None
@@ -83,7 +90,7 @@ class WandbServer:
         self._server: _Http | None = None
         self._place: socket.socket | None = None  # holds the port while the server is away
 
-    def __enter__(self) -> WandbServer:
+    def __enter__(self) -> "WandbServer":
         self.start()
         return self
 
@@ -101,7 +108,7 @@ class WandbServer:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": key, "WANDB_MODE": "online", **own}
 
     def start(self) -> None:
-        """Takes requests; after `stop`, on the same port again."""
+        """Take requests; after `stop`, on the same port again."""
         self._leave()
         self._server = _Http(("127.0.0.1", self._port), _Handler)
         self._server.wandb = self
@@ -109,13 +116,13 @@ class WandbServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Goes away in mid-sentence: open connections break, new ones are refused. What was stored stays."""
+        """Go away at once: open connections break, new ones are refused. What was stored stays."""
         if self._server is not None:
             server, self._server = self._server, None
             server.shutdown()
             server.server_close()
             server.break_connections()
-            # Bound but deaf: it refuses, and nobody else's server, nor a client's own end, gets the port meanwhile.
+            # Bound without listening: it refuses, and no other server, nor a client's own end, gets the port meanwhile.
             self._place = socket.socket()
             self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._place.bind(("127.0.0.1", self._port))
@@ -156,15 +163,9 @@ class WandbServer:
         if variables.get("config"):
             run.stored_config = json.loads(variables["config"])
         bucket = {
-            "id": run.id,
-            "name": run.id,
-            "displayName": run.name or run.id,
-            "description": None,
-            "config": json.dumps(run.stored_config),
-            "sweepName": run.sweep,
+            **self._bucket(run), "displayName": run.name or run.id, "description": None, "sweepName": run.sweep,
             "project": self._project(run),
-            "historyLineCount": len(run.history),
-        }
+        }  # fmt: skip
         return {"upsertBucket": {"bucket": bucket, "inserted": new, "serverSettings": {"serverMessages": []}}}
 
     def _resume_status(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -172,19 +173,12 @@ class WandbServer:
         if run is None:
             return {"model": None}
         bucket = {
-            "id": run.id,
-            "name": run.id,
-            "displayName": run.name,
-            "summaryMetrics": json.dumps(run.summary),
-            "config": json.dumps(run.stored_config),
-            "wandbConfig": json.dumps({"t": 1}),
-            "tags": run.tags,
-            "logLineCount": 0,
-            "historyLineCount": len(run.history),
+            **self._bucket(run), "displayName": run.name, "tags": run.tags, "logLineCount": 0,
+            "summaryMetrics": json.dumps(run.summary), "wandbConfig": json.dumps({"t": 1}),
             "eventsLineCount": len(run.events),
             "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
             "eventsTail": json.dumps([json.dumps(row) for row in run.events[-1:]]),
-        }
+        }  # fmt: skip
         return {"model": {**self._project(run), "bucket": bucket}}
 
     def _upload_addresses(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -192,13 +186,17 @@ class WandbServer:
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in variables["files"]]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
 
+    def _bucket(self, run: StoredRun) -> dict[str, Any]:
+        config = json.dumps(run.stored_config)
+        return {"id": run.id, "name": run.id, "config": config, "historyLineCount": len(run.history)}
+
     def _project(self, run: StoredRun) -> dict[str, Any]:
         return {"id": "p", "name": run.project, "entity": {"id": "e", "name": ENTITY}}
 
     # The file stream and uploads
 
     def stream(self, run_id: str, sent: dict[str, Any]) -> None:
-        """Takes a chunk of a run: rows of its history at their offset, its summary, its end."""
+        """Take a chunk of a run: rows of its history at their offset, its summary, its end."""
         with self.lock:
             run = self.runs.setdefault(run_id, StoredRun(run_id))
             for name, chunk in (sent.get("files") or {}).items():
@@ -212,7 +210,7 @@ class WandbServer:
                 run.exit_code, run.completions = sent.get("exitcode"), run.completions + 1
 
     def store(self, run_id: str, name: str, content: bytes) -> None:
-        """Takes a file of a run."""
+        """Take a file of a run."""
         with self.lock:
             self.runs.setdefault(run_id, StoredRun(run_id)).files[name] = content
 
@@ -237,15 +235,11 @@ class _Http(ThreadingHTTPServer):
 
     def break_connections(self) -> None:
         for connection in list(self.connections):
-            try:
+            with contextlib.suppress(OSError):  # it had ended
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # it had ended
-                continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A broken connection is part of the game; anything else is shown, as ever."""
-        import sys
-
+        """Show any error but a broken connection."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -288,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(content or b"{}", 200 if content is not None else 404)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Says nothing of each request."""
+        """Print nothing for each request."""
 
     def _refused(self) -> bool:
         status = self.server.wandb.status

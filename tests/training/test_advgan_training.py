@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,27 +22,8 @@ from robustlit.models.generator import perturb
 from robustlit.training import AdvGANTraining, load_classifier
 from robustlit.training.advgan import DISTILLATIONS
 
-
-class _NoBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        return logits.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise AssertionError("the victim's gradient was asked for")
-
-
-class AnswersOnly(nn.Module):
-    """A victim that answers, counts the images that it is shown, and raises when it is differentiated."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.seen = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
-        return _NoBackward.apply(self.net(x))
+MakeTrainer = Callable[..., pl.Trainer]
+MakeVictim = Callable[[nn.Module], Any]
 
 
 def module(victim: nn.Module, seed: int = 0, channels: int = 1, size: int = 28, **changes: Any) -> AdvGANTraining:
@@ -56,15 +37,6 @@ def module(victim: nn.Module, seed: int = 0, channels: int = 1, size: int = 28, 
 
 def data(**changes: Any) -> MNIST:
     return MNIST(**{"batch_size": 50, "train_size": 200, "val_size": 60, "test_size": 60, **changes})
-
-
-def trainer(folder: Path, **changes: Any) -> pl.Trainer:
-    settings = {
-        "max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
-        "default_root_dir": folder,
-    }  # fmt: skip
-    return pl.Trainer(**{**settings, **changes})
 
 
 def weights(net: nn.Module | None) -> Tensor:
@@ -84,7 +56,7 @@ class Linear(nn.Module):
 # The steps
 
 
-def test_a_white_box_learns_to_fool_and_leaves_the_victim_alone(tmp_path: Path, net: nn.Module) -> None:
+def test_a_white_box_learns_to_fool_and_leaves_the_victim_alone(net: nn.Module, trainer: MakeTrainer) -> None:
     victim = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.3), net).train()
     kept = {name: value.clone() for name, value in victim.state_dict().items()}
     rates = []
@@ -94,7 +66,7 @@ def test_a_white_box_learns_to_fool_and_leaves_the_victim_alone(tmp_path: Path, 
             rates.append(float(fit.callback_metrics["val/fooling_rate"]))
 
     lit = module(victim, confidence=5.0, optimizer=partial(torch.optim.Adam, lr=1e-2))
-    trainer(tmp_path, max_epochs=5, callbacks=[Watch()]).fit(lit, datamodule=data())
+    trainer(max_epochs=5, callbacks=[Watch()]).fit(lit, datamodule=data())
     assert rates[-1] > 0.4
     assert rates[-1] > rates[0]
     for name, value in victim.state_dict().items():
@@ -119,10 +91,10 @@ def test_the_adversarial_term_is_the_mean_margin_on_logits_up_to_the_confidence(
     torch.testing.assert_close(lit._adversarial(x[:1], y[:1])[0], torch.tensor(80.0))  # a batch of one
 
 
-def test_the_victims_dropout_is_off_and_its_averages_stand(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_the_victim_is_in_eval_mode(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     victim = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), net)
     lit = module(victim)
-    victim.train()  # someone else's doing
+    victim.train()  # as other code may leave it
     x, y = digits[0][:20], digits[1][:20]
     first, second = lit._adversarial(x, y), lit._adversarial(x, y)
     assert torch.equal(first[1], second[1])
@@ -132,7 +104,7 @@ def test_the_victims_dropout_is_off_and_its_averages_stand(net: nn.Module, digit
 
 
 class Still:
-    """An optimizer that takes no step; the gradients are what is looked at."""
+    """An optimizer that takes no step, so that the gradients can be read."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
@@ -170,7 +142,7 @@ def test_no_weight_drifts_with_the_batch_size(only: str, net: nn.Module, digits:
     }[only]
     lit = module(net, **{"gan_weight": 1.0, "hinge_weight": 1.0, "confidence": 5.0, **settings}).double()
     if only in ("gan", "hinge"):
-        y = (net(x).argmax(1) + 1) % 10  # fooled already, so this term is silent
+        y = (net(x).argmax(1) + 1) % 10  # fooled already, so this term is 0
     once, thrice = gradients(lit, x, y), gradients(lit, x.repeat(3, 1, 1, 1), y.repeat(3))
     for one, three in zip(once, thrice, strict=True):
         assert one.abs().max() > 1e-6
@@ -195,8 +167,10 @@ def test_the_gradient_is_that_of_the_loss_as_it_is_written(net: nn.Module, digit
 
 
 @pytest.mark.parametrize("distillation", DISTILLATIONS)
-def test_a_black_box_uses_answers_alone_and_counts_them(tmp_path: Path, distillation: str, net: nn.Module) -> None:
-    victim = AnswersOnly(net)
+def test_a_black_box_uses_answers_alone_and_counts_them(
+    distillation: str, net: nn.Module, trainer: MakeTrainer, answers_only: MakeVictim
+) -> None:
+    victim = answers_only(net)
     after: list[Tensor] = []
     moved: list[Tensor] = []
 
@@ -207,7 +181,7 @@ def test_a_black_box_uses_answers_alone_and_counts_them(tmp_path: Path, distilla
 
     lit = module(victim, mode="black_box", distillation=distillation)
     start = weights(lit.generator)
-    fit = trainer(tmp_path, max_epochs=3, callbacks=[Watch()])
+    fit = trainer(max_epochs=3, callbacks=[Watch()])
     fit.fit(lit, datamodule=data())
     assert torch.equal(moved[0], start)  # rests while the substitute is distilled
     assert not torch.equal(moved[1], start)
@@ -216,25 +190,27 @@ def test_a_black_box_uses_answers_alone_and_counts_them(tmp_path: Path, distilla
     right = round(float(fit.callback_metrics["val/accuracy"]) * 60)
     trained = 200 + (2 * 2 * 200 if distillation == "dynamic" else 0)
     assert lit.queries == trained + 3 * (60 + right)
-    assert victim.seen - lit.queries == 2 * 3  # a look at one image at the start of each pass, for its shape alone
+    assert victim.seen - lit.queries == 2 * 3  # one image at the start of each pass, to check its shape
     metrics = fit.callback_metrics
     assert float(metrics["queries"]) == lit.queries
     assert 0 < float(metrics["val/agreement"]) <= 1
     assert 0 <= float(metrics["val/agreement_generated"]) <= 1
 
 
-def test_a_white_box_differentiates_the_victim(tmp_path: Path, net: nn.Module) -> None:
+def test_a_white_box_differentiates_the_victim(net: nn.Module, trainer: MakeTrainer, answers_only: MakeVictim) -> None:
     with pytest.raises(AssertionError, match="gradient was asked for"):
-        trainer(tmp_path).fit(module(AnswersOnly(net)), datamodule=data())
+        trainer().fit(module(answers_only(net)), datamodule=data())
 
 
 # What it measures
 
 
 @pytest.mark.parametrize("target", [None, 3])
-def test_what_is_measured_is_what_the_attack_does(tmp_path: Path, target: int | None, net: nn.Module) -> None:
+def test_what_is_measured_is_what_the_attack_does(
+    tmp_path: Path, target: int | None, net: nn.Module, trainer: MakeTrainer
+) -> None:
     lit = module(net, confidence=5.0, target=target, folder=tmp_path / "files")
-    fit = trainer(tmp_path, max_epochs=1, precision="bf16-mixed")
+    fit = trainer(max_epochs=1, precision="bf16-mixed")
     fit.fit(lit, datamodule=data())
     fit.test(lit, datamodule=data(), verbose=False)
     x, y, _ = (torch.cat(parts) for parts in zip(*data().test_dataloader(), strict=True))
@@ -253,15 +229,15 @@ def test_what_is_measured_is_what_the_attack_does(tmp_path: Path, target: int | 
 
 
 def test_a_substitute_is_written_and_can_be_loaded(
-    tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor]
+    tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor], trainer: MakeTrainer
 ) -> None:
     own = {"_target_": "robustlit.models.SmallCNN", "width": 0.5, "hidden": 32}
     lit = module(net, mode="black_box", folder=tmp_path, config={"model": {}, "module": {"substitute": own}})
-    fit = trainer(tmp_path)
+    fit = trainer()
     fit.fit(lit, datamodule=data())
     asked = lit.queries
     fit.test(lit, datamodule=data(), verbose=False)
-    assert lit.queries == lit.results()["advgan"]["queries"] == asked  # the test's are not the attacker's
+    assert lit.queries == lit.results()["advgan"]["queries"] == asked  # queries of the test are not the attacker's
     loaded, _ = load_classifier(tmp_path / "substitute.ckpt")
     assert lit.substitute is not None
     x = torch.cat([batch[0] for batch in data().test_dataloader()])
@@ -273,11 +249,11 @@ def test_a_substitute_is_written_and_can_be_loaded(
 # Repeating
 
 
-def test_the_same_seed_gives_the_same_generator(tmp_path: Path, net: nn.Module) -> None:
+def test_the_same_seed_gives_the_same_generator(net: nn.Module, trainer: MakeTrainer) -> None:
     def run(seed: int) -> Tensor:
         torch.manual_seed(torch.initial_seed() + 1)  # the surroundings must not matter
         lit = module(net, seed)
-        trainer(tmp_path, max_epochs=1).fit(lit, datamodule=data(shuffle_seed=seed))
+        trainer(max_epochs=1).fit(lit, datamodule=data(shuffle_seed=seed))
         return weights(lit.generator)
 
     first = run(0)
@@ -285,19 +261,10 @@ def test_the_same_seed_gives_the_same_generator(tmp_path: Path, net: nn.Module) 
     assert not torch.equal(run(1), first)
 
 
-class StopAt(pl.Callback):
-    def __init__(self, batch: int, path: Path) -> None:
-        self.batch, self.path, self.seen = batch, path, 0
-
-    def on_train_batch_end(self, fit: pl.Trainer, *args: Any) -> None:
-        self.seen += 1
-        if self.seen == self.batch:
-            fit.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("batch", [2, 6])  # while distilling; while all three nets train
-def test_stop_and_resume_equals_an_uninterrupted_run(tmp_path: Path, batch: int, net: nn.Module) -> None:
+def test_stop_and_resume_equals_an_uninterrupted_run(
+    batch: int, net: nn.Module, trainer: MakeTrainer, interrupted: Callable[..., Path]
+) -> None:
     def black_box(victim: nn.Module, seed: int = 0) -> AdvGANTraining:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -305,16 +272,11 @@ def test_stop_and_resume_equals_an_uninterrupted_run(tmp_path: Path, batch: int,
         return module(victim, seed, mode="black_box", substitute=substitute)
 
     whole = black_box(net)
-    trainer(tmp_path).fit(whole, datamodule=data())
-    path = tmp_path / "stopped.ckpt"
-    handler = signal.getsignal(signal.SIGINT)
-    stopping = trainer(tmp_path, callbacks=[StopAt(batch, path)])
-    with pytest.raises(SystemExit):
-        stopping.fit(black_box(net), datamodule=data())
-    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored on its way out
+    trainer().fit(whole, datamodule=data())
+    path = interrupted(black_box(net), data(), batch)
     resumed = black_box(SmallCNN(), 1)  # other weights, the victim's too, until it is read
     resumed.seed = 0
-    trainer(tmp_path).fit(resumed, datamodule=data(), ckpt_path=path, weights_only=True)
+    trainer().fit(resumed, datamodule=data(), ckpt_path=path, weights_only=True)
     for name in ("net", "generator", "discriminator", "substitute"):
         assert torch.equal(weights(getattr(resumed, name)), weights(getattr(whole, name))), name
     assert resumed.queries == whole.queries
@@ -324,11 +286,11 @@ def test_stop_and_resume_equals_an_uninterrupted_run(tmp_path: Path, batch: int,
 
 
 @pytest.mark.parametrize("mode", ["white_box", "black_box"])
-def test_colour_odd_sizes_two_classes_and_a_last_batch_of_one(tmp_path: Path, mode: str) -> None:
+def test_colour_odd_sizes_two_classes_and_a_last_batch_of_one(mode: str, trainer: MakeTrainer) -> None:
     x, y = torch.rand(9, 3, 9, 9), torch.arange(9) % 2
     victim, other = SmallCNN(2, 3, 9), SmallCNN(2, 3, 9, width=0.5)
     lit = module(victim, channels=3, size=9, mode=mode, substitute=other)
-    fit = trainer(tmp_path, check_val_every_n_epoch=1)
+    fit = trainer(check_val_every_n_epoch=1)
     fit.fit(lit, DataLoader(TensorDataset(x, y), batch_size=4), DataLoader(TensorDataset(x, y), batch_size=4))
     assert all(torch.isfinite(p).all() for p in lit.generator.parameters())
     assert weights(lit.generator).isfinite().all()
@@ -344,8 +306,8 @@ def test_colour_odd_sizes_two_classes_and_a_last_batch_of_one(tmp_path: Path, mo
         ({"mode": "black_box", "distillation": "static", "distillation_epochs": 0}, "leave the substitute untrained"),
         ({"eps": 8}, "8/255"),
         ({"target": -1}, "target must be a class"),
-        ({"confidence": -1.0}, "confidence must be a finite number"),
-        ({"hinge_weight": float("nan")}, "hinge_weight must be a finite number"),
+        ({"confidence": -1.0}, "confidence must be at least 0 and finite"),
+        ({"hinge_weight": float("nan")}, "hinge_weight must be at least 0 and finite"),
     ],
 )
 def test_bad_arguments(net: nn.Module, changes: dict[str, Any], message: str) -> None:
@@ -353,14 +315,14 @@ def test_bad_arguments(net: nn.Module, changes: dict[str, Any], message: str) ->
         module(net, **changes)
 
 
-def test_what_cannot_be_trained_is_said_at_once(tmp_path: Path, net: nn.Module) -> None:
+def test_a_training_that_cannot_work_is_refused_at_once(net: nn.Module, trainer: MakeTrainer) -> None:
     for lit, changes, message in (
         (module(net, target=10), {}, r"target must be a class in \[0, 9\]"),
         (module(net, mode="black_box", substitute=SmallCNN(7)), {}, "7 logits where the victim answers with 10"),
         (module(net, mode="black_box"), {"max_epochs": 1}, "leaves no epoch for the generator"),
     ):
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path, **changes).fit(lit, datamodule=data())
+            trainer(**changes).fit(lit, datamodule=data())
     several = module(net)
     several._trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="one process, got 2"):
@@ -407,9 +369,9 @@ def test_the_recipe_from_nothing_and_on_a_checkpoint(run: Any, tmp_path: Path, c
 
 
 @pytest.mark.slow
-def test_it_fools_most(tmp_path: Path, net: nn.Module) -> None:
+def test_it_fools_most(net: nn.Module, trainer: MakeTrainer) -> None:
     torch.manual_seed(0)
     lit = AdvGANTraining(net, AdvGANGenerator(), AdvGANDiscriminator(), confidence=5.0)
-    fit = trainer(tmp_path, max_epochs=1)
+    fit = trainer(max_epochs=1)
     fit.fit(lit, datamodule=data(train_size=10_000, val_size=500, batch_size=100))
     assert float(fit.callback_metrics["val/fooling_rate"]) > 0.8

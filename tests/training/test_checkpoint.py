@@ -1,4 +1,4 @@
-"""Checkpoints come back with their weights, and run nobody's code on the way."""
+"""Checkpoints are loaded with their weights, without running code from them."""
 
 import os
 from functools import partial
@@ -23,7 +23,7 @@ def save(path: Path, net: nn.Module, model: dict[str, Any] | None) -> Path:
     return path
 
 
-def test_the_net_comes_back(tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_the_net_is_rebuilt_with_its_weights(tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     path = save(tmp_path / "a.ckpt", net, MODEL)
     loaded, config = load_classifier(path)
     assert config == {"model": MODEL}
@@ -31,7 +31,7 @@ def test_the_net_comes_back(tmp_path: Path, net: nn.Module, digits: tuple[Tensor
     assert torch.equal(loaded(digits[0][:20]), net(digits[0][:20]))
 
 
-def test_a_run_folder_offers_its_best_then_its_last(tmp_path: Path, net: nn.Module) -> None:
+def test_a_run_folder_means_its_best_checkpoint_else_its_last(tmp_path: Path, net: nn.Module) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     with pytest.raises(CheckpointError, match=r"without checkpoints/best\.ckpt"):
@@ -49,9 +49,7 @@ class Malicious:
         return os.mkdir, (os.environ["PLANTED"],)
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_with_code_is_an_error_and_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED", str(tmp_path / "planted"))
     torch.save({"state_dict": {}, "robustlit": pack(None), "x": Malicious()}, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match="can be read safely"):
@@ -70,13 +68,13 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
         "robustlit.training.checkpoint.build_net",
     ],
 )
-def test_a_recipe_that_names_other_code_is_refused(tmp_path: Path, net: nn.Module, target: str) -> None:
+def test_a_recipe_that_names_untrusted_code_is_an_error(tmp_path: Path, net: nn.Module, target: str) -> None:
     path = save(tmp_path / "bad.ckpt", net, {"_target_": target})
     with pytest.raises(CheckpointError, match=target.replace(".", r"\.")):
         load_classifier(path)
 
 
-def test_a_target_that_hides_deeper_is_found() -> None:
+def test_a_nested_target_is_checked() -> None:
     deep = {"attacks": {"a": {"_target_": "robustlit.attacks.PGD"}, "b": [{"_target_": "subprocess.run"}]}}
     with pytest.raises(CheckpointError, match=r"subprocess\.run"):
         check_trusted(deep, ("robustlit.attacks",))
@@ -86,7 +84,7 @@ def test_own_packages_can_be_trusted() -> None:
     check_trusted({"_target_": "torch.nn.Linear"}, ("robustlit.models", "torch.nn"))
 
 
-def test_missing_damaged_foreign(tmp_path: Path, net: nn.Module) -> None:
+def test_missing_damaged_and_foreign_files(tmp_path: Path, net: nn.Module) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*none\.ckpt"):
         read_checkpoint(tmp_path / "none.ckpt")
     (tmp_path / "torn.ckpt").write_bytes(save(tmp_path / "a.ckpt", net, MODEL).read_bytes()[:5000])
@@ -114,7 +112,7 @@ def test_weights_without_a_recipe_need_the_net(tmp_path: Path, net: nn.Module) -
         load_classifier(path, net=BaseCNN())
 
 
-def test_a_net_that_was_pretrained_is_rebuilt_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pretrained_net_is_rebuilt_without_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = partial(TimmNet, "test_resnet", num_classes=10, in_chans=1, image_size=28)
     trained = build(mean=[0.4], std=[0.2])
     path = save(tmp_path / "a.ckpt", trained, {**MODEL, "_target_": "robustlit.models.TimmNet", "name": "test_resnet",

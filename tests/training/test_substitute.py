@@ -1,8 +1,9 @@
-"""Distillation: from answers alone, each counted, into a net of one's own."""
+"""Distillation: from the victim's answers alone, each of which is counted."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,7 @@ from robustlit.models import SmallCNN
 from robustlit.training import SubstituteTraining, distil, load_classifier
 from robustlit.training.substitute import Oracle, distillation_loss
 
-
-class _NoBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        return logits.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise AssertionError("the victim's gradient was asked for")
-
-
-class AnswersOnly(nn.Module):
-    """A victim that answers, counts its own forwards, and raises when it is differentiated."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.seen = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
-        assert not self.training
-        return _NoBackward.apply(self.net(x))
+MakeVictim = Callable[[nn.Module], Any]
 
 
 def images(n: int = 1500) -> Tensor:
@@ -73,8 +53,8 @@ def test_the_loss_is_the_divergence_of_the_mean_example() -> None:
     torch.testing.assert_close(distillation_loss(answers[1:].log(), answers[1:]), torch.zeros(()))
 
 
-def test_a_substitute_comes_to_agree_from_answers_alone(net: nn.Module) -> None:
-    victim, x = AnswersOnly(net), images()
+def test_a_substitute_learns_to_agree_from_answers_alone(net: nn.Module, answers_only: MakeVictim) -> None:
+    victim, x = answers_only(net), images()
     weights = [p.detach().clone() for p in net.parameters()]
     student = small()
     before = (student(x[-150:]).argmax(1) == net(x[-150:]).argmax(1)).float().mean()
@@ -114,9 +94,11 @@ def test_bad_arguments(net: nn.Module) -> None:
             distil(net, small(), **{"images": images(10), **changes})
 
 
-def test_its_checkpoint_is_the_substitutes_alone(tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+def test_its_checkpoint_is_the_substitutes_alone(
+    tmp_path: Path, net: nn.Module, digits: tuple[Tensor, Tensor], answers_only: MakeVictim
+) -> None:
     model = {"_target_": "robustlit.models.SmallCNN", "width": 0.5, "hidden": 32}
-    module = SubstituteTraining(AnswersOnly(net), small(), config={"model": model})
+    module = SubstituteTraining(answers_only(net), small(), config={"model": model})
     fit = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,

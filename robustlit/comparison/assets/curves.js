@@ -1,51 +1,52 @@
-// Accuracy against distance: the runs shown, a ruler to read them off with, names beside the lines.
+// Accuracy against distance: the lines of the runs shown, their names beside them, and a ruler that reads them off.
 {
   const AXES = Object.keys(DATA.axes).filter((axis) => DATA.axes[axis].end > 0);
-  const GRANTED = 1.001e-6; // rounding, as the table grants it
-  const FEW = 4; // budgets that are named one by one
-  const CATCH = 6; // pixels
+  const TOLERANCE = 1.001e-6; // of rounding, as in the table
+  const FEW = 4; // budgets that are listed one by one
+  const SNAP = 6; // pixels from a budget within which the ruler snaps to it
   const view = at("view");
   view.append(...DATA.views.map((v, k) => el("option", { value: k }, v.name)));
 
-  const quoted = (axis) => RUNS.find((r) => r.worst && r.budget.norm === axis);
   const ruler = {};
   for (const axis of AXES) {
-    const run = quoted(axis);
+    const run = RUNS.find((r) => r.worst && r.budget.norm === axis);
     ruler[axis] = run ? run.budget.eps : halfway(RUNS[ranked()[0]], axis);
   }
 
-  // Where half of the examples are broken, to two digits; in the middle where that never comes.
+  // The points of a curve: distance, and how many examples are broken within it.
+  function points({ steps }, axis) {
+    let mark = 0, broken = 0;
+    return Array.from({ length: steps.length / 2 }, (_, k) => [(mark += steps[2 * k]) * DATA.axes[axis].unit, broken += steps[2 * k + 1]]);
+  }
+  const lastOf = (found) => found[found.length - 1] || [0, 0];
+  const brokenAt = (drawn, axis, x) => lastOf(points(drawn, axis).filter(([distance]) => distance <= x + TOLERANCE))[1];
+
+  // The distance at which half of the examples are broken, to two digits; the middle of the axis where they never are.
   function halfway(run, axis) {
-    const { unit, end } = DATA.axes[axis], list = (run.curves[axis][0] || { steps: [] }).steps;
-    for (let k = 0, mark = 0, sum = 0; k < list.length; k += 2) {
-      mark += list[k];
-      sum += list[k + 1];
-      if (2 * sum >= run.clean[1]) return Math.min(end, Number((mark * unit).toPrecision(2)));
-    }
-    return end / 2;
+    const { end } = DATA.axes[axis];
+    const half = points(run.curves[axis][0] || { steps: [] }, axis).find(([, broken]) => 2 * broken >= run.clean[1]);
+    return half ? Math.min(end, Number(half[0].toPrecision(2))) : end / 2;
   }
 
-  // Where a run's line ends: at its last witness, or farther where it was looked and something stood.
+  // Where a run's line ends: at its last broken example, or where the attack stopped searching if some are robust.
   function endOf(run, axis) {
     const drawn = line(run, axis);
     if (!drawn) return 0;
-    let mark = 0, lost = 0;
-    for (let k = 0; k < drawn.steps.length; k += 2) { mark += drawn.steps[k]; lost += drawn.steps[k + 1]; }
-    const last = mark * DATA.axes[axis].unit;
-    return drawn.to !== null && lost < run.clean[1] ? Math.max(drawn.to, last) : last;
+    const [last, broken] = lastOf(points(drawn, axis));
+    return drawn.to !== null && broken < run.clean[1] ? Math.max(drawn.to, last) : last;
   }
 
-  // What is read off is what an attack found at `at`, the budgets attacked in this distance, or everywhere (null): where
-  // an attack looked for the nearest adversarial in it. Anywhere else it bounds the accuracy from above and says no more.
-  const near = (a, b) => Math.abs(a - b) <= GRANTED;
-  const exact = (drawn, x) => drawn.at === null || x <= GRANTED || drawn.at.some((budget) => near(x, budget));
+  // A curve is exact at `at`: the budgets attacked in this distance, or everywhere (null), where an attack searched for
+  // the nearest adversarial example in it. Elsewhere it is only an upper bound of the accuracy.
+  const near = (a, b) => Math.abs(a - b) <= TOLERANCE;
+  const exact = (drawn, x) => drawn.at === null || x <= TOLERANCE || drawn.at.some((budget) => near(x, budget));
   const unsearched = (drawn) => drawn.at !== null && !drawn.at.length;
   function attacked(run, drawn, x, axis) {
     if (unsearched(drawn)) {
       const own = run.attacks[view.value];
       return own ? `searched ${NORMS[own.norm]}` : `no attack in ${NORMS[axis]}`;
     }
-    if (x > drawn.to + GRANTED) return `attacked to ${short(drawn.to)}`;
+    if (x > drawn.to + TOLERANCE) return `attacked to ${short(drawn.to)}`;
     return drawn.at.length > FEW ? `${drawn.at.length} budgets to ${short(drawn.to)}` : `attacked at ${drawn.at.map(short).join(", ")}`;
   }
 
@@ -56,74 +57,56 @@
   }
 
   const line = (run, axis) => run.curves[axis][view.value];
-  function broken(list, unit, x) {
-    let mark = 0, sum = 0;
-    for (let k = 0; k < list.length; k += 2) {
-      mark += list[k];
-      if (mark * unit > x + GRANTED) break;
-      sum += list[k + 1];
-    }
-    return sum;
-  }
 
-  // The legend shows and hides runs, and reads them off at the rulers.
+  // The legend shows and hides runs, and lists their accuracies at the rulers.
   const readouts = new Map();
   const swatches = new Map();
-  const legendHeads = Object.fromEntries(AXES.map((axis) => [axis, el("th", { scope: "col", class: "n" })]));
+  const legendHeads = Object.fromEntries(AXES.map((axis) => [axis, column({ class: "n" })]));
   const swatch = (slot) => draw("svg", { width: 30, height: 10, "aria-hidden": "true" }, slot === undefined ? null :
     draw("line", { x1: 1, x2: 29, y1: 5, y2: 5, "stroke-width": 2.5, stroke: ink(slot), "stroke-dasharray": dash(slot) }));
   const boxes = RUNS.map((run, k) => el("input", { type: "checkbox", onchange: (event) => { show(k, event.target.checked); redraw(); } }));
-  const legend = el("table", {},
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "shown"), ...AXES.map((axis) => legendHeads[axis]))),
-    el("tbody", {}, ...RUNS.map((run, k) => {
-      const cells = Object.fromEntries(AXES.map((axis) => [axis, el("td", { class: "n" })]));
-      readouts.set(k, cells);
-      swatches.set(k, el("span", {}));
-      return el("tr", {}, el("th", { scope: "row" }, el("label", {}, boxes[k], swatches.get(k), el("span", {}, `${k + 1} `), el("span", {}, nameOf(run), doubt(run)))),
-        ...AXES.map((axis) => cells[axis]));
-    })));
-  at("legend").append(legend);
+  at("legend").append(table([column({}, "shown"), ...Object.values(legendHeads)], RUNS.map((run, k) => {
+    readouts.set(k, Object.fromEntries(AXES.map((axis) => [axis, el("td", { class: "n" })])));
+    swatches.set(k, el("span", {}));
+    return el("tr", {}, el("th", { scope: "row" }, el("label", {}, boxes[k], swatches.get(k), el("span", {}, `${k + 1} `), el("span", {}, nameOf(run), doubt(run)))),
+      ...Object.values(readouts.get(k)));
+  })));
   const choose = (wanted) => () => { shown.clear(); wanted().forEach((k) => show(k, true)); redraw(); };
   const first = () => ranked().slice(0, FIRST_SHOWN).sort((a, b) => a - b);
+  const attackedRuns = () => RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked);
   at("choices").append(
     RUNS.length > FIRST_SHOWN ? el("button", { type: "button", onclick: choose(first) }, `Best ${FIRST_SHOWN}`) : "",
-    el("button", { type: "button", onclick: choose(() => RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked)) }, "Show all"),
+    el("button", { type: "button", onclick: choose(attackedRuns) }, "Show all"),
     el("button", { type: "button", onclick: choose(() => []) }, "Hide all"));
 
   const charts = Object.fromEntries(AXES.map((axis) => [axis, chart(axis)]));
   at("charts-note").textContent =
-    "A line ends, with a dot, where its attack stopped looking or had broken everything: beyond, nothing is known. That of an " +
-    "attack without a bound goes on as a thin one, as it found nothing farther away. Where a line is thin, and read off as ≤, it is " +
-    "only an upper bound: between the budgets that were attacked, which have dots and bars, and wherever no attack searched " +
-    "this distance. The ruler catches at the budgets." +
+    "A line ends with a dot where its attack stopped searching or had broken every example; beyond it nothing is known. The line " +
+    "of an attack without a bound continues thin, because the attack found nothing farther away. Where a line is thin and its " +
+    "accuracy is given as ≤, it is only an upper bound: between the attacked budgets, which have dots and bars, and wherever no " +
+    "attack searched this distance. The ruler snaps to the budgets." +
     (RUNS.some(doubted) ? " ✕: the verdict is FAIL." : "");
   at("charts").append(...AXES.map((axis) => charts[axis].node));
 
   function chart(axis) {
-    const { unit } = DATA.axes[axis];
     let end = DATA.axes[axis].end;
     const name = `${NORMS[axis]} distance`;
     const caption = el("figcaption", {});
     const plot = draw("svg", { class: "plot", role: "img" });
     const slider = el("input", { type: "range", min: 0, max: 1000, step: 1, "aria-label": `Read off at ${name}`,
-      oninput: () => { ruler[axis] = caught((slider.value / 1000) * end, end / 2000); read(); } });
+      oninput: () => { ruler[axis] = snapped((slider.value / 1000) * end, end / 2000); read(); } });
     const output = el("output", {});
     const node = el("figure", {}, caption, plot, el("p", { class: "ruler-control" }, el("span", {}, "read at"), slider, output));
     let scale = null, needle = null;
-    plot.addEventListener("pointermove", (event) => {
+    const follow = (event) => {
       const x = event.clientX - plot.getBoundingClientRect().left;
-      if (!scale || event.pointerType === "touch") return;
-      ruler[axis] = pointed(x);
+      ruler[axis] = snapped(Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end)), (SNAP / scale.width) * end);
       read();
-    });
-    plot.addEventListener("click", (event) => {
-      const x = event.clientX - plot.getBoundingClientRect().left;
-      ruler[axis] = pointed(x);
-      read();
-    });
-    const pointed = (x) => caught(Math.min(end, Math.max(0, ((x - scale.left) / scale.width) * end)), (CATCH / scale.width) * end);
-    // Between budgets there is only a bound to read off: the nearest budget of a run shown, if it is within reach.
-    function caught(x, reach) {
+    };
+    plot.addEventListener("pointermove", (event) => { if (scale && event.pointerType !== "touch") follow(event); });
+    plot.addEventListener("click", follow);
+    // The nearest budget of a run shown if it is within reach, as between budgets there is only an upper bound.
+    function snapped(x, reach) {
       const budgets = shownRuns().flatMap((k) => (line(RUNS[k], axis) || {}).at || []).filter((b) => Math.abs(b - x) <= reach);
       return budgets.length ? budgets.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a)) : x;
     }
@@ -137,7 +120,7 @@
       RUNS.forEach((run, k) => {
         const cell = readouts.get(k)[axis], drawn = line(run, axis);
         if (!drawn) return cell.replaceChildren(run.attacked ? "not run" : "–");
-        const n = run.clean[1], right = n - broken(drawn.steps, unit, x);
+        const n = run.clean[1], right = n - brokenAt(drawn, axis, x);
         if (right && !exact(drawn, x)) {
           return cell.replaceChildren(`≤ ${percent(right / n)}`, el("small", {}, attacked(run, drawn, x, axis)));
         }
@@ -164,7 +147,7 @@
       caption.textContent = `Accuracy against ${name}: ${DATA.views[view.value].name}, ${n}`;
       plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
       plot.setAttribute("height", height);
-      plot.setAttribute("aria-label", `${caption.textContent}. The values stand in the table above.`);
+      plot.setAttribute("aria-label", `${caption.textContent}. The values are in the table above.`);
       plot.replaceChildren();
       for (const share of [0, 0.25, 0.5, 0.75, 1]) {
         plot.append(draw("line", { class: "grid", x1: left, x2: left + scale.width, y1: py(share), y2: py(share) }),
@@ -177,8 +160,8 @@
       plot.append(draw("text", { x: left + scale.width / 2, y: height - 5, "text-anchor": "middle" }, `${name} (pixel units)`),
         draw("text", { class: "tick", x: 0, y: 0, transform: `translate(10 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, "accuracy (%)"));
       const ends = runs.map((k) => {
-        const run = RUNS[k], { steps: list, to, at: budgets } = line(run, axis), slot = shown.get(k), total = run.clean[1];
-        let mark = 0, lost = 0, path = "", upper = "", lower = [];
+        const run = RUNS[k], drawn = line(run, axis), { to, at: budgets } = drawn, slot = shown.get(k), total = run.clean[1];
+        let last = 0, lost = 0, path = "", upper = "", lower = [];
         const point = (x) => {
           const [low, high] = wilson(total - lost, total);
           const y = py((total - lost) / total).toFixed(1);
@@ -186,24 +169,20 @@
           upper += upper ? `H${x}V${py(high).toFixed(1)}` : `M${x} ${py(high).toFixed(1)}`;
           lower.push([x, py(low).toFixed(1)]);
         };
-        if (!list.length || list[0] > 0) point(px(0).toFixed(1));
-        for (let i = 0; i < list.length; i += 2) {
-          mark += list[i];
-          lost += list[i + 1];
-          point(px(mark * unit).toFixed(1));
-        }
-        if (to !== null && lost < total && to > mark * unit) { // it looked on, and found no more
-          mark = to / unit;
+        if (drawn.steps[0] !== 0) point(px(0).toFixed(1));
+        for ([last, lost] of points(drawn, axis)) point(px(last).toFixed(1));
+        if (to !== null && lost < total && to > last) { // it searched on, and found no more
+          last = to;
           point(px(to).toFixed(1));
         }
-        const back = lower.reverse().map(([x, y], i) => (i ? `V${y}H${x}` : `V${y}H${x}`)).join("");
-        const [x, y] = [px(mark * unit), py((total - lost) / total)];
+        const back = lower.reverse().map(([x, y]) => `V${y}H${x}`).join("");
+        const [x, y] = [px(last), py((total - lost) / total)];
         if (budgets === null) plot.append(draw("path", { d: `${upper}${back}Z`, fill: ink(slot), opacity: runs.length < 5 ? 0.15 : 0.07 }));
         plot.append(draw("path", { d: path, fill: "none", stroke: ink(slot), "stroke-width": budgets === null ? 2 : 1, "stroke-dasharray": dash(slot) }),
           draw("circle", { cx: x, cy: y, r: 3, fill: ink(slot) }));
-        for (const budget of budgets || []) { // an interval only where there is a figure
-          if (budget > mark * unit + GRANTED) continue;
-          const right = total - broken(list, unit, budget), [low, high] = wilson(right, total);
+        for (const budget of budgets || []) { // elsewhere the line is a bound, which has no interval
+          if (budget > last + TOLERANCE) continue;
+          const right = total - brokenAt(drawn, axis, budget), [low, high] = wilson(right, total);
           plot.append(draw("line", { x1: px(budget), x2: px(budget), y1: py(low), y2: py(high), stroke: ink(slot), "stroke-width": 4, opacity: 0.3 }),
             draw("circle", { class: "at", cx: px(budget), cy: py(right / total), r: 2.5, fill: ink(slot) }));
         }
@@ -215,7 +194,7 @@
       ends.forEach(({ k, x, y, slot, on }, i) => {
         const number = `${k + 1}${doubted(RUNS[k]) ? "✕" : ""}${unsearched(line(RUNS[k], axis)) ? "≤" : ""}`;
         const label = narrow ? number : clipped(`${number} ${RUNS[k].name}`, 21);
-        // Thin: it looked on without a bound and found none. Dotted: this only leads to the name.
+        // Thin: the attack searched on without a bound and found nothing. Dotted: leads to the name.
         if (on) plot.append(draw("path", { d: `M${x} ${y}H${edge}`, fill: "none", stroke: ink(slot) }));
         plot.append(draw("path", { d: `M${on ? edge : x + 4} ${y}L${edge + 10} ${places[i]}`, fill: "none", stroke: ink(slot), opacity: 0.7, "stroke-dasharray": "1 4" }),
           draw("line", { x1: edge + 10, x2: edge + (narrow ? 20 : 28), y1: places[i], y2: places[i], stroke: ink(slot), "stroke-width": 2.5, "stroke-dasharray": dash(slot) }),
@@ -228,7 +207,7 @@
     return { node, paint };
   }
 
-  // Moves values apart by at least `gap`, in their order, within [low, high].
+  // Move values apart by at least `gap`, in their order, within [low, high].
   function spread(values, gap, low, high) {
     const order = values.map((_, k) => k).sort((a, b) => values[a] - values[b]);
     const placed = [];
@@ -248,7 +227,7 @@
   }
   view.addEventListener("change", paint);
   redraws.push(paint);
-  choose(RUNS.length > FIRST_SHOWN ? first : () => RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked))();
+  choose(RUNS.length > FIRST_SHOWN ? first : attackedRuns)();
   let before = 0;
   new ResizeObserver(() => {
     const width = at("charts").clientWidth;

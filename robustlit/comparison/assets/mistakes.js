@@ -1,8 +1,8 @@
-// Who was got wrong: class by class, and the examples that one run alone gets wrong.
+// Accuracy of each class, and the examples that only one run gets wrong.
 {
   const CLASSES_SHOWN = 20, PICTURED = 24, LISTED = 2000;
   const kind = at("kind");
-  kind.append(el("option", { value: "worst" }, "under the worst case at the quoted budget"),
+  kind.append(el("option", { value: "worst" }, "in the worst case at the reported budget"),
     el("option", { value: "clean" }, "without an attack"));
   const whole = new Uint8Array(DATA.index.length).fill(1);
   const opened = RUNS.map((run) => run.mistakes && {
@@ -10,7 +10,7 @@
     ...Object.fromEntries(["clean", "worst"].map((k) => [k, run.mistakes[k] && open(run.mistakes[k])])),
   });
   function open(found) {
-    const wrong = bits(found.who), as = new Int32Array(wrong.length).fill(-1);
+    const wrong = bits(found.wrong), as = new Int32Array(wrong.length).fill(-1);
     for (let k = 0, next = 0; k < wrong.length; k += 1) if (wrong[k]) as[k] = found.as[next++];
     return { wrong, as };
   }
@@ -35,19 +35,18 @@
     }
     at("classes-note").textContent = (columns.length < classes.length ?
       `The ${CLASSES_SHOWN} of ${classes.length} classes with the lowest accuracy. ` : "") +
-      "Per cent of the images of a class that are classified right; each run at the budget that it is quoted at.";
+      "Per cent of the images of a class that are classified right; each run at its reported budget.";
     const size = (k) => Math.max(...counts.map((c) => c.n[k]));
-    at("classes").replaceChildren(runs.length ? el("table", {},
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "run"),
-        ...columns.map((k) => el("th", { scope: "col", class: "n" }, String(classes[k]), el("small", {}, `n = ${grouped(size(k))}`))))),
-      el("tbody", {}, ...runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r]), kind.value === "worst" ? doubt(RUNS[r]) : null),
+    at("classes").replaceChildren(runs.length ? table(
+      [column({}, "run"), ...columns.map((k) => column({ class: "n" }, String(classes[k]), el("small", {}, `n = ${grouped(size(k))}`)))],
+      runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r]), kind.value === "worst" ? doubt(RUNS[r]) : null),
         ...columns.map((k) => {
           const { n, right } = counts[i];
           if (!n[k]) return el("td", { class: "n" }, "–");
           const cell = el("td", { class: "n share", title: interval(right[k], n[k]) }, percent(right[k] / n[k], n[k]));
           cell.style.setProperty("--share", right[k] / n[k]);
           return cell;
-        }))))) : el("p", {}, "No run with these figures is shown."));
+        })))) : el("p", {}, "No run with these accuracies is shown."));
   }
 
   function onlyOne(runs) {
@@ -61,26 +60,25 @@
       if (wrong.length === runs.length) all += 1;
       if (!wrong.length) none += 1;
     });
-    const how = kind.value === "clean" ? "without an attack" : "under the worst case at each run's budget";
+    const how = kind.value === "clean" ? "without an attack" : "in the worst case at each run's budget";
     at("only-note").textContent = runs.length < 2 ? "Show at least two runs, above." :
       `Of ${plural(counted, "example")}, ${how}, all ${runs.length} runs shown get ${grouped(none)} right and ${grouped(all)} wrong. ` +
-      "An example stands below if one of them alone gets it wrong: its number, true class → what it is taken for.";
-    const silent = runs.filter((r) => !alone.get(r).length);
-    const names = silent.flatMap((r, i) => [i ? ", " : "", el("bdi", { title: RUNS[r].name }, clipped(RUNS[r].name, 80))]);
+      "Below are the examples that only one of them gets wrong: number, true class → predicted class.";
+    const names = runs.filter((r) => !alone.get(r).length).flatMap((r, i) => [i ? ", " : "", shortName(RUNS[r])]);
     at("only").replaceChildren(...(runs.length < 2 ? [] : runs.filter((r) => alone.get(r).length).flatMap((r) => {
       const mine = alone.get(r);
-      const said = (k) => `${DATA.labels[k]} → ${opened[r][kind.value].as[k]}`;
-      const head = el("h3", {}, el("bdi", { title: RUNS[r].name }, clipped(RUNS[r].name, 80)), `: ${grouped(mine.length)}`);
+      const classesOf = (k) => `${DATA.labels[k]} → ${opened[r][kind.value].as[k]}`;
+      const head = el("h3", {}, shortName(RUNS[r]), `: ${grouped(mine.length)}`);
       const pictured = mine.filter((k) => DATA.pictures[DATA.index[k]]).slice(0, PICTURED);
       const first = pictured.length ? pictured : mine.slice(0, PICTURED);
       const item = (k) => el("li", {}, DATA.pictures[DATA.index[k]] ?
         el("img", { src: DATA.pictures[DATA.index[k]], alt: `test image ${DATA.index[k]}`, width: 56, height: 56 }) : null,
-        `#${DATA.index[k]}`, el("br", {}), said(k));
+        `#${DATA.index[k]}`, el("br", {}), classesOf(k));
       const rest = mine.length > first.length ? el("details", {}, el("summary", {}, `All ${grouped(mine.length)} numbers`),
-        el("p", { class: "numbers" }, mine.slice(0, LISTED).map((k) => `#${DATA.index[k]} (${said(k)})`).join(", ") +
+        el("p", { class: "numbers" }, mine.slice(0, LISTED).map((k) => `#${DATA.index[k]} (${classesOf(k)})`).join(", ") +
           (mine.length > LISTED ? `, and ${grouped(mine.length - LISTED)} more` : ""))) : null;
       return [head, el("ul", { class: "digits" }, ...first.map(item)), rest].filter(Boolean);
-    })), runs.length > 1 && silent.length ? el("p", { class: "quiet" }, "None alone: ", ...names) : "");
+    })), runs.length > 1 && names.length ? el("p", { class: "quiet" }, "No such example: ", ...names) : "");
   }
 
   const paint = () => { const runs = usable(); perClass(runs); onlyOne(runs); };

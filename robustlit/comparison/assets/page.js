@@ -1,5 +1,5 @@
 "use strict";
-// What the page holds, how it is written down, and what is shown of it. Everything reaches the page as text.
+// Shared by the scripts below: the data, how values are written, and which runs are shown. Data enters the page as text only.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
 const NORMS = { linf: "L∞", l2: "L2", l1: "L1", l0: "L0" };
@@ -7,7 +7,7 @@ const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
 const COLOURS = 7;
 const FIRST_SHOWN = 8;
 const PAPER = 960; // pixels across a landscape page, A4 or letter, within its margins
-const FIRST_SAID = 6; // of what to know before comparing; the gravest come first
+const FIRST_NOTES = 6; // of the notes before the table; the most serious come first
 
 function filled(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
@@ -22,12 +22,14 @@ const el = (tag, attributes, ...children) => filled(document.createElement(tag),
 const draw = (tag, attributes, ...children) =>
   filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const at = (id) => document.getElementById(id);
+const column = (attributes, ...children) => el("th", { scope: "col", ...attributes }, ...children);
+const table = (columns, rows) => el("table", {}, el("thead", {}, el("tr", {}, ...columns)), el("tbody", {}, ...rows));
 
-// A name may be written right to left, or be long: it stays a box of its own.
+// A name may be long or run right to left: it is isolated from the text around it.
 const nameOf = (run) => el("bdi", { class: "name", title: run.name }, run.name);
 
 const grouped = (n) => n.toLocaleString("en-US", { maximumFractionDigits: 1 }).replace(/,/g, "\u202f");
-// As many digits as the number of examples bears.
+// As many digits as the number of examples justifies.
 const percent = (share, n) => (100 * share).toFixed(n >= 5000 ? 2 : 1);
 const short = (x) => String(Number(x.toPrecision(4)));
 const plural = (n, one, many) => `${grouped(n)} ${n === 1 ? one : many || one + "s"}`;
@@ -44,8 +46,9 @@ const clipped = (name, most) => {
   const letters = [...name];
   return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : name;
 };
+const shortName = (run) => el("bdi", { title: run.name }, clipped(run.name, 80));
 
-// Which runs are shown: each has a slot, which is its colour and dash, until it is hidden.
+// The runs shown. Each has a slot, which sets its colour and dash, until it is hidden.
 const shown = new Map();
 function show(run, on) {
   if (!on) return shown.delete(run);
@@ -58,7 +61,8 @@ function show(run, on) {
 const ink = (slot) => `var(--c${slot % COLOURS})`;
 const dash = (slot) => DASHES[Math.floor(slot / COLOURS) % DASHES.length];
 const shownRuns = () => RUNS.map((_, k) => k).filter((k) => shown.has(k));
-// A verdict is told by shape and word, and only then by colour. What it fails does not lead a ranking.
+
+// A verdict is marked by a sign and a word, not by colour alone. A run that fails it does not lead a ranking.
 const MARKS = { FAIL: "✕", PASS: "✓", INCONCLUSIVE: "?" };
 const doubted = (run) => run.verdict !== null && run.verdict.status === "FAIL";
 const badge = (status) => el("span", { class: `badge ${status.toLowerCase()}` }, `${MARKS[status]} ${status}`);
@@ -72,19 +76,19 @@ const ranked = () => {
 const redraws = [];
 const redraw = () => redraws.forEach((f) => f());
 
-// A set of examples, as bits.
+// A set of examples as one byte each.
 function bits(mask) {
   const bytes = atob(mask);
   return Uint8Array.from({ length: DATA.index.length }, (_, k) => (bytes.charCodeAt(k >> 3) >> (k & 7)) & 1);
 }
 
-// Paper is as wide as it is: a table that needs more becomes smaller.
+// A table that is wider than the paper is scaled down.
 window.addEventListener("beforeprint", () => {
   document.documentElement.classList.add("printing");
-  for (const table of document.querySelectorAll(".wide table")) {
-    table.classList.add("measured");
-    table.style.setProperty("--fit", Math.min(1, PAPER / table.offsetWidth));
-    table.classList.remove("measured");
+  for (const wide of document.querySelectorAll(".wide table")) {
+    wide.classList.add("measured");
+    wide.style.setProperty("--fit", Math.min(1, PAPER / wide.offsetWidth));
+    wide.classList.remove("measured");
   }
 });
 window.addEventListener("afterprint", () => document.documentElement.classList.remove("printing"));
@@ -98,8 +102,8 @@ at("subtitle").textContent =
 if (DATA.caveats.length) {
   at("caveats").hidden = false;
   const listed = (texts) => el("ul", {}, ...texts.map((text) => el("li", {}, text)));
-  const [first, more] = [DATA.caveats.slice(0, FIRST_SAID), DATA.caveats.slice(FIRST_SAID)];
-  at("caveats").append(listed(first), more.length ? el("details", {}, el("summary", {}, `${plural(more.length, "more point")} to mind`), listed(more)) : "");
+  const [first, more] = [DATA.caveats.slice(0, FIRST_NOTES), DATA.caveats.slice(FIRST_NOTES)];
+  at("caveats").append(listed(first), more.length ? el("details", {}, el("summary", {}, `${plural(more.length, "more note")}`), listed(more)) : "");
 }
 {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -112,7 +116,7 @@ if (DATA.caveats.length) {
   };
   at("theme").addEventListener("click", () => {
     chosen = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    try { window.localStorage.setItem("robustlit-theme", chosen); } catch (error) { /* it holds until it is closed */ }
+    try { window.localStorage.setItem("robustlit-theme", chosen); } catch (error) { /* kept until the page is closed */ }
     paint();
   });
   dark.addEventListener("change", paint);

@@ -62,8 +62,8 @@
         if (!a) return ["–"];
         const title = `${plural(a.passes, "pass", "passes")} an example`;
         if (a.eps === null) {
-          const stood = a.correct ? el("small", {}, `${percent(a.correct / a.n, a.n)} % stood`) : null;
-          return [el("span", { title }, a.median === null ? "none" : short(a.median)), stood];
+          const robust = a.correct ? el("small", {}, `${percent(a.correct / a.n, a.n)} % robust`) : null;
+          return [el("span", { title }, a.median === null ? "none" : short(a.median)), robust];
         }
         return [el("span", { title }, percent(a.correct / a.n, a.n)), el("small", {}, interval(a.correct, a.n)),
           one ? null : el("small", {}, `${NORMS[a.norm]} ${short(a.eps)}`)];
@@ -73,20 +73,20 @@
 
   const RANK = { PASS: 2e3, INCONCLUSIVE: 1e3, FAIL: 0 };
   let sorted = columns.findIndex((c) => c.title === "worst case"), rising = false;
-  const body = el("tbody", {});
   const rows = RUNS.map((run, number) => el("tr", { class: doubted(run) ? "doubted" : null }, ...columns.map((c, k) =>
     el(k === 0 ? "th" : "td", k === 0 ? { scope: "row" } : { class: c.numeric ? "n" : null }, ...c.cell(run, number)))));
-  const heads = columns.map((c, k) => el("th", { scope: "col", class: c.numeric ? "n" : null },
+  const heads = columns.map((c, k) => column({ class: c.numeric ? "n" : null },
     el("button", { type: "button", onclick: () => {
       rising = k === sorted ? !rising : !(c.numeric || c.title === "verdict");
       sorted = k;
       sort();
     } }, c.title), c.under && k ? el("small", {}, c.under) : null));
+  const grid = table(heads, rows), body = grid.lastChild;
   function sort() {
     const { value, last } = columns[sorted];
     const order = RUNS.map((_, k) => k).sort((a, b) => {
       const [x, y] = [value(RUNS[a]), value(RUNS[b])];
-      if (x === null || y === null) return (x === null) - (y === null) || a - b; // what is not known comes last
+      if (x === null || y === null) return (x === null) - (y === null) || a - b; // unknown values come last
       if (last && last(RUNS[a]) !== last(RUNS[b])) return last(RUNS[a]) - last(RUNS[b]);
       const less = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x === y ? 0 : x - y;
       return (rising ? less : -less) || a - b;
@@ -99,8 +99,8 @@
   }
   sort();
   at("runs-note").textContent =
-    "The worst case counts an example as wrong if any attack broke it at the budget. An attack that looks for the " +
-    "nearest adversarial is told by the median distance that it had to go; more is better. A heading sorts" +
+    "The worst case counts an example as wrong if any attack broke it at the budget. For an attack that searches for the " +
+    "nearest adversarial example the median distance is shown; larger is better. Click a heading to sort" +
     (RUNS.some(doubted) ? "; by worst case, runs whose verdict is FAIL come after the others." : ".");
-  at("runs").append(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), body));
+  at("runs").append(grid);
 }

@@ -1,8 +1,7 @@
-// Whether a run's figures are to be believed: the checks that did not pass, in their own words, and what to try next.
+// The verdict on each run: the checks that did not pass, with their findings and what to try next.
 {
-  // Where the command may give other figures than those on this page, it says so.
-  const command = (run, profile) => [el("code", {}, run.again.replace(/--verdict$/, profile ? `--verdict=${profile}` : "--verdict")),
-    run.doubt ? ` (its figures may differ from those here: ${run.doubt})` : ""];
+  const command = (run, again = run.again) => [el("code", {}, again), run.note ? ` (${run.note})` : ""];
+  const inFull = (run) => `${run.again.replace(/ --verdict(=quick)?(?= |$)/, "")} --verdict=full`;
   const check = (c) => el("li", {}, el("span", { class: c.status === "FAIL" ? "flag" : null }, `${MARKS[c.status]} ${c.number} ${c.name}`),
     el("div", {}, c.finding), c.source ? el("small", {}, c.source) : null);
   const list = (checks) => (checks.length ? el("ul", { class: "checks" }, ...checks.map(check)) : null);
@@ -11,12 +10,12 @@
   function verdict(run, k) {
     const { status, profile, counts, checks, passed, budget, n } = run.verdict;
     const failed = checks.filter((c) => c.status === "FAIL"), undecided = checks.filter((c) => c.status === "INCONCLUSIVE");
-    const said = failed.length ? failed.map((c) => c.failure).join(", ") : `${counts.PASS} of ${checks.length + passed.length} checks pass`;
+    const summary = failed.length ? failed.map((c) => c.failure).join(", ") : `${counts.PASS} of ${checks.length + passed.length} checks pass`;
     return el("details", { id: `verdict-${k}`, open: failed.length > 0 && failing <= 3 },
-      el("summary", {}, badge(status), " ", el("bdi", {}, clipped(run.name, 80)), el("span", { class: "quiet" }, ` ${said}`)),
+      el("summary", {}, badge(status), " ", shortName(run), el("span", { class: "quiet" }, ` ${summary}`)),
       el("p", { class: "quiet" }, `Profile ${profile}, ${NORMS[budget.norm] || budget.norm} ${short(budget.eps || 0)}, probes on ${plural(n || 0, "example")}. ` +
         (profile === "quick" ? "The full profile decides more: " : ""),
-        ...(profile === "quick" && run.again ? command(run, "full") : [])),
+        ...(profile === "quick" && run.again ? command(run, inFull(run)) : [])),
       list(failed),
       undecided.length ? el("h4", {}, "Undecided") : null, list(undecided),
       passed.length ? el("p", { class: "quiet" }, `Passed: ${passed.join(", ")}.`) : null);
@@ -26,20 +25,19 @@
   const rank = (k) => ["FAIL", "INCONCLUSIVE", "PASS"].indexOf(RUNS[k].verdict.status);
   const without = RUNS.filter((run) => run.attacked && !run.verdict);
   at("verdicts-note").textContent =
-    "Whether a figure is to be believed. FAIL: a check found that it overstates. PASS: no sign of that was found, which proves nothing.";
+    "Whether the accuracies can be trusted. FAIL: a check found that they overstate robustness. PASS: no check did, which is no proof.";
   at("verdicts").append(...judged.sort((a, b) => rank(a) - rank(b) || a - b).map((k) => verdict(RUNS[k], k)));
   if (without.length) {
     const some = without.slice(0, 12), known = without.filter((run) => run.again);
-    const named = (run) => el("bdi", {}, clipped(run.name, 80));
     at("verdicts").append(el("div", { id: "verdicts-none", tabindex: "-1" }, el("p", {}, "No verdict: ",
-      ...some.flatMap((run, i) => [i ? ", " : "", named(run)]),
+      ...some.flatMap((run, i) => [i ? ", " : "", shortName(run)]),
       without.length > some.length ? ` and ${without.length - some.length} more. ` : ". ",
-      ...(known.length ? ["To get one", without.length > 1 ? [" of ", named(known[0])] : "", ": ", command(known[0])].flat() :
-        ["From Python: ", el("code", {}, "robustlit.evaluation.verdict")])),
+      ...(known.length ? ["To get one", without.length > 1 ? [" of ", shortName(known[0])] : "", ": ", command(known[0])].flat() :
+        ["From Python: ", el("code", {}, "robustlit.verdict.verdict")])),
     known.length > 1 ? el("details", {}, el("summary", {}, `Of ${plural(known.length - 1, "other")}`),
-      el("ul", { class: "checks" }, ...known.slice(1).map((run) => el("li", {}, named(run), ": ", ...command(run))))) : null));
+      el("ul", { class: "checks" }, ...known.slice(1).map((run) => el("li", {}, shortName(run), ": ", ...command(run))))) : null));
   }
-  // The links of the table open what they lead to.
+  // The links in the table open the verdict.
   at("runs").addEventListener("click", (event) => {
     const link = event.target.closest("a[href^='#verdict']"), there = link && document.querySelector(link.getAttribute("href"));
     if (!there) return;

@@ -10,15 +10,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def pack(raw: Path, out: Path) -> str:
-    """Concatenates the idx files of `raw` unchanged and compresses them.
-
-    Args:
-        raw: folder with the four files named in `FILES`, decompressed.
-        out: the file to write.
-
-    Returns:
-        SHA-256 of `out`, for `robustlit.data.embedded.MNIST_SHA256`.
-    """
+    """Compress the four idx files of the folder `raw` into `out`; return its SHA-256 for `embedded.MNIST_SHA256`."""
     packed = lzma.compress(b"".join((raw / name).read_bytes() for name in FILES), preset=9 | lzma.PRESET_EXTREME)
     out.write_bytes(packed)
     return hashlib.sha256(packed).hexdigest()

@@ -1,0 +1,32 @@
+"""Lay runs side by side on one HTML page.
+
+The page needs no network: a table that sorts, curves, what differs in their settings, the examples that only one of
+the runs gets wrong.
+
+examples:
+  %(prog)s runs/pgd_adv_train runs/fgsm_rs
+  %(prog)s runs/* --out all.html --intersect
+"""
+
+import argparse
+from pathlib import Path
+
+from robustlit.cli.parser import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; runs/* takes all")
+    parser.add_argument("--out", default="compare.html", metavar="FILE.html", help="the page (default compare.html)")
+    parser.add_argument("--intersect", action="store_true", help="compare on the test images that all runs share")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    runs = [run for run in arguments.runs if Path(run).name != "multirun.yaml"]  # lies in runs/ after -m
+    if not runs:
+        raise UsageError("which runs? robustlit compare RUN RUN ... [--out FILE.html] [--intersect]")
+    from robustlit.comparison import compare, write_page
+
+    page = compare(runs, intersect=arguments.intersect)
+    path = write_page(page, arguments.out)
+    print(f"{len(runs)} run{'s' * (len(runs) > 1)} compared: {path} ({len(page) / 1e6:.1f} MB)")
+    return 0

@@ -1,0 +1,73 @@
+"""The least budget that breaks each example, without running an attack at every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustlit.attacks import BudgetAttack
+from robustlit.evaluation.outcome import Batch, Outcome
+from robustlit.threat import TOLERANCE
+
+
+class BudgetSearch:
+    """Attack a batch at the budgets that are needed to know each example's least breaking budget.
+
+    Each clean example is attacked at the attack's own eps, the budget that is quoted. For those that break, the smaller
+    budgets are searched by sections, from the least that holds the adversarial example already found; examples at
+    different budgets share a batch. The others are attacked at each larger budget in turn until they break. An example
+    that is robust at a budget is taken to be robust at the smaller ones that were skipped: an attack that fails with
+    more room rarely succeeds with less. The outcome at the attack's own eps rests on no such assumption.
+
+    Args:
+        batch, attack: The batch and the attack.
+        budgets: Budgets in pixel units, ascending, the attack's own eps among them.
+        start: What is known before the attack.
+    """
+
+    def __init__(self, batch: Batch, attack: BudgetAttack, budgets: Sequence[float], start: Outcome) -> None:
+        self.batch, self.attack, self.budgets, self.start = batch, attack, budgets, start
+        self.radii = batch.x.new_tensor(list(budgets))
+        self.outcomes = [start.copy() for _ in budgets]
+
+    def run(self) -> dict[float, Outcome]:
+        """Return the outcome at each budget."""
+        rows = torch.nonzero(~self.start.success).squeeze(1)
+        if len(rows):
+            own = self.budgets.index(self.attack.eps)
+            broken, holds = self._attack(rows, torch.full_like(rows, own))
+            self._search_below(rows[broken], holds[broken])
+            self._search_above(rows[~broken], own)
+        for eps, outcome in zip(self.budgets, self.outcomes, strict=True):
+            for other in self.outcomes:
+                outcome.inherit(other, self.attack.norm, eps)
+        return dict(zip(self.budgets, self.outcomes, strict=True))
+
+    def _search_below(self, rows: Tensor, high: Tensor) -> None:
+        """Search `rows` (b,), broken at the budgets numbered `high` (b,): the least such number is in (low, high]."""
+        low = torch.full_like(rows, -1)
+        while len(open_ := torch.nonzero(high - low > 1).squeeze(1)):
+            # Nearer to the broken end than half way: a failing attack costs all its steps, a successful one only a few.
+            middle = low[open_] + 3 * (high[open_] - low[open_]) // 4
+            broken, holds = self._attack(rows[open_], middle)
+            high[open_[broken]], low[open_[~broken]] = holds[broken], middle[~broken]
+
+    def _search_above(self, rows: Tensor, own: int) -> None:
+        """Attack `rows` (b,), robust at the budget numbered `own`, at each larger one until they break."""
+        for number in range(own + 1, len(self.budgets)):
+            if len(rows):
+                rows = rows[~self._attack(rows, torch.full_like(rows, number))[0]]
+
+    def _attack(self, rows: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Attack `rows` (b,) at the budgets numbered `numbers` (b,).
+
+        Return which examples broke and the number of the least budget that holds the point found, (b,) each.
+        """
+        found = self.batch.attacked(self.attack, rows, self.radii[numbers])
+        for number in numbers.unique().tolist():
+            here = torch.nonzero(numbers == number).squeeze(1)
+            self.outcomes[number].put(rows[here], found.select(here))
+        holds = torch.searchsorted(self.radii + TOLERANCE, found.columns[self.attack.norm])
+        return found.success, holds.minimum(numbers)

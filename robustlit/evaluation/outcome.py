@@ -1,0 +1,73 @@
+"""What is known of each example of a batch at one budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import Attack, BudgetAttack
+from robustlit.results.table import DISTANCES
+from robustlit.threat import TOLERANCE, distance
+
+_PASSES = ("forwards", "backwards")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The columns of the table that an attack fills in, (B,) each: success, prediction, distances and passes."""
+
+    columns: dict[str, Tensor]
+
+    @classmethod
+    def unattacked(cls, prediction: Tensor, clean: Tensor, x: Tensor) -> Outcome:
+        """Return the outcome before any attack: a misclassified example is broken at distance 0."""
+        unknown = torch.where(clean, x.new_tensor(float("nan")), x.new_tensor(0.0))
+        found = {"success": ~clean, "prediction": prediction.masked_fill(clean, -1)}
+        distances = {d: unknown.clone() for d in DISTANCES}
+        return cls({**found, **distances, **{name: torch.zeros_like(prediction) for name in _PASSES}})
+
+    @property
+    def success(self) -> Tensor:
+        """(B,) bool: an adversarial example is known."""
+        return self.columns["success"]
+
+    def copy(self) -> Outcome:
+        """Return a copy that shares no memory."""
+        return Outcome({name: values.clone() for name, values in self.columns.items()})
+
+    def select(self, rows: Tensor) -> Outcome:
+        """Return the outcome of some examples."""
+        return Outcome({name: values[rows] for name, values in self.columns.items()})
+
+    def put(self, rows: Tensor, other: Outcome) -> None:
+        """Replace what is known of `rows` by `other`, and add its passes."""
+        for name, values in self.columns.items():
+            values[rows] = values[rows] + other.columns[name] if name in _PASSES else other.columns[name]
+
+    def inherit(self, other: Outcome, norm: str, eps: float) -> None:
+        """Take over the adversarial examples of `other` that lie within `eps`, the budget of this outcome."""
+        better = other.success & ~self.success & (other.columns[norm] <= eps + TOLERANCE)
+        for name in {*self.columns}.difference(_PASSES):
+            self.columns[name] = torch.where(better, other.columns[name], self.columns[name])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, C, H, W) in [0, 1] under attack, their classes and numbers (B,), and the seed of the random draws."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    seed: int
+
+    def attacked(self, attack: Attack, rows: Tensor, eps: Tensor | None = None) -> Outcome:
+        """Attack the examples `rows` (b,), a `BudgetAttack` at the budgets `eps` (b,), and return their outcome."""
+        x, y, index = self.x[rows], self.y[rows], self.index[rows]
+        given = {"eps": eps} if isinstance(attack, BudgetAttack) else {}
+        result = attack.run(self.model, x, y, index=index, seed=self.seed, **given)
+        found = {"success": result.success, "prediction": result.prediction}
+        distances = {d: distance(result.x_adv, x, d) for d in DISTANCES}
+        return Outcome({**found, **distances, "forwards": result.forwards, "backwards": result.backwards})

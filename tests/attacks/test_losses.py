@@ -1,0 +1,90 @@
+"""When a criterion is reached, and the losses that increase towards it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import Function
+from torch import Tensor, nn
+
+from robustlit.attacks import PGD
+from robustlit.attacks.losses import Criterion
+
+
+def test_when_a_criterion_is_reached() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [float("nan"), 3.0, 2.0], [1.0, float("inf"), 0.0]])
+    label, target = torch.tensor([0, 0, 0, 0]), torch.tensor([2, 1, 1, 1])
+    assert Criterion(label).reached(logits).tolist() == [False, True, False, False]
+    assert Criterion(label, target).reached(logits).tolist() == [False, True, False, False]
+    assert Criterion(label, torch.tensor([1, 2, 0, 0])).reached(logits).tolist() == [False] * 4
+    chosen = Criterion(label, target).select(torch.tensor([1, 0]))
+    assert chosen.target is not None
+    assert chosen.target.tolist() == [1, 2]
+
+
+def test_a_refusal_counts_with_the_true_class() -> None:
+    label = torch.tensor([0, 0, 0, 0])
+    logits = torch.tensor(
+        [[3.0, 1, 2, 0], [1, 3, 2, 0], [1, 3, 2, 4], [2, 1, 0, 2.5]]  # right, wrong, refused though wrong, refused
+    )
+    criterion = Criterion(label, rejects=True)
+    assert criterion.reached(logits).tolist() == [False, True, False, False]
+    assert criterion.margin(logits).tolist() == [-1, 2, -1, -1.5]
+    assert (criterion.margin(logits) > 0).tolist() == criterion.reached(logits).tolist()
+    assert criterion.others(logits).argmax(1).tolist() == [2, 1, 1, 1]
+    assert (criterion.log_odds(logits) - torch.tensor([[1.0, 2], [3, 2], [3, 2], [1, 0]]).logsumexp(1)).tolist() == (
+        pytest.approx([-3, -1, -4, -2.5])
+    )
+    targeted = criterion.toward(torch.tensor([1, 1, 1, 1]))
+    assert targeted.reached(logits).tolist() == [False, True, False, False]
+    assert targeted.margin(logits).tolist() == [-2, 1, -1, -1.5]
+    assert criterion.classes(logits) == 3
+    chosen = criterion.select(torch.tensor([2]))
+    assert (chosen.rejects, len(chosen.label)) == (True, 1)
+
+
+def test_of_votes_neither_the_label_nor_the_refusal_counts() -> None:
+    votes = torch.tensor([[0.2, 0.6, 0.2], [0.2, 0.3, 0.5], [0.0, 0.4, 0.6]]).log()
+    criterion = Criterion(torch.tensor([0, 0, 0]), share=0.48, rejects=True)
+    assert criterion.reached(votes).tolist() == [True, False, False]
+    assert criterion.prediction(votes, criterion.reached(votes)).tolist() == [1, 2, 2]
+
+
+def test_log_odds_order_points_and_ascend_as_cross_entropy_does() -> None:
+    logits = (torch.randn(50, 7, dtype=torch.float64) * 3).requires_grad_(True)
+    y, target = torch.randint(7, (50,)), torch.randint(7, (50,))
+    for criterion, cross_entropy in (
+        (Criterion(y), F.cross_entropy(logits, y, reduction="none")),
+        (Criterion(y, target), -F.cross_entropy(logits, target, reduction="none")),
+    ):
+        odds = criterion.log_odds(logits)
+        (ours,) = torch.autograd.grad(odds.sum(), logits, retain_graph=True)
+        (theirs,) = torch.autograd.grad(cross_entropy.sum(), logits)
+        torch.testing.assert_close(F.normalize(ours, dim=1), F.normalize(theirs, dim=1))
+        assert torch.equal(odds.argsort(), cross_entropy.argsort())
+    even = torch.zeros(1, 2, dtype=torch.float64)  # the true class has half of the probability
+    assert Criterion(torch.tensor([0])).log_odds(even).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_a_ratio_of_too_few_logits_is_the_margin(classes: int, targeted: bool) -> None:
+    label = torch.zeros(4, dtype=torch.int64)
+    criterion = Criterion(label, label + 1 if targeted else None)
+    logits = torch.randn(4, classes, dtype=torch.float64)
+    if classes < (4 if targeted else 3):
+        torch.testing.assert_close(criterion.dlr(logits), criterion.margin(logits))
+    else:
+        torch.testing.assert_close(criterion.dlr(logits * 7 + 3), criterion.dlr(logits))
+
+
+def test_probabilities_do_make_an_attack_look_weaker(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    # What the warning about them says: where the softmax saturates, it hides the direction.
+    x, y = digits[0][:100], digits[1][:100]
+    attack = PGD(eps=0.1, steps=5, random_start=False)
+    plain = attack.run(net, x, y).success.float().mean()
+
+    with pytest.warns(UserWarning, match="probabilities"):
+        masked = attack.run(Function(lambda z: (net(z) * 100).softmax(1)), x, y).success.float().mean()
+    assert masked < plain - 0.1

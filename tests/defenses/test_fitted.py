@@ -1,0 +1,94 @@
+"""What every defense that is fitted to data must do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks import BIM
+from robustlit.classifier import attack_view, undefended
+from robustlit.models import SmallCNN
+
+Digits = Callable[[int, int], tuple[Tensor, Tensor]]
+KINDS = ["LogitDetector", "LogitCorrector", "DetectAndCorrect"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+def test_its_state_restores_it(
+    fitted: Callable[[str], Any], build: Callable[..., Any], tmp_path: Path, digits: tuple[Tensor, Tensor], kind: str
+) -> None:
+    defense = fitted(kind)
+    torch.save(defense.state_dict(), tmp_path / "state.pt")
+    other = build(kind, SmallCNN())
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for twin in (other.eval(), copy.deepcopy(defense)):
+        assert torch.equal(twin(digits[0][:9]), defense(digits[0][:9]))
+        assert torch.equal(attack_view(twin)(digits[0][:9]), attack_view(defense)(digits[0][:9]))
+    assert undefended(defense) is defense.net
+    shape = defense.net.state_dict()["classifier.0.weight"].shape
+    assert sum(v.shape == shape for v in defense.state_dict().values()) == 1  # the net is stored once
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), list(zip(KINDS, (torch.float64, torch.float32, torch.float64), strict=True))
+)
+def test_it_can_be_moved_to_another_precision(
+    fitted: Callable[[str], Any], digits: tuple[Tensor, Tensor], kind: str, dtype: torch.dtype
+) -> None:
+    defense = fitted(kind)
+    moved = copy.deepcopy(defense).to(dtype)
+    same = moved(digits[0].to(dtype)).argmax(1) == defense(digits[0]).argmax(1)
+    assert same.double().mean() > 0.98
+
+
+@every_kind
+def test_adversarial_images_given_as_clean_are_refused(
+    build: Callable[..., Any], train_digits: Digits, net: nn.Module, kind: str
+) -> None:
+    x, y = train_digits(0, 300)
+    adversarial = BIM(eps=0.3, steps=5)(net, x, y, seed=0)
+    defense, held_out = build(kind, net), train_digits(20_000, 20_100)
+    with pytest.raises(
+        ValueError, match=r"right on only \d+\.\d% of the clean images.*adversarial.*is fitted on clean"
+    ):
+        defense.fit(clean=(adversarial, y), held_out=held_out)
+    with pytest.raises(TypeError):
+        defense.fit((x, y), held_out)
+    if kind != "LogitCorrector":  # which does not look at held-out images
+        with pytest.raises(ValueError, match="of the held-out images"):
+            defense.fit(clean=(x, y), held_out=(BIM(eps=0.3, steps=5)(net, *held_out, seed=0), held_out[1]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("LogitCorrector", {"penalty": 0.0}, "penalty must be positive"),
+        ("LogitCorrector", {"gamma": -1.0}, "gamma must be positive"),
+        ("LogitCorrector", {"eps": ()}, "at least one budget"),
+        ("LogitCorrector", {"eps": (0.1, 8)}, "did you mean 8/255"),
+        ("LogitCorrector", {"examples": 0}, "examples must be a whole number"),
+        ("LogitCorrector", {"temperature": 0.0}, "temperature must be positive"),
+        ("LogitDetector", {"noises": ("gaussian",)}, "noises must be among normal, sign, uniform"),
+        ("LogitDetector", {"noises": ()}, "noises must be among"),
+        ("LogitDetector", {"scales": ()}, "scales must be positive"),
+        ("LogitDetector", {"scales": (0.1, -0.1)}, "scales must be positive"),
+        ("LogitDetector", {"samples": 0}, "samples must be a whole number"),
+        ("LogitDetector", {"samples": 3}, "samples must be even"),
+        ("LogitDetector", {"examples": 1.5}, "examples must be a whole number"),
+        ("DetectAndCorrect", {"eps": []}, "at least one budget"),
+        ("DetectAndCorrect", {"examples": -1}, "examples must be a whole number"),
+        ("DetectAndCorrect", {"temperature": -1.0}, "temperature must be positive"),
+    ],
+)
+def test_bad_hyper_parameters_are_refused(
+    build: Callable[..., Any], net: nn.Module, kind: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Exception, match=message):
+        build(kind, net, **changes)
