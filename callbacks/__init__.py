@@ -11,12 +11,6 @@ from .save_on_interrupt import SaveOnInterrupt
 from .verdict import Verdict
 
 __all__ = [
-    "AdversarialImages",
-    "AttackSweep",
-    "CatastrophicOverfitting",
-    "ImagesByEps",
-    "Progress",
-    "SaveOnInterrupt",
-    "Verdict",
-    "wandb_logger",
-]
+    "AdversarialImages", "AttackSweep", "CatastrophicOverfitting", "ImagesByEps", "Progress", "SaveOnInterrupt",
+    "Verdict", "wandb_logger",
+]  # fmt: skip

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack
-from robustlit.figures import images_figure
+from robustlit.classifier import predicted
+from robustlit.figures import images_figure, write_figure
 from robustlit.tracking.metrics import IMAGES, IMAGES_TABLE
 
 from .first_images import FirstImages
@@ -39,7 +40,7 @@ class AdversarialImages(FirstImages):
         """Attack the images and return the figure."""
         result = self.attack.run(net, x, y, index=index, seed=self.seed)
         with torch.no_grad():
-            before = net(x).argmax(1).tolist()
+            before = predicted(net(x)).tolist()
         labels, after = y.tolist(), result.prediction.tolist()
         largest = float((result.x_adv - x).abs().max())
         magnify = float(max(1, int(1 / largest + 0.01))) if largest else 1.0
@@ -49,7 +50,7 @@ class AdversarialImages(FirstImages):
 
     def write(self, figure: Figure, folder: Path) -> None:
         """Write `adversarial_images.png`."""
-        figure.savefig(folder / "adversarial_images.png")
+        write_figure(figure, folder / "adversarial_images.png")
 
     def logged(self, figure: Figure) -> Iterator[dict[str, Any]]:
         """Yield the grid, then the table: a server that has gone refuses tables."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.evaluation import Sweep
-from robustlit.evaluation.batches import examples_of
+from robustlit.evaluation.batches import check_numbers, examples_of
+from robustlit.evaluation.fingerprint import fingerprint
+from robustlit.evaluation.parts import FOLDER, Parts
 from robustlit.evaluation.sweep import Columns, as_evaluation, gathered
 from robustlit.figures.run import write_evaluation
+from robustlit.processes import Guard
 from robustlit.results import Evaluation
+from robustlit.tracking.console import say
 from robustlit.tracking.evaluation import log_evaluation
 from robustlit.training import load_classifier
 from robustlit.training.blackbox import distil_small_cnn
+from robustlit.training.substitute import Distilled
 
 from .progress import Progress
+from .save_on_interrupt import SaveOnInterrupt
 
 
 class AttackSweep(pl.Callback):
@@ -30,7 +37,9 @@ class AttackSweep(pl.Callback):
     It writes the per-example table, the curves (CSV, PNG, SVG) and, where several kinds of knowledge ran, a figure for
     each attack by what the attacker knew; a logger gets the same curves and numbers. Several processes share the
     batches: the table is the same as from one process, as each batch is attacked as a whole and draws depend on the
-    example alone. On Ctrl-C the finished batches are kept and marked as incomplete.
+    example alone. On a signal (see `SaveOnInterrupt`) the finished batches are kept and marked as incomplete. Until the
+    test has ended each finished batch also lies in a file (`parts/` in the folder), and the same test in the same
+    folder, by any number of processes, attacks only what is left (see `robustlit.evaluation.parts`).
 
     Args:
         attacks: Name -> attack.
@@ -44,6 +53,8 @@ class AttackSweep(pl.Callback):
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
+        keeps_parts: Leave the files of the finished batches after the test; `remove_parts` removes them.
+        seconds_before: How long the batches took that an earlier test attacked.
         write_error: The error that kept a file from being written, if any; what was computed is in `evaluation`.
     """
 
@@ -59,18 +70,31 @@ class AttackSweep(pl.Callback):
         self.substitute_images = substitute_images
         self.folder = None if folder is None else Path(folder)
         self.curve_ends = {"l2": curve_l2, "linf": curve_linf}
+        self.keeps_parts = False
         self.evaluation: Evaluation | None = None
         self.write_error: OSError | None = None
         self._parts: list[Columns] = []
+        self._numbers: set[int] = set()  # of the examples so far
+        self._kept: Parts | None = None
+        self._kept_substitute: Path | None = None
         self._substitute: dict[str, Any] = {}
+        self._guard: Guard | None = None
+        self._cut = False  # by a signal
+
+    @property
+    def seconds_before(self) -> float:
+        """See the class."""
+        return 0.0 if self._kept is None else self._kept.seconds
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reset the results of an earlier test, and distil a substitute where one is needed."""
         if len(trainer.num_test_batches) > 1:
             raise ValueError("AttackSweep takes one test loader: in several, examples of one number would be mixed up")
-        self.evaluation, self.write_error, self._parts = None, None, []
+        self.evaluation, self.write_error, self._parts, self._numbers = None, None, [], set()
+        self._guard, self._cut = SaveOnInterrupt.guard_of(trainer), False
         if self.sweep.needs_substitute:
-            made = distil_small_cnn(trainer, pl_module, self.substitute_images, self.sweep.seed)
+            with self._interruptible():
+                made = self._distilled(trainer, pl_module)
             if made is None:
                 raise ValueError(
                     'knowledge "blackbox" distils a substitute only in one process and on a DataModule of '
@@ -80,6 +104,20 @@ class AttackSweep(pl.Callback):
             self._substitute = {"distilled with queries": made.queries, "agreement": round(made.agreement, 4)}
         elif self.sweep.substitute is not None:
             self.sweep.substitute.to(pl_module.device)
+        self._kept = Parts(self.sweep, pl_module.net, self.folder)  # type: ignore[arg-type]
+        batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
+        for line in self._kept.notes(float(trainer.strategy.reduce(batches, reduce_op="sum"))):
+            say(line)
+
+    def _distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Distilled | None:
+        """Return the substitute that an earlier test, which was stopped, distilled from this net, or a new one."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.folder is not None and hasattr(data, "tensors"):
+            images = data.tensors("train", self.substitute_images)[0]
+            key = fingerprint(pl_module.net, images, self.sweep.seed)
+            self._kept_substitute = self.folder / FOLDER / f"substitute-{key}.pt"
+        seed, kept = self.sweep.seed, self._kept_substitute
+        return distil_small_cnn(trainer, pl_module, self.substitute_images, seed, kept)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Sequence[Tensor], batch_idx: int,
@@ -89,6 +127,7 @@ class AttackSweep(pl.Callback):
         x, y = batch[0], batch[1]
         if len(batch) > 2:
             index = batch[2]
+            check_numbers(index, len(y), self._numbers)
         elif trainer.world_size == 1:
             index = torch.arange(len(y), device=y.device) + (self._parts[-1]["index"].max() + 1 if self._parts else 0)
         else:
@@ -103,21 +142,55 @@ class AttackSweep(pl.Callback):
             if isinstance(bar, Progress):
                 bar.sweep_progress(name, (batch_idx + share) / total)
 
-        self._parts.append(self.sweep.attack_batch(pl_module.net, x, y, index, report))  # type: ignore[arg-type]
+        assert self._kept is not None
+        try:
+            with self._interruptible():
+                self._parts.append(self._kept.attack_batch(x, y, index, report))
+        except SystemExit:
+            self._cut = True
+            raise StopIteration from None  # ends Lightning's loop over the batches
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for the other processes, before Lightning's first collective."""
+        if self._guard is not None:
+            self._cut = self._guard.all_done(self._cut)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather, write, draw and log."""
+        """Gather, write, draw and log; leave if a signal cut the sweep short."""
         parts = gathered(self._parts, trainer.world_size)
-        if trainer.is_global_zero:
-            self._finish(trainer, parts, {"complete": True})
+        if trainer.is_global_zero and parts:
+            self._finish(trainer, parts, self._short_of(trainer) if self._cut else {"complete": True})
+        if self._cut and self._guard is not None:
+            self._guard.leave()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the finished part of a sweep that is cut short."""
         if trainer.testing and trainer.is_global_zero and self._parts and self.evaluation is None:
-            loader: Any = trainer.test_dataloaders
-            examples = examples_of(loader)
-            whole = examples is not None and len(loader) == trainer.num_test_batches[0]  # else a limit hides how many
-            self._finish(trainer, self._parts, {"complete": False, "meant": examples if whole else None})
+            self._finish(trainer, self._parts, self._short_of(trainer))
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._guard is None else self._guard.interruptible()
+
+    def _short_of(self, trainer: pl.Trainer) -> dict[str, Any]:
+        loader: Any = trainer.test_dataloaders
+        examples = examples_of(loader)
+        whole = examples is not None and len(loader) == trainer.num_test_batches[0]  # else a limit hides how many
+        return {"complete": False, "meant": examples if whole else None}
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remove the files of the finished batches, once every callback is done with the table."""
+        if stage == "test" and not self.keeps_parts:
+            self.remove_parts()
+
+    def remove_parts(self) -> None:
+        """Remove the files of the finished batches, if the table holds them all."""
+        if self.evaluation is not None and self.evaluation.complete and self.write_error is None:
+            assert self._kept is not None
+            with suppress(OSError):
+                if self._kept_substitute is not None:
+                    self._kept_substitute.unlink(missing_ok=True)
+            for line in self._kept.remove(self.evaluation.table["index"].unique()):
+                say(line)
 
     def _finish(self, trainer: pl.Trainer, parts: list[Columns], coverage: dict[str, Any]) -> None:
         meta = self.sweep.meta() | ({"substitute": self._substitute} if self._substitute else {})
@@ -127,6 +200,6 @@ class AttackSweep(pl.Callback):
                 write_evaluation(self.evaluation, self.folder, self.curve_ends)
             except OSError as error:
                 self.write_error = error
-                rank_zero_warn(f"could not write the evaluation to {self.folder}: {error}")
+                rank_zero_warn(f"could not write the evaluation: {error}")
         for logger in trainer.loggers:
             log_evaluation(logger, self.evaluation, self.curve_ends)

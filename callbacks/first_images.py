@@ -26,6 +26,9 @@ class FirstImages(pl.Callback, ABC):
         count: Number of images, at least 1.
         seed: Seed of the attack's random draws.
         folder: Where the figure is written; None writes nothing.
+
+    Attributes:
+        write_error: The error that kept the figure from being written, if any.
     """
 
     subject: str  # of the figure, for warnings
@@ -34,6 +37,7 @@ class FirstImages(pl.Callback, ABC):
         check_count(count, "count")
         self.count, self.seed = count, seed
         self.folder = None if folder is None else Path(folder)
+        self.write_error: OSError | None = None
 
     @abstractmethod
     def draw(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Figure:
@@ -59,10 +63,10 @@ class FirstImages(pl.Callback, ABC):
         figure = self.draw(pl_module.net, x, y, index)  # type: ignore[arg-type]
         if self.folder is not None:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self.write(figure, self.folder)
             except OSError as error:
-                rank_zero_warn(f"could not write the {self.subject} to {self.folder}: {error}")
+                self.write_error = error
+                rank_zero_warn(f"could not write the {self.subject}: {error}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 try:

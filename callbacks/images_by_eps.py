@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.attack import BudgetAttack
+from robustlit.classifier import predicted
 from robustlit.figures import budgets_figure, save_figure
 from robustlit.threat import check_eps
 from robustlit.tracking.metrics import IMAGES_BY_EPS
@@ -47,7 +48,7 @@ class ImagesByEps(FirstImages):
     def draw(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Figure:
         """Attack the images at every budget and return the figure."""
         with torch.no_grad():
-            images, predictions = [x.cpu().numpy()], [net(x).argmax(1).tolist()]
+            images, predictions = [x.cpu().numpy()], [predicted(net(x)).tolist()]
         for eps in self.budgets:
             result = self.attack.run(net, x, y, index=index, seed=self.seed, eps=eps)
             images.append(result.x_adv.cpu().numpy())

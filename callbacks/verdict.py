@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from robustlit.verdict import verdict
 from robustlit.verdict.judge import PROFILES, quoted_budget
 
 from .attack_sweep import AttackSweep
+from .save_on_interrupt import SaveOnInterrupt
 
 
 class Verdict(pl.Callback):
@@ -37,6 +39,7 @@ class Verdict(pl.Callback):
     Attributes:
         verdict: On the main process after the test, what was found; None where there was nothing to judge.
         trouble: In that case, why.
+        write_error: The error that kept a file from being written, if any.
 
     Raises:
         ValueError: An unknown profile; at the test: no AttackSweep before it.
@@ -51,10 +54,11 @@ class Verdict(pl.Callback):
         self.folder = None if folder is None else Path(folder)
         self.verdict: Judged | None = None
         self.trouble: str | None = None
+        self.write_error: OSError | None = None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that there will be something to judge."""
-        self.verdict, self.trouble = None, None
+        self.verdict, self.trouble, self.write_error = None, None, None
         self._sweep(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,11 +68,13 @@ class Verdict(pl.Callback):
         if not trainer.is_global_zero or evaluation is None:
             return
         norm, eps = quoted_budget(evaluation, self.norm, self.eps)
+        guard = SaveOnInterrupt.guard_of(trainer)
         try:
-            self.verdict = verdict(
-                evaluation, pl_module.net, data, sweep.sweep.named, norm=norm, eps=eps,  # type: ignore[arg-type]
-                profile=self.profile, substitute=self._substitute(sweep, trainer, pl_module), seed=self.seed,
-            )  # fmt: skip
+            with nullcontext() if guard is None else guard.interruptible():
+                self.verdict = verdict(
+                    evaluation, pl_module.net, data, sweep.sweep.named, norm=norm, eps=eps,  # type: ignore[arg-type]
+                    profile=self.profile, substitute=self._substitute(sweep, trainer, pl_module), seed=self.seed,
+                )  # fmt: skip
         except ValueError as error:  # nothing to judge is no reason to lose the evaluation
             self.trouble = str(error)
             rank_zero_warn(f"there is no verdict: {error}")
@@ -79,7 +85,8 @@ class Verdict(pl.Callback):
                 if sweep.folder is not None:
                     draw_run(evaluation, sweep.folder, list(sweep.curve_ends), verdict=self.verdict)
         except OSError as error:
-            rank_zero_warn(f"could not write the verdict to {self.folder}: {error}")
+            self.write_error = error
+            rank_zero_warn(f"could not write the verdict: {error}")
         for logger in trainer.loggers:
             log_verdict(logger, self.verdict, evaluation.n)
 

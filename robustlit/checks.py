@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Any
+
+TOLERANCE = 1e-6  # of distances and budgets: float32 rounding of a pixel, and per unit of length of an L1 or L2 norm
+
+
+def rounded_up(eps: Any, norm: str) -> Any:
+    """Return the largest distance that counts as within `eps` (a number, array or tensor): rounding is no violation."""
+    return eps + TOLERANCE * (1 + eps if norm in ("l1", "l2") else 1)
+
+
+def did_you_mean(name: str, names: Iterable[str], *, most: int = 1, cutoff: float = 0.6, prefix: str = "") -> str:
+    """Return "did you mean NAME?" with the `names` most similar to a mistyped one, "" if none is similar.
+
+    At most `most` names, of a similarity of at least `cutoff` in [0, 1] (see `difflib`), each behind `prefix`.
+    """
+    near = difflib.get_close_matches(name, list(names), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(prefix + each for each in near)}?" if near else ""
 
 
 def check_count(value: object, name: str) -> None:
     """Raise a ValueError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_counts(owner: object, *names: str) -> None:
+    """Raise a ValueError unless each named attribute of `owner` is a whole number of at least 1."""
+    for name in names:
+        check_count(getattr(owner, name), name)
 
 
 def is_number(value: object) -> bool:

@@ -8,10 +8,14 @@ is looked up by itself: a defense that has only one of them, or is wrapped by a 
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+NO_CLASS = -1  # the prediction of a model whose logits name no class
+_DEFENDED = ("attack_view", "undefended", "stochastic", "rejects")
 DRAWS = 20  # draws of a stochastic model for one gradient, unless it has `draws`
 
 
@@ -77,6 +81,24 @@ def draws_of(model: nn.Module) -> int:
     return draws
 
 
+def check_not_hidden(model: nn.Module) -> None:
+    """Raise a ValueError for a plain module around a defended classifier, such as `nn.Sequential(defense)`.
+
+    It hides what the defense says of itself, and would be attacked as a plain net: the defense would look better.
+    """
+    if any(hasattr(model, name) for name in _DEFENDED):
+        return
+    for inner in model.modules():
+        # Some views are the module itself, whose gradients work anywhere: of `robustlit.attacks.BPDA` around a layer.
+        replaced = attack_view(inner) is not inner or undefended(inner) is not inner
+        if inner is not model and (replaced or is_stochastic(inner) or can_reject(inner)):
+            raise ValueError(
+                f"{type(model).__name__} hides the {type(inner).__name__} inside it, so that attacks would take it for "
+                "a plain net: pass the defense itself (of nn.DataParallel or AveragedModel, its .module), or give the "
+                "module around it attack_view(), undefended() and stochastic of its own"
+            )
+
+
 def check_logits(logits: object, batch: int) -> Tensor:
     """Return `logits` if they are (batch, K) with K >= 2, else raise a ValueError with what the model returned."""
     if not isinstance(logits, Tensor):
@@ -93,6 +115,20 @@ def check_logits(logits: object, batch: int) -> Tensor:
     return logits
 
 
+def names_class(logits: Tensor) -> Tensor:
+    """Return (B,) bool, whether logits (B, K) name a class: none is NaN, and the largest is finite or the only +inf.
+
+    A deployed model gives no answer elsewhere, so it counts as wrong there. An impossible class may have -inf.
+    """
+    largest = logits.amax(1)  # NaN where any is
+    return largest.isfinite() | ((largest == math.inf) & ((logits == math.inf).sum(1) == 1))
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """Return (B,) the class that logits (B, K) name, `NO_CLASS` where they name none (see `names_class`)."""
+    return torch.where(names_class(logits), logits.argmax(1), NO_CLASS)
+
+
 def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: str = "labels") -> None:
     """Raise a ValueError unless `y` is (batch,) of integers in [0, num_classes)."""
     if y.shape != (batch,):
@@ -106,3 +142,21 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
                 f"{name} must lie in [0, {num_classes - 1}] for a model with {num_classes} outputs, "
                 f"found values in [{low}, {high}]"
             )
+
+
+def check_finite(net: nn.Module, where: str, error: type[Exception]) -> None:
+    """Raise an `error` unless every parameter of a net is finite and no buffer holds NaN; `where` begins the message.
+
+    A buffer may hold infinity, as the mask of an attention does.
+    """
+    wrong = [name for name, value in net.named_parameters() if not bool(value.isfinite().all())]
+    if wrong := wrong + [name for name, value in net.named_buffers() if bool(value.isnan().any())]:
+        raise error(
+            f"{where} weights that are not finite ({abbreviated(wrong)}): the net is broken; take an earlier "
+            "checkpoint, or train again with a lower optimizer.lr"
+        )
+
+
+def abbreviated(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")

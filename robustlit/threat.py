@@ -14,8 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robustlit.checks import check_choice
+
 NORMS = ("linf", "l2")
-TOLERANCE = 1e-6  # float32 rounding of x + eps; a point farther out than eps + TOLERANCE is invalid
+# A projection onto an L2 ball aims so many roundings short of eps: of the norm, the factor, the product and the sum.
+_ROUNDINGS = 4
 
 
 class UniformDraws(Protocol):
@@ -28,8 +31,7 @@ class UniformDraws(Protocol):
 
 def check_norm(norm: str) -> str:
     """Return `norm` if a budget can be given in it ("linf" or "l2"), else raise a ValueError."""
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    check_choice(norm, "norm", NORMS)
     return norm
 
 
@@ -60,13 +62,17 @@ def check_images(x: Tensor) -> None:
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images must be float32 in [0, 1], got {x.dtype}; for uint8 use x.float() / 255")
     low, high = (float(v) for v in torch.aminmax(x.detach()))  # NaN propagates to both
-    if math.isnan(low):
-        raise ValueError("images must be finite, found NaN; look at the loader")
+    if not math.isfinite(low + high):
+        raise ValueError(f"images must be finite, in [0, 1], found {_odd(low, high)}; look at the loader")
     if low < 0 or high > 1:
         raise ValueError(
             f"images must lie in [0, 1], found values in [{low:.4g}, {high:.4g}]; they are most likely normalised "
             "already: drop that transform and put robustlit.models.Normalize(mean, std) inside the model"
         )
+
+
+def _odd(low: float, high: float) -> str:
+    return "NaN" if math.isnan(low) else f"{high if math.isinf(high) else low:g}"
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -81,10 +87,9 @@ def distance(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
         return (difference != 0).sum(1).to(x.dtype)
     if norm == "linf":
         return difference.abs().amax(1)  # vector_norm takes seven times as long for this order on a CPU
-    order = {"l1": 1, "l2": 2}
-    if norm not in order:
-        raise ValueError(f"norm must be one of l0, l1, l2, linf, got {norm!r}")
-    return torch.linalg.vector_norm(difference, order[norm], dim=1)
+    check_choice(norm, "norm", ("l0", "l1", "l2", "linf"))
+    # Summed in float64: over the pixels of a large image float32 loses more than the tolerance of a budget.
+    return torch.linalg.vector_norm(difference, 1 if norm == "l1" else 2, dim=1, dtype=torch.float64).to(x.dtype)
 
 
 @dataclass
@@ -113,10 +118,31 @@ class Ball:
         """Return the point of the ball nearest to `z`, per example (for L2: nearest in the ball, then in the box)."""
         if self.norm == "linf":
             return z.clamp(self._low, self._high)
-        # Clamping to the box after the ball cannot leave the ball: x is in the box, so no coordinate moves away from x.
         delta = z - self.x
-        length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(torch.finfo(z.dtype).tiny)
-        return (self.x + delta * expand((self.eps / length).clamp(max=1), z)).clamp_(0, 1)
+        return self._moved(delta, self._to_surface(delta).clamp_(max=1))
+
+    def surface(self, direction: Tensor) -> Tensor:
+        """Return the point at distance eps from each image along `direction` (B, ...), then cut to the box [0, 1]."""
+        if self.norm == "linf":
+            length = direction.flatten(1).abs().amax(1).clamp_min(torch.finfo(direction.dtype).tiny)
+            return (self.x + direction * expand(self.eps / length, direction)).clamp_(self._low, self._high)
+        return self._moved(direction, self._to_surface(direction))
+
+    def _to_surface(self, delta: Tensor) -> Tensor:
+        """Return the factor (B,) that brings the L2 norm of `delta` (B, ...) to eps, rounding included."""
+        length = torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64)
+        short = 1 - _ROUNDINGS * torch.finfo(delta.dtype).eps
+        return (self.eps * short / length.clamp_min(torch.finfo(delta.dtype).tiny)).to(delta.dtype)
+
+    def _moved(self, delta: Tensor, factor: Tensor) -> Tensor:
+        """Return x + factor * delta within the box, each value rounded towards x.
+
+        Rounded to nearest, errors that point outwards would add up over the pixels and leave the ball. Cutting to the
+        box cannot: x is in the box, so no value moves away from it.
+        """
+        move = delta * expand(factor, delta)
+        z = (self.x + move).clamp_(0, 1)
+        return torch.where((z - self.x).abs() > move.abs(), z.nextafter(self.x), z)
 
     def step(self, z: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
         """Return the points after a projected step of steepest ascent: the direction that raises a linear loss most.
@@ -133,17 +159,22 @@ class Ball:
         largest = gradient.flatten(1).abs().amax(1)
         largest = torch.where(largest > torch.finfo(z.dtype).tiny, largest, torch.ones_like(largest))
         unit = gradient.div_(expand(largest, z))
-        length = torch.linalg.vector_norm(unit.flatten(1), dim=1).clamp_min(1)  # at least 1 unless the gradient is 0
+        length = _length(unit).clamp_min(1)  # at least 1 unless the gradient is 0
         return self.project(unit.mul_(expand(size / length, z)).add_(z))
 
     def random_point(self, draws: UniformDraws, *, in_box: bool = True) -> Tensor:
         """Draw a point uniformly from each ball, then cut it to the box (unless `in_box=False`): PGD's random start."""
         if self.norm == "linf":
             point = self.x + (draws.uniform(self.x) * 2 - 1) * expand(self.eps, self.x)
-        else:
-            direction = draws.normal(self.x)
-            length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_min(torch.finfo(self.x.dtype).tiny)
-            # A radius of eps * u^(1/d) makes the point uniform in the ball rather than crowded at its centre.
-            radius = self.eps * draws.uniform(length.unsqueeze(1)).squeeze(1).pow(1 / direction[0].numel())
-            point = self.x + direction * expand(radius / length, self.x)
-        return point.clamp_(0, 1) if in_box else point
+            return point.clamp_(0, 1) if in_box else point
+        direction = draws.normal(self.x)
+        length = _length(direction).clamp_min(torch.finfo(self.x.dtype).tiny)
+        # A radius of eps * u^(1/d) makes the point uniform in the ball rather than crowded at its centre.
+        radius = self.eps * draws.uniform(length.unsqueeze(1)).squeeze(1).pow(1 / direction[0].numel())
+        point = self.x + direction * expand(radius / length, self.x)
+        return self.project(point) if in_box else point
+
+
+def _length(v: Tensor) -> Tensor:
+    """Return the L2 norm (B,) of each example, summed in float64: over many pixels float32 loses digits."""
+    return torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64).to(v.dtype)

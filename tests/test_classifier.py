@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks import BPDA, FGSM
 from robustlit.classifier import (
     DefendedClassifier,
     attack_view,
     check_labels,
     check_logits,
+    check_not_hidden,
     draws_of,
     is_stochastic,
     undefended,
@@ -165,3 +167,20 @@ def test_good_labels_pass() -> None:
     for dtype in (torch.int64, torch.int32, torch.uint8):
         check_labels(torch.tensor([0, 2, 1], dtype=dtype), 3, 3)
     check_labels(torch.tensor([0, 99, 1]), 3)  # the number of classes is not known yet
+
+
+def test_a_module_around_a_defense_must_not_hide_it() -> None:
+    hiding = [
+        nn.Sequential(OnlyAView()),
+        nn.Sequential(nn.Identity(), nn.Sequential(Defended(), nn.Identity())),
+        nn.DataParallel(Defended()),
+        torch.optim.swa_utils.AveragedModel(Defended()),
+    ]
+    for model in hiding:
+        with pytest.raises(ValueError, match=f"{type(model).__name__} hides the (Defended|OnlyAView)"):
+            check_not_hidden(model)
+        with pytest.raises(ValueError, match="hides the"):
+            FGSM(eps=0.1).run(model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+    rounding = BPDA(torch.round)  # its gradient works inside any module
+    for model in (Defended(), OnlyAView(), nn.Sequential(rounding, nn.Linear(4, 3)), torch.compile(Defended())):
+        check_not_hidden(model)

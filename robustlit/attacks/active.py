@@ -1,4 +1,4 @@
-"""The examples that a search still works on."""
+"""The examples that a search still works on, and the classes that it may aim at."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class Active:
     def drop(self, finished: Tensor, step: int) -> bool:
         """Drop the examples in the mask `finished` (b,); on a GPU every few steps only. Return whether any is left."""
         return step % check_every(self.z) != 0 or self.keep(~finished)
+
+
+def rivals(criterion: Criterion, logits: Tensor) -> Tensor:
+    """Return the wrong classes (b, K - 1) of examples with these logits, likeliest first."""
+    return criterion.others(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
 
 
 def all_positions(x: Tensor) -> Tensor:

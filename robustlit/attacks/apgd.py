@@ -16,8 +16,8 @@ from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import LOSSES, Criterion, loss_for
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_choice, check_count, check_share
-from robustlit.threat import Ball, distance, expand
+from robustlit.checks import check_choice, check_count, check_counts, check_share
+from robustlit.threat import Ball, expand
 
 _MOMENTUM = 0.75  # alpha of the paper, section 3.1: the share of a step that is new, the rest repeats the last one
 
@@ -35,8 +35,8 @@ class APGD(BudgetAttack):
         loss: "ce" (climbed as log odds, which order points as cross-entropy does), "dlr" (difference of logits ratio)
             or "margin". DLR needs 3 classes, targeted 4; with fewer the margin takes its place.
         steps: Gradient steps of a run.
-        restarts: Runs from random points that an unbroken example is given, for each target.
-        targets: Aim in turn at this number of the likeliest wrong classes; None climbs the untargeted loss. A call
+        restarts: Number of runs from random points for an unbroken example and each target.
+        targets: Number of the likeliest wrong classes to aim at in turn; None climbs the untargeted loss. A call
             with `target=` aims at that class alone.
         rho: Share of rising steps below which a step size is halved.
 
@@ -54,8 +54,7 @@ class APGD(BudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.loss, "loss", LOSSES)
-        check_count(self.steps, "steps")
-        check_count(self.restarts, "restarts")
+        check_counts(self, "steps", "restarts")
         if self.targets is not None:
             check_count(self.targets, "targets")
         check_share(self.rho, "rho")
@@ -101,9 +100,7 @@ class APGD(BudgetAttack):
 
 def start_at_the_surface(ball: Ball, draws: Draws) -> Tensor:
     """Draw a random point of each ball, move it out to the surface, then cut it to the box."""
-    delta = draws.uniform(ball.x) * 2 - 1 if ball.norm == "linf" else draws.normal(ball.x)
-    length = distance(delta, torch.zeros_like(delta), ball.norm).clamp_min(torch.finfo(delta.dtype).tiny)
-    return (ball.x + delta * expand(ball.eps / length, delta)).clamp_(0, 1)
+    return ball.surface(draws.uniform(ball.x) * 2 - 1 if ball.norm == "linf" else draws.normal(ball.x))
 
 
 def _windows(steps: int) -> Iterator[int]:
@@ -130,7 +127,7 @@ class _Climbers(Climbers):
         self.moved = False
 
     def record(self, best: Best, logits: Tensor, losses: Tensor, gradient: Tensor) -> None:
-        """Take in logits (b, K), losses (b,) and gradients (b, ...) at `z`; successes go to `best`."""
+        """Record logits (b, K), losses (b,) and gradients (b, ...) at `z`; successes go to `best`."""
         reached, margin = self.criterion.reached(logits), self.criterion.margin(logits).to(self.best_margin.dtype)
         best.record_success(self.at, self.z, reached, margin)
         loss = losses.to(self.best_loss.dtype)

@@ -16,7 +16,7 @@ from robustlit.attacks.best import Best, Loss
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count, check_step_size
+from robustlit.checks import check_counts, check_step_size
 from robustlit.threat import Ball, expand
 
 _LONGEST_STEP = 2.0  # multiples of eps: from any point of the ball, such a step reaches any other
@@ -31,26 +31,24 @@ _ZERO_GRADIENT = (
 )
 
 
-@dataclass(frozen=True, repr=False)
 class GradientAscent(BudgetAttack):
     """A budget attack that climbs the loss by projected steps of steepest ascent: `FGSM`, `BIM`, `PGD`, `MIM`.
 
-    Subclasses turn the attributes that a user may set into fields.
+    Not a dataclass itself: its attributes are defaults, and a subclass makes those that a user may set its fields.
     """
 
     path: ClassVar[float] = 1.0  # length of all steps together as a multiple of eps, where no step is given
-    steps = 1
-    step_size = None  # type: float | None  # in pixel units, at the attack's own eps
-    relative_step_size = None  # type: float | None  # as a multiple of eps
-    random_start = False  # at a point of the ball instead of the image
-    start_in_box = True  # cut a random start in training to [0, 1]; in evaluation it always is: it may be the result
-    restarts = 1
-    decay = None  # type: float | None  # share of the velocity that a step keeps; None steps along the gradient itself
+    steps: int = 1
+    step_size: float | None = None  # in pixel units, at the attack's own eps
+    relative_step_size: float | None = None  # as a multiple of eps
+    random_start: bool = False  # start at a point of the ball instead of the image
+    start_in_box: bool = True  # cut a random start in training to [0, 1]; in evaluation it always is cut
+    restarts: int = 1
+    decay: float | None = None  # share of the velocity that a step keeps; None steps along the gradient itself
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self.steps, "steps")
-        check_count(self.restarts, "restarts")
+        check_counts(self, "steps", "restarts")
         check_step_size(self.step_size, self.relative_step_size, self.norm)
         given, ratio = (self.step_size, self.relative_step_size) != (None, None), self.step_over_eps
         if given and ratio > _LONGEST_STEP * (1 + 1e-9):
@@ -135,29 +133,37 @@ class GradientAscent(BudgetAttack):
 
 @dataclass(frozen=True)
 class Ascent:
-    """How to climb."""
+    """The step lengths, momentum and loss of a climb."""
 
-    lengths: Sequence[float]  # of each step, as a multiple of eps
+    lengths: Sequence[float]  # of the steps, as multiples of eps
     decay: float | None  # share of its velocity that a step keeps; None steps along the gradient itself
     loss: Loss
 
 
 @dataclass
 class Climbers(Active):
-    """Examples on their way up."""
+    """The examples that climb, with their balls, the criterion of the loss and their random numbers."""
 
     ball: Ball  # where the points may lie
-    aim: Criterion  # that the loss is of; success is that of `criterion`
+    aim: Criterion  # of the loss; `criterion` decides success
     draws: Draws
 
     def __post_init__(self) -> None:
         self.gradient = self.velocity = torch.zeros_like(self.z)
 
+    def advance(self, length: float, decay: float | None) -> None:
+        """Step by `length`, a multiple of eps, along the velocity (the gradient if `decay` is None), then project."""
+        direction = self.gradient
+        if decay is not None:
+            self.velocity = accelerate(self.velocity, direction, decay)
+            direction = self.velocity.clone()
+        self.z = self.ball.step(self.z, direction, self.ball.eps * length)
+
 
 def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> None:
     """Climb from the current points of `climbers`, each example until it succeeds.
 
-    `best` records the points that are left behind. Those that the last step ends at are in `climbers`, not yet judged.
+    `best` records every point but the last ones, which stay in `climbers` and are not judged yet.
     """
     for step, length in enumerate(ascent.lengths):
         aim = climbers.aim
@@ -177,11 +183,7 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
         record(climbers.at, climbers.z, climbers.criterion.reached(logits), ascent.loss(climbers.criterion, logits))
         if not climbers.drop(best.success[climbers.at], step):
             return
-        gradient = climbers.gradient
-        if ascent.decay is not None:
-            climbers.velocity = accelerate(climbers.velocity, gradient, ascent.decay)
-            gradient = climbers.velocity.clone()
-        climbers.z = climbers.ball.step(climbers.z, gradient, climbers.ball.eps * length)
+        climbers.advance(length, ascent.decay)
 
 
 def accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:

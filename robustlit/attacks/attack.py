@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import check_labels
-from robustlit.threat import NORMS, check_eps, check_images, distance
+from robustlit.classifier import check_labels, check_not_hidden
+from robustlit.threat import NORMS, check_eps, check_images, distance, expand
 
 _PROBABILITIES = (
     "{name} returns probabilities (every row is positive and sums to 1), not logits: where they saturate, gradients "
     "vanish and gradient-based attacks look weaker than they are; return the logits, without the softmax"
 )
 _NOT_FINITE = (
-    "{bad} of {count} examples got logits that are not finite during {attack}; such points count for no success"
+    "{bad} of {count} examples got logits that are not finite during {attack}; where they name no class, the model "
+    "counts as broken"
 )
 
 
@@ -30,10 +32,12 @@ class AttackResult:
     """What an attack found, one entry per example.
 
     Attributes:
-        x_adv: (B, ...) the adversarial example where there is one, else the best attempt.
+        x_adv: (B, ...) the adversarial example where there is one, else the best attempt; the image itself where the
+            attack's own arithmetic left pixels that are not finite.
         success: (B,) bool, from a fresh forward of the real model on `x_adv`.
-        prediction: (B,) the class that the real model gives to `x_adv`. Of a stochastic model: the class of the most
-            votes, where the attack succeeded among the classes that it sought.
+        prediction: (B,) the class that the real model gives to `x_adv`, -1 where its logits name none
+            (`robustlit.classifier.names_class`), which no untargeted attack misses. Of a stochastic model: the class of
+            the most votes, where the attack succeeded among the classes that it sought.
         distance: (B,) from the clean image, in the attack's norm, pixel units. 0 for an example that needed no attack.
         forwards, backwards: (B,) passes spent on the example.
         finite: (B,) bool, False where some logits of the search were not finite: a failure then proves nothing.
@@ -46,6 +50,13 @@ class AttackResult:
     forwards: Tensor
     backwards: Tensor
     finite: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[AttackResult]) -> AttackResult:
+        """Return the result of the examples of all parts, in order; a single part is returned as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Attack(ABC):
 
     def _run(self, model: nn.Module, given: Batch, eps: Tensor | None) -> AttackResult:
         self._check(given)
+        check_not_hidden(model)
         with Victim(model, given.x, keep_generators=given.seed is not None) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.
             x, y, target, index = given.copies()
@@ -117,6 +129,8 @@ class Attack(ABC):
                 draws = Draws(given.seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
                 x_adv[rows] = self._search(victim, x[rows], sought.select(rows), rows, draws, radius).detach()
+            lost = ~x_adv.isfinite().flatten(1).all(1)  # the attack has failed, not the model
+            x_adv = torch.where(expand(lost, x), x, x_adv)
             judged = victim.logits(x_adv)
             if victim.is_stochastic:  # an example that was not attacked keeps its votes: new ones could clear it
                 judged = torch.where(done.unsqueeze(1), clean, judged)

@@ -78,7 +78,7 @@ class Nearest:
         return self.distances.isfinite()
 
     def record(self, z: Tensor, reached: Tensor, margins: Tensor, at: Tensor | None = None) -> None:
-        """Record one point (b, ...) of each image at `at` (b,), None for all: whether it is adversarial, its margin."""
+        """Record a point (b, ...), its success and its margin for each image at positions `at` (b,); None: for all."""
         here: Tensor | slice = slice(None) if at is None else at
         distances, found = distance(z, self.x[here], self.norm), self.found[here]
         nearer = reached & (distances < self.distances[here])

@@ -14,7 +14,7 @@ from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count, check_not_negative, check_positive
+from robustlit.checks import check_counts, check_not_negative, check_positive
 from robustlit.threat import expand
 
 _BORDER = 1e-2  # share by which a start is drawn towards grey: at a border tanh is flat, and Adam is slow
@@ -56,8 +56,7 @@ class CarliniWagner(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self.searches, "searches")
-        check_count(self.steps, "steps")
+        check_counts(self, "searches", "steps")
         check_not_negative(self.confidence, "confidence", "; it is in logits")
         check_positive(self.lr, "lr", "; the paper's is 0.01")
         if self.initial_const is not None:
@@ -76,7 +75,7 @@ class CarliniWagner(Attack):
         return found.points
 
     def _minimise(self, victim: Victim, found: Nearest, images: _Images, consts: _Constants) -> Tensor:
-        """Run one search, whose points `found` takes in. Return (B,) bool, which examples had a success."""
+        """Run one search and record its points in `found`. Return (B,) bool, the examples with a success."""
         success = torch.zeros_like(images.at, dtype=torch.bool)
         for step in range(self.steps):
             images.tanh = images.w.tanh()
@@ -118,7 +117,7 @@ def _guess(lead: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass
 class _Constants:
-    """The c of each example (B,), between one that was too small and one that was large enough."""
+    """The c of each example (B,), between the largest that failed and the smallest that succeeded."""
 
     now: Tensor | None  # of the next search; None until the first gradient is known
     low: Tensor  # the largest that failed

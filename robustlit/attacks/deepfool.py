@@ -33,10 +33,10 @@ class DeepFool(Attack):
     """Minimal attack: linearises the model, steps over the nearest boundary, and repeats until the class has changed.
 
     Moosavi-Dezfooli, Fawzi, Frossard: DeepFool: a simple and accurate method to fool deep neural networks, 2016,
-    arXiv:1511.04599, algorithm 2. Against class k, with f_k its logit less that of the true class (predicted, or the
-    example would have needed no attack) and w_k the gradient of f_k, the boundary is |f_k| / |w_k|_q away (q dual to
-    the norm); the step towards the nearest is |f| / |w|_2^2 w in L2 and |f| / |w|_1 sign(w) in L-inf, times
-    1 + overshoot.
+    arXiv:1511.04599, algorithm 2. Against class k, with f_k its logit less that of the true class (which is also the
+    predicted one, as a misclassified example is not attacked) and w_k the gradient of f_k, the boundary is
+    |f_k| / |w_k|_q away (q dual to the norm); the step towards the nearest is |f| / |w|_2^2 w in L2 and
+    |f| / |w|_1 sign(w) in L-inf, times 1 + overshoot.
 
     Beyond the paper, and cheaper for it: a class is differentiated only where its |f| over the steepest known slope
     could make it the nearest (with a safety of 1.5), mostly 4 classes at the first step and 1 later; the last stretch
@@ -200,11 +200,11 @@ class _Boundary:
 
     @staticmethod
     def like(z: Tensor) -> _Boundary:
-        """Return an empty one for the examples `z` (b, ...)."""
+        """Return a boundary of uninitialised values for the examples `z` (b, ...)."""
         return _Boundary(z.new_empty(len(z)), z.new_empty(len(z)), z.new_empty(len(z)), torch.empty_like(z))
 
     def put(self, at: Tensor, other: _Boundary, which: Tensor) -> None:
-        """Write those of `other` in the mask `which` at the positions `at`."""
+        """Copy the rows of `other` in the mask `which` to the positions `at`."""
         for name, mine in vars(self).items():
             mine[at] = getattr(other, name)[which]
 
@@ -217,7 +217,7 @@ def _gaps(logits: Tensor, criterion: Criterion) -> Tensor:
 
 def _rounding(logits: Tensor) -> Tensor:
     """Return (b,) by how much a logit may change when the same image is judged in another batch."""
-    return 100 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    return 100 * torch.finfo(logits.dtype).eps * logits.abs().nan_to_num(posinf=0.0).amax(1)
 
 
 def _trim(victim: Victim, images: _Images, x_adv: Tensor, last: Tensor) -> Tensor:

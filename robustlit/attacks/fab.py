@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustlit.attacks.active import rivals
 from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count, check_share, is_number
+from robustlit.checks import check_counts, check_share, is_number
 from robustlit.threat import Ball, check_eps, expand
 
 _NEWTON = 12  # Newton steps of a projection
@@ -55,8 +56,7 @@ class FAB(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "restarts", "candidates"):
-            check_count(getattr(self, name), name)
+        check_counts(self, "steps", "restarts", "candidates")
         for name, low, high in (("alpha_max", 0, 1), ("eta", 1, 2)):
             value = getattr(self, name)
             if not is_number(value) or not low <= value <= high:
@@ -69,9 +69,7 @@ class FAB(Attack):
     ) -> Tensor:
         found, classes = Nearest(x, self.norm), None
         if criterion.target is None:
-            logits = criterion.others(victim.logits(x, rows))
-            count = min(self.candidates, criterion.classes(logits) - 1)
-            classes = logits.argsort(dim=1, descending=True)[:, :count]
+            classes = rivals(criterion, victim.logits(x, rows))[:, : self.candidates]
 
         def leads(logits: Tensor) -> Tensor:  # (b, k), positive beyond a boundary
             if classes is None:

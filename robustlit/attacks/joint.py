@@ -11,19 +11,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.active import all_positions, check_every
-from robustlit.attacks.ascent import Climbers, accelerate
+from robustlit.attacks.active import all_positions, check_every, rivals
+from robustlit.attacks.ascent import Climbers
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_choice, check_count, check_not_negative, check_positive
+from robustlit.attacks.worst_case import DECAY
+from robustlit.checks import check_choice, check_counts, check_not_negative, check_positive
 from robustlit.classifier import attack_view, can_reject, draws_of
 from robustlit.threat import Ball
 
 METHODS = ("weighted", "alternate")
-_DECAY = 0.75  # share of the velocity that a step keeps, as in WorstCase
 _FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
 _FACTOR = 10.0  # the weight grows or shrinks by it until a search has failed on either side
 _FAR = 1e6  # an excess below the threshold that no penalty reaches
@@ -60,8 +60,8 @@ class JointAttack(BudgetAttack):
         norm: "linf" or "l2".
         method: "weighted" or "alternate".
         steps: Gradient steps of a search.
-        searches: Starts that an unbroken example is given.
-        slack: Distance that the excess shall keep from the threshold, in the detector's units.
+        searches: Number of starts for an unbroken example.
+        slack: Distance that the excess must keep from the threshold, in the detector's units.
         confidence: Margin in logits beyond which climbing brings nothing.
         weight: Weight of the excess in the first search; "alternate" has none.
         look: A stochastic model judges (20 forwards) the likely successes after this number of steps, and all examples
@@ -84,8 +84,7 @@ class JointAttack(BudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.method, "method", METHODS)
-        for name in ("steps", "searches", "look"):
-            check_count(getattr(self, name), name)
+        check_counts(self, "steps", "searches", "look")
         check_not_negative(self.slack, "slack")
         check_not_negative(self.confidence, "confidence")
         check_positive(self.weight, "weight")
@@ -105,7 +104,7 @@ class JointAttack(BudgetAttack):
         with ExitStack() as stack:
             # The outer victim keeps the generators: if these kept them too, every batch would get the same noise.
             seen = [stack.enter_context(Victim(s, x, keep_generators=False, draws=draws_of(model))) for s in sides]
-            rivals = net.others(seen[0].logits(x)[:, :-1]).argsort(1, descending=True)[:, :-1]  # likeliest first
+            likeliest = rivals(net, seen[0].logits(x)[:, :-1])
             for number in range(self.searches):
                 for side, weight in zip(seen, weights, strict=True):
                     left = best.unbroken
@@ -113,7 +112,7 @@ class JointAttack(BudgetAttack):
                         break
                     climbers = images.select(left)
                     if number % 2 and criterion.target is None:
-                        climbers.aim = climbers.aim.toward(rivals[left, number // 2 % rivals.shape[1]])
+                        climbers.aim = climbers.aim.toward(likeliest[left, number // 2 % likeliest.shape[1]])
                     if number:
                         climbers.z = climbers.ball.random_point(climbers.draws.fork(number))
                     climbers.weight = weight.now[left]
@@ -130,14 +129,13 @@ class JointAttack(BudgetAttack):
         for step in range(self.steps):
             seen, _, climbers.gradient = side.gradient(climbers.z, self._loss_of(climbers), climbers.at)
             fooled[climbers.at] = climbers.aim.margin(seen[:, :-1]) > 0
-            likely = (climbers.net.margin(seen[:, :-1]) > 0) & (seen[:, -1] < 0)
+            # Also where either is NaN: the model may name no class there.
+            likely = ~(climbers.net.margin(seen[:, :-1]) <= 0) & ~(seen[:, -1] >= 0)
             if step % every == 0 and bool(likely.any()):
                 best.judge(victim, climbers.select(likely))
                 if not climbers.keep(~best.success[climbers.at]):
                     return fooled
-            climbers.velocity = accelerate(climbers.velocity, climbers.gradient, _DECAY)
-            size = climbers.ball.eps * (_FIRST_STEP * (1 - step / self.steps))
-            climbers.z = climbers.ball.step(climbers.z, climbers.velocity.clone(), size)
+            climbers.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
         best.judge(victim, climbers)
         return fooled
 

@@ -8,18 +8,18 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.active import all_positions
-from robustlit.attacks.ascent import Climbers, accelerate
+from robustlit.attacks.active import all_positions, rivals
+from robustlit.attacks.ascent import Climbers
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count, check_not_negative
-from robustlit.classifier import check_labels, undefended
+from robustlit.attacks.worst_case import DECAY
+from robustlit.checks import check_counts, check_not_negative
+from robustlit.classifier import check_labels, predicted, undefended
 from robustlit.threat import Ball, check_images
 
-_DECAY = 0.75  # share of the velocity that a step keeps, as in WorstCase
 _FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
 _CHUNK = 500  # guides in one pass
 _GUIDE_DRAWS = 8  # of noise, for the mean logits of a guide under noise
@@ -63,7 +63,7 @@ class LogitMatching(BudgetAttack):
             the detector's.
         draws: Passes for each gradient: one at the image itself, the others under noise.
         steps: Gradient steps of a try.
-        tries: Starts that an unbroken example is given.
+        tries: Number of starts for an unbroken example.
         look: The defense judges after this number of steps, and after the last; a stochastic one takes 20 forwards.
 
     Raises:
@@ -96,8 +96,7 @@ class LogitMatching(BudgetAttack):
         ):
             raise ValueError(_WHAT_GUIDES.format(found="None" if guides is None else type(guides).__name__))
         check_not_negative(self.noise, "noise", " pixel units; 0 matches no noise")
-        for name in ("draws", "steps", "tries", "look"):
-            check_count(getattr(self, name), name)
+        check_counts(self, "draws", "steps", "tries", "look")
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
@@ -108,8 +107,8 @@ class LogitMatching(BudgetAttack):
         # The outer victim keeps the generators: if this one kept them too, every batch would get the same noise.
         with Victim(undefended(victim.model), x, keep_generators=False, draws=1) as source:
             guides = self._logits_of_guides(victim.model, source.view, x)
-            rivals = Criterion(criterion.label).others(source.logits(x)).argsort(1, descending=True)[:, :-1]
-            guides.check_classes(rivals.shape[1] + 1)
+            likeliest = rivals(Criterion(criterion.label), source.logits(x))
+            guides.check_classes(likeliest.shape[1] + 1)
             for number in range(self.tries):
                 left = best.unbroken
                 if not len(left):
@@ -117,7 +116,7 @@ class LogitMatching(BudgetAttack):
                 climbers = images.select(left)
                 climbers.draws = climbers.draws.fork(number)
                 if number % 2 and criterion.target is None:
-                    climbers.aim = climbers.aim.toward(rivals[left, number // 2 % rivals.shape[1]])
+                    climbers.aim = climbers.aim.toward(likeliest[left, number // 2 % likeliest.shape[1]])
                 if number:
                     climbers.z = climbers.ball.random_point(climbers.draws)
                 self._approach(victim, best, source, guides, climbers)
@@ -129,14 +128,13 @@ class LogitMatching(BudgetAttack):
         climbers.velocity = torch.zeros_like(climbers.z)
         for step in range(self.steps):
             losses, z = _Losses(guides, climbers.aim), climbers.z
-            _, _, gradient = source.gradient(z, losses.here, climbers.at)
+            gradient = source.gradient(z, losses.here, climbers.at)[2]
             gradient *= max(self.draws - 1, 1)  # the image itself counts as much as all its noisy copies
             for _ in range(self.draws - 1):
                 noisy = z + self.noise * climbers.draws.normal(z)
                 gradient += source.gradient(noisy, losses.under_noise, climbers.at)[2]
-            climbers.velocity = accelerate(climbers.velocity, gradient, _DECAY)
-            size = climbers.ball.eps * (_FIRST_STEP * (1 - step / self.steps))
-            climbers.z = climbers.ball.step(z, climbers.velocity.clone(), size)
+            climbers.gradient = gradient
+            climbers.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
             judged = (step + 1) % self.look == 0 or step + 1 == self.steps
             if judged and not climbers.keep(~best.judge(victim, climbers)):
                 return
@@ -155,13 +153,15 @@ class LogitMatching(BudgetAttack):
             for part in images.split(_CHUNK):
                 shifts = [torch.randn(part.shape, generator=noise).to(part) for _ in range(_GUIDE_DRAWS)]
                 mean = torch.stack([net(part + self.noise * shift) for shift in shifts]).mean(0)
-                parts.append((net(part.clone()), mean, model(part.clone()).argmax(1)))
+                parts.append((net(part.clone()), mean, predicted(model(part.clone()))))
         logits, under_noise, found = (torch.cat(columns) for columns in zip(*parts, strict=True))
         return _Guides(labels, found == labels, logits, under_noise)
 
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
+    """Images and labels, compared by value."""
+
     images: Tensor
     labels: Tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from robustlit.classifier import NO_CLASS, names_class, predicted
 
 LOSSES = ("ce", "dlr", "margin")
 _HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
@@ -19,7 +22,8 @@ _Self = TypeVar("_Self", bound="Criterion")
 class Criterion:
     """When an example counts as adversarial, and the losses that increase towards that.
 
-    Untargeted: any class but the true one. Targeted: the target class and no other.
+    Untargeted: any class but the true one, and logits that name no class (`names_class`): a deployed model gives no
+    answer there. Targeted: the target class and no other.
 
     Args:
         label: (B,) true classes.
@@ -64,9 +68,10 @@ class Criterion:
         return others
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Return (B,) bool, whether logits (B, K) meet the criterion. Logits that are not finite never do."""
+        """Return (B,) bool, whether logits (B, K) meet the criterion; untargeted, those that name no class do."""
+        named = names_class(logits)
         if self.share:
-            chances = logits.softmax(1)
+            chances = logits.exp()  # they sum to less than 1 where some draws named no class
             anchored = chances.gather(1, self.anchor.unsqueeze(1)).squeeze(1)
             if self.target is None:
                 anchored = 1 - anchored - (chances[:, -1] if self.rejects else 0)
@@ -76,15 +81,19 @@ class Criterion:
             reached = prediction != self.label if self.target is None else prediction == self.target
             if self.rejects:
                 reached = reached & (prediction < logits.shape[1] - 1)
-        return reached & torch.isfinite(logits).all(1)
+        return reached | ~named if self.target is None else reached & named
 
     def prediction(self, logits: Tensor, reached: Tensor) -> Tensor:
-        """Return (B,) the class of the highest logit; of a stochastic model, among the wanted ones where `reached`."""
+        """Return (B,) the class of the highest logit; of a stochastic model, among the wanted ones where `reached`.
+
+        `NO_CLASS` where the logits name none.
+        """
         if not self.share:
-            return logits.argmax(1)
+            return predicted(logits)
         if self.target is not None:
-            return torch.where(reached, self.target, logits.argmax(1))
-        return torch.where(reached.unsqueeze(1), self.others(logits), logits).argmax(1)
+            return torch.where(reached, self.target, predicted(logits))
+        chosen = torch.where(reached.unsqueeze(1), self.others(logits), logits).argmax(1)
+        return torch.where(names_class(logits), chosen, NO_CLASS)
 
     def margin(self, logits: Tensor) -> Tensor:
         """Return (B,) the logit margin, positive where the criterion is met: minus f6 of Carlini and Wagner (2017).
@@ -94,7 +103,7 @@ class Criterion:
         """
         logits = full_precision(logits)
         own, others = self.own(logits), self.others(logits).amax(1)
-        return others - own if self.target is None else own - others
+        return self._known(others - own if self.target is None else own - others)
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """Return (B,) the log odds against the true class, or of the target.
@@ -105,7 +114,7 @@ class Criterion:
         """
         logits = full_precision(logits)
         own, others = self.own(logits), self.others(logits).logsumexp(1)
-        return others - own if self.target is None else own - others
+        return self._known(others - own if self.target is None else own - others)
 
     def dlr(self, logits: Tensor) -> Tensor:
         """Return (B,) the difference of logits ratio, free of scale; of fewer than 3 classes (targeted 4), the margin.
@@ -123,7 +132,12 @@ class Criterion:
             spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
             pair = logits.gather(1, torch.stack([self.target, self.label], 1))
             difference = pair[:, 0] - pair[:, 1]
-        return difference / (spread + 1e-12)
+        return self._known(difference / (spread + 1e-12))
+
+    def _known(self, loss: Tensor) -> Tensor:
+        """Return the loss (B,), with infinity for NaN, where no class is named: the best that an attack can do."""
+        best = math.inf if self.target is None else -math.inf
+        return loss.nan_to_num(nan=best, posinf=math.inf, neginf=-math.inf)
 
 
 def full_precision(logits: Tensor) -> Tensor:

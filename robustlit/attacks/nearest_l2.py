@@ -8,14 +8,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustlit.attacks.active import rivals
 from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.ddn import Walk, half_cosine
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count
+from robustlit.checks import check_counts
 from robustlit.threat import expand
+
+# First and last value, falling geometrically between them: of a step as a share of the perturbation's norm, and of
+# gamma, the share by which that norm changes. What they reach beside other attacks:
+#     python benchmarks/attacks.py --attacks nearest-l2 --n 200
+_EXPLORE_GAMMAS = (0.2, 0.02)
+_REFINE_STEPS, _REFINE_GAMMAS = (0.3, 0.003), (0.2, 0.001)
+_FINISH_STEPS, _FINISH_GAMMAS = (0.1, 0.002), (0.05, 0.001)
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class NearestL2(Attack):
 
     Args:
         explore: Steps of each first walk.
-        candidates: Classes that get a walk of their own, beside the one towards any class. A target needs none.
+        candidates: Number of classes with a walk of their own, beside the walk towards any class; unused with a target.
         kept: Number of the nearest adversarial examples of an image that are refined.
         refine: Steps of each refinement.
         finish: Steps of the last refinement, of the nearest adversarial example.
@@ -48,16 +56,14 @@ class NearestL2(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("explore", "candidates", "kept", "refine", "finish"):
-            check_count(getattr(self, name), name)
+        check_counts(self, "explore", "candidates", "kept", "refine", "finish")
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         walks = [self._explore(victim, x, criterion, rows, draws, None)]
         if criterion.target is None:
-            logits = criterion.others(victim.logits(x, rows))
-            order = logits.argsort(1, descending=True)[:, : min(self.candidates, criterion.classes(logits) - 1)]
+            order = rivals(criterion, victim.logits(x, rows))[:, : self.candidates]
             if order.shape[1] > 1:  # with two classes, any class is the other one
                 walks += [self._explore(victim, x, criterion, rows, draws, heading) for heading in order.unbind(1)]
         ranks = torch.stack([walk.distances for walk in walks]).argsort(dim=0, stable=True)  # (walks, B)
@@ -65,10 +71,10 @@ class NearestL2(Attack):
         for rank in ranks[: self.kept]:
             # A walk that found nothing is not refined: in its place, the image's nearest is.
             nearest = _or_else(_pick(walks, rank), _pick(walks, ranks[0]))
-            _refine(victim, nearest, criterion, rows, draws, _Refinement(self.refine, (0.3, 0.003), (0.2, 0.001)))
+            _refine(victim, nearest, criterion, rows, draws, _Refinement(self.refine, _REFINE_STEPS, _REFINE_GAMMAS))
             kept.append(nearest)
         best = _pick(kept, torch.stack([nearest.distances for nearest in kept]).argmin(0))
-        _refine(victim, best, criterion, rows, draws, _Refinement(self.finish, (0.1, 0.002), (0.05, 0.001)))
+        _refine(victim, best, criterion, rows, draws, _Refinement(self.finish, _FINISH_STEPS, _FINISH_GAMMAS))
         return best.points
 
     def _explore(
@@ -83,7 +89,7 @@ class NearestL2(Attack):
 
         walk = Walk(Nearest(x, self.norm), x, x.new_ones(len(x)), draws)
         for step in range(self.explore):
-            length, gamma = half_cosine(step, self.explore), _fall(0.2, 0.02, step / self.explore)
+            length, gamma = half_cosine(step, self.explore), _fall(*_EXPLORE_GAMMAS, step / self.explore)
             walk.step(victim, criterion, rows, lead, x.new_full((len(x),), length), gamma)
         return walk.nearest
 

@@ -1,4 +1,4 @@
-"""Counts the passes of each example through a model under attack."""
+"""Count the passes of each example through a model under attack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class PassCounter:
     """Forward and backward passes per example, and which examples got logits that are not finite.
 
     `forwards` and `backwards` are (B,) int64. In every method `rows` (b,) gives the examples that a pass was for; None
-    means all of them, in order. An example may stand in several rows.
+    means all of them, in order. An example may occur in several rows.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
@@ -29,9 +29,10 @@ class PassCounter:
         self.backwards.index_add_(0, rows, torch.ones_like(rows))
 
     def add(self, other: PassCounter, rows: Tensor) -> None:
-        """Add the passes that the examples `rows` (b,) took through another model."""
+        """Add the passes, and the logits that were not finite, of the examples `rows` (b,) with another model."""
         self.forwards.index_add_(0, rows, other.forwards)
         self.backwards.index_add_(0, rows, other.backwards)
+        self._not_finite.index_add_(0, rows, (~other.finite).to(torch.int64))
 
     @property
     def finite(self) -> Tensor:

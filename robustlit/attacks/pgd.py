@@ -22,7 +22,7 @@ class PGD(GradientAscent):
         step_size: In pixel units; None means 2.5 eps / steps, enough to reach any point of the ball from any other
             (Madry's rule). Scales with eps when a call gives another budget.
         random_start: Start at a point drawn uniformly from the ball instead of the image.
-        restarts: Random starts that an unbroken example is given; more than 1 needs `random_start`.
+        restarts: Number of random starts for an unbroken example; more than 1 needs `random_start`.
         relative_step_size: Step length as a multiple of eps, instead of `step_size`.
 
     Raises:

@@ -14,8 +14,8 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import check_count, check_share
-from robustlit.threat import Ball, distance, expand
+from robustlit.checks import check_counts, check_share
+from robustlit.threat import Ball, expand
 
 # The share of the pixels that a patch covers is halved after each of these queries of 10 000 (section 4.1 of the
 # paper); with fewer queries the patches shrink faster in proportion.
@@ -35,7 +35,7 @@ class Square(BudgetAttack):
         norm: "linf" or "l2".
         queries: Forward passes for an unbroken example.
         patch: Share of the pixels that the first patches cover, the paper's p.
-        restarts: Searches from other random images for an unbroken example.
+        restarts: Number of searches, each from another random start, for an unbroken example.
 
     Raises:
         ValueError: eps, queries, patch or restarts out of range, unknown norm; at the call: examples that are not
@@ -50,8 +50,7 @@ class Square(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self.queries, "queries")
-        check_count(self.restarts, "restarts")
+        check_counts(self, "queries", "restarts")
         check_share(self.patch, "patch")
 
     def _search(
@@ -158,11 +157,6 @@ def _bump_shapes(side: int, like: Tensor) -> Tensor:
     return torch.stack([pair, pair.T])
 
 
-def _on_the_sphere(delta: Tensor, ball: Ball) -> Tensor:
-    length = distance(delta, torch.zeros_like(delta), "l2").clamp_min(torch.finfo(delta.dtype).tiny)
-    return (ball.x + delta * expand(ball.eps / length, delta)).clamp_(0, 1)
-
-
 def _bumps(ball: Ball, draws: Draws) -> Tensor:
     """Add a grid of bumps, five to a side, with random signs and orientations, of total length eps."""
     b, c, height, width = ball.x.shape
@@ -175,7 +169,7 @@ def _bumps(ball: Ball, draws: Draws) -> Tensor:
             signs = (numbers[:, 1:].round() * 2 - 1).view(b, c, 1, 1)
             turned = shapes[numbers[:, 0].round().long()].unsqueeze(1)  # (b, 1, side, side)
             delta[:, :, top : top + side, left : left + side] = turned * signs
-    return _on_the_sphere(delta, ball)
+    return ball.surface(delta)
 
 
 def _bump(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
@@ -197,4 +191,4 @@ def _bump(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
     signs = (numbers[:, 5:].round() * 2 - 1).view(b, c, 1, 1)
     new = _bump_shapes(side, z)[numbers[:, 4].round().long()].unsqueeze(1) * signs + old / length(old).clamp_min(tiny)
     rest[here] = new / length(new).clamp_min(tiny) * (unused / c + windows).sqrt()
-    return _on_the_sphere(rest, ball)
+    return ball.surface(rest)

@@ -23,7 +23,8 @@ class Transfer(Attack):
 
     A point just past the source's boundary rarely misleads another model. So a budget attack takes all its steps (and
     restarts) and returns the point of highest loss. A minimal attack stops at that boundary; `stretch` lengthens its
-    perturbation. It returns an example that the source misclassifies unchanged. Both models' passes are counted.
+    perturbation, and an example that the source already misclassifies is returned unchanged. Both models' passes are
+    counted.
 
     `Transfer(attack, source)` of a budget attack is a `BudgetAttack` with that attack's eps.
 

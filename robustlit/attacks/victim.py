@@ -17,7 +17,7 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.passes import PassCounter
 from robustlit.attacks.surroundings import attack_precision, held_in_eval, kept_generators, seed_generators
-from robustlit.classifier import attack_view, can_reject, check_logits, draws_of, is_stochastic
+from robustlit.classifier import attack_view, can_reject, check_logits, draws_of, is_stochastic, names_class
 
 LossPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,), or (B, k) for a Jacobian
 VOTES = 20  # fresh draws by which a stochastic model is judged
@@ -131,8 +131,8 @@ class Victim:
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the logits (b, K) by which the real model judges images (b, ...), without gradients.
 
-        Of a stochastic model these are log shares of the votes of `VOTES` fresh draws, at as many forwards; NaN where
-        the logits of any draw are not finite.
+        Of a stochastic model these are log shares of the votes of `VOTES` fresh draws, at as many forwards. A draw that
+        names no class (`names_class`) votes for none; NaN where no class has as many votes as there are such draws.
         """
         if not self.is_stochastic:
             return self.forward_once(x, rows)
@@ -141,11 +141,13 @@ class Victim:
             for _ in range(VOTES):
                 logits = self._forward(self.model, x, rows)
                 vote = torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-                vote = vote.add_(logits.softmax(1), alpha=_VOTE_BY_PROBABILITY)
-                vote = vote.masked_fill_(~logits.isfinite().all(1, keepdim=True), float("nan"))
+                vote = vote.add_(logits.softmax(1).nan_to_num(), alpha=_VOTE_BY_PROBABILITY)
+                vote = torch.where(names_class(logits).unsqueeze(1), vote, 0.0)
                 votes = vote if votes is None else votes + vote
             assert votes is not None
-            return votes.div_(VOTES * (1 + _VOTE_BY_PROBABILITY)).clamp_min_(1e-12).log_()
+            shares = votes.div_(VOTES * (1 + _VOTE_BY_PROBABILITY))
+            unanswered = 1 - shares.sum(1) > shares.amax(1)
+            return shares.clamp_min_(1e-12).log_().masked_fill_(unanswered.unsqueeze(1), float("nan"))
 
     def open(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of the whole batch and keep their graph for `gradient_of_opening`: saves a forward.

@@ -1,4 +1,4 @@
-"""WorstCase: a plan of climbs and random searches; a verdict quotes its worst case per example."""
+"""WorstCase: a plan of gradient ascents and random searches, for the accuracy to quote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlit.attacks.active import all_positions
+from robustlit.attacks.active import all_positions, rivals
 from robustlit.attacks.ascent import Ascent, Climbers, climb
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
@@ -18,12 +18,12 @@ from robustlit.attacks.losses import Criterion
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_count
-from robustlit.threat import Ball, distance, expand
+from robustlit.threat import Ball
 
 # These numbers, and those of the plan, are tuned on MNIST nets. The command that shows what they cost and break, beside
 # AutoAttack, on 500 test digits:
 #     python benchmarks/attacks.py --attacks worst-case --model runs/fgsm_rs --n 500 --rounds 1 --threads 1
-_DECAY = 0.75  # share of the velocity that a step keeps
+DECAY = 0.75  # share of the velocity that a step keeps
 _FIRST_STEP = 0.6  # length of the first step as a multiple of eps; the length falls linearly to 0
 
 
@@ -71,8 +71,8 @@ _PLAN: tuple[_Climb | _Patches, ...] = (
 class WorstCase(BudgetAttack):
     """As strong as AutoAttack at a fraction of its passes: diverse starts, gradients, rivals, and random search.
 
-    A robust net holds an attacker in local maxima, so the starts decide: random points, the bright and the dark end
-    of the ball, blocks, columns and rows of either, the image itself. From each, momentum ascent of the margin
+    Ascents on a robust net end in local maxima, so the starts decide: random points, the bright and the dark end of the
+    ball, blocks, columns and rows of either, the image itself. From each, momentum ascent of the margin
     (Dong 2018, arXiv:1710.06081; Carlini and Wagner 2017, arXiv:1608.04644), at any wrong class or at a rival; between
     them Square (arXiv:1912.00049), which needs no gradients, so that a defense cannot hide them. How far an
     example's margin has fallen, relative to its clean one, decides how much more effort it is given. Measured against
@@ -101,7 +101,7 @@ class WorstCase(BudgetAttack):
         logits, best = victim.logits(x, rows), Best(x)
         best.scores = criterion.margin(logits).nan_to_num(nan=-float("inf"))
         # Below 0 for every example: a tie, or a vote that is lost narrowly, is as near as an example can be.
-        clean, rivals = best.scores.clamp(max=-1e-12), _rivals(criterion, logits)
+        clean, likeliest = best.scores.clamp(max=-1e-12), rivals(criterion, logits)
         images = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
         for number, part in enumerate(_PLAN * self.rounds):
             unbroken = best.unbroken
@@ -114,10 +114,10 @@ class WorstCase(BudgetAttack):
                 self._search_patches(victim, best, climbers, part)
                 continue
             if part.rival is not None and criterion.target is None:
-                climbers.aim = criterion.select(near).toward(rivals[near, min(part.rival, rivals.shape[1] - 1)])
+                climbers.aim = criterion.select(near).toward(likeliest[near, min(part.rival, likeliest.shape[1] - 1)])
             climbers.z = _start(part.start, climbers.ball, climbers.draws)
             lengths = [_FIRST_STEP * (1 - step / part.steps) for step in range(part.steps)]
-            climb(victim, best, climbers, Ascent(lengths, _DECAY, Criterion.margin))
+            climb(victim, best, climbers, Ascent(lengths, DECAY, Criterion.margin))
             best.judge(victim, climbers)
         return best.points
 
@@ -126,11 +126,6 @@ class WorstCase(BudgetAttack):
         start = None if part.afresh else best.points[near.at]
         points, margins, success = square.walk(victim, near.ball, near.criterion, near.rows, near.draws, start)
         best.record(near.at, points, success, margins)
-
-
-def _rivals(criterion: Criterion, logits: Tensor) -> Tensor:
-    """Return the wrong classes (b, K - 1), likeliest first."""
-    return criterion.others(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
 
 
 def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:
@@ -151,4 +146,4 @@ def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:
             coarse = [1 if number == across else side for number, side in enumerate(sides)]
         signs = draws.uniform(x.new_empty(*x.shape[:2], *coarse)).round() * 2 - 1
         sign = F.interpolate(signs, sides, mode="nearest") if len(sides) == 2 else signs.expand_as(x)
-    return ball.project(x + sign * expand(ball.eps / distance(sign, torch.zeros_like(sign), ball.norm), x))
+    return ball.surface(sign)

@@ -1,7 +1,7 @@
 """Lay runs side by side on one HTML page.
 
 The page needs no network: a table that sorts, curves, what differs in their settings, the examples that only one of
-the runs gets wrong.
+the runs gets wrong. Folders that are no runs, have no results or are damaged are left out, with a line each.
 
 examples:
   %(prog)s runs/pgd_adv_train runs/fgsm_rs
@@ -9,6 +9,7 @@ examples:
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from robustlit.cli.parser import UsageError
@@ -26,7 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("which runs? robustlit compare RUN RUN ... [--out FILE.html] [--intersect]")
     from robustlit.comparison import compare, write_page
 
-    page = compare(runs, intersect=arguments.intersect)
-    path = write_page(page, arguments.out)
-    print(f"{len(runs)} run{'s' * (len(runs) > 1)} compared: {path} ({len(page) / 1e6:.1f} MB)")
+    without: list[str] = []
+    page = compare(runs, intersect=arguments.intersect, left_out=without.append)
+    for line in without:
+        print(line, file=sys.stderr)
+    path, count = write_page(page, arguments.out), len(runs) - len(without)
+    print(f"{count} run{'s' * (count > 1)} compared: {path} ({len(page) / 1e6:.1f} MB)")
     return 0

@@ -9,6 +9,7 @@ Leaves in runs/NAME-eval/: config.yaml, evaluation/ (per-example table, curves, 
 examples:
   %(prog)s runs/NAME sweep=worst_case data.test_size=1000
   %(prog)s runs/NAME eps=8/255 name=again          any value of the recipe can be changed
+  %(prog)s runs/NAME sweep=worst_case resume=auto      go on with an evaluation that was stopped
   %(prog)s runs/NAME sweep=linf ~sweep.attacks.bim     a group by its name; ~ drops a key
   %(prog)s runs/NAME trust=[my_package]            the checkpoint's recipe may name classes of your package
   %(prog)s runs/NAME --verdict=full --strict

@@ -14,8 +14,9 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
+from robustlit.checks import did_you_mean
 from robustlit.cli import compare, dashboard, evaluate, figures, recipes, sync, train
-from robustlit.cli.parser import Parser, UsageError, did_you_mean, print_error, until_reader_leaves, worded
+from robustlit.cli.parser import Parser, UsageError, print_error, run_reporting_errors, until_pipe_closes
 
 # Each module has its page for --help as its docstring, `add_arguments(parser)` and `run(arguments) -> exit code`.
 COMMANDS = {m.__name__.rpartition(".")[2]: m for m in (train, evaluate, compare, figures, dashboard, sync, recipes)}
@@ -33,7 +34,7 @@ def program() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _texts(page: str | None) -> dict[str, Any]:
-    """Split a page into what stands before and after the list of arguments."""
+    """Split a help page into the texts before and after the list of arguments."""
     description, heading, examples = (page or "").partition("examples:")
     return {"description": description, "epilog": heading + examples}
 
@@ -57,8 +58,8 @@ def main(command: str | None = None) -> NoReturn:
             parser.print_help()
             sys.exit(2)
         if command not in COMMANDS:
-            there = f"{did_you_mean(command, COMMANDS)}there are {', '.join(COMMANDS)}"
-            raise UsageError(f"there is no command {command!r}; {there} (robustlit --help)")
+            hint = f"{did_you_mean(command, COMMANDS)} there are {', '.join(COMMANDS)}".lstrip()
+            raise UsageError(f"there is no command {command!r}; {hint} (robustlit --help)")
         given = commands[command].parse(arguments)
     except UsageError as error:
         print_error(str(error))
@@ -66,4 +67,4 @@ def main(command: str | None = None) -> NoReturn:
     given.program, given.script = commands[command].prog, script
     given.command = shlex.join([*given.program.split(), *arguments])
     run = partial(COMMANDS[command].run, given)
-    sys.exit(worded(run if command in _COMPUTES else partial(until_reader_leaves, run)))
+    sys.exit(run_reporting_errors(run if command in _COMPUTES else partial(until_pipe_closes, run)))

@@ -1,12 +1,13 @@
 """argparse and errors with this program's wording: one line on standard error, and an exit code."""
 
 import argparse
-import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from robustlit.checks import did_you_mean
 
 # argparse's wording -> ours.
 _WORDING = {
@@ -14,6 +15,12 @@ _WORDING = {
     r"argument (?:\S+/)?(-\S+): invalid choice: (.+) \(choose from (.+)\)": r"\1 is one of \3, got \2",
     r"the following arguments are required: (.+)": r"\1 is missing",
 }
+
+
+_NO_MEMORY = (
+    "out of memory ({reason}): take a smaller data.batch_size, with trainer.accumulate_grad_batches=2 for as many "
+    "examples a step, or a smaller net; outside training, a smaller data.eval_batch_size. What was finished is kept"
+)
 
 
 class UsageError(ValueError):
@@ -46,16 +53,11 @@ class Parser(argparse.ArgumentParser):
             return f"{argument!r} is one argument too many ({self.prog} --help)"
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         flags.remove("--help")
-        hint = did_you_mean(argument, flags) or f"there are {', '.join(flags)} "
-        return f"there is no flag {argument}; {hint}({self.prog} --help)"
+        hint = did_you_mean(argument, flags) or f"there are {', '.join(flags)}"
+        return f"there is no flag {argument}; {hint} ({self.prog} --help)"
 
 
-def did_you_mean(name: str, there: Iterable[str]) -> str:
-    """Return "did you mean NAME? " with the name nearest to a mistyped one; nothing where none is near."""
-    return "".join(f"did you mean {near}? " for near in difflib.get_close_matches(name, [*there], n=1))
-
-
-def worded(action: Callable[[], int]) -> int:
+def run_reporting_errors(action: Callable[[], int]) -> int:
     """Run `action` and return its exit code; an error that the user can correct becomes one line, not a traceback."""
     try:
         code = action()
@@ -64,6 +66,11 @@ def worded(action: Callable[[], int]) -> int:
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
         users = isinstance(error, (ValueError, OSError)) or package in ("robustlit", "hydra", "omegaconf")
+        if not users and _is_out_of_memory(error):
+            users, error = (
+                True,
+                ValueError(_NO_MEMORY.format(reason=" ".join(str(error).split())[:200] or "MemoryError")),
+            )
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not users:
             raise
         from hydra.errors import InstantiationException
@@ -72,11 +79,19 @@ def worded(action: Callable[[], int]) -> int:
         if isinstance(error, InstantiationException):  # its cause, and the key of what could not be built
             _, found, key = text.rpartition("full_key: ")
             text = f"{f'{key.strip()}: ' if found else ''}{error.__cause__ or error}"
-        print_error(text)
+        print_error("; ".join(line.strip() for line in text.splitlines() if line.strip()))
         return 2 if isinstance(error, UsageError) else 1
 
 
-def until_reader_leaves(action: Callable[[], int]) -> int:
+def _is_out_of_memory(error: Exception) -> bool:
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return False
+    from robustlit.attacks.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def until_pipe_closes(action: Callable[[], int]) -> int:
     """Run `action`, which only prints: a reader that stops early, such as `head`, is no error."""
     try:
         code = action()

@@ -12,6 +12,7 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from robustlit.cli.parser import print_error
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.runs and not Path("runs").is_dir():
         raise ValueError(f"there is no folder runs/ here; name the run folders: {USAGE}")
-    kept = find_kept(arguments.runs or [Path("runs")])
+    runs = [run for run in arguments.runs if run.name != "multirun.yaml"]  # lies in runs/ after -m
+    kept = find_kept(runs or [Path("runs")], left_out=partial(print, file=sys.stderr))
     waiting = [k for k in kept if not k.uploaded]
     ready = [k for k in waiting if k.ended]
     if not waiting:

@@ -6,8 +6,8 @@ Leaves in runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table,
 
 Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
   groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, worst_case, none, ...)
-  the run     name= or run_dir=, seed=, verdict=quick, ckpt_path=runs/NAME to resume
-  processes   trainer.devices=2 trainer.accelerator=cpu; on a cluster trainer.devices=8 trainer.num_nodes=4
+  the run     name= or run_dir=, seed=, verdict=quick, resume=auto (or ckpt_path=runs/NAME)
+  processes   trainer.devices=2 trainer.accelerator=cpu; trainer=ddp; a cluster: docs/cluster.md
   add, drop   +key=value adds a key that the recipe lacks, ~key drops one
   your own    --config-dir FOLDER or ROBUSTLIT_RECIPES=FOLDER, a folder with recipes of yours
 
@@ -16,7 +16,7 @@ examples:
   %(prog)s recipe=pgd_adv_train data=cifar10 model=resnet18 eps=8/255 verdict=quick
   %(prog)s recipe=fgsm_rs -m seed=0,1,2            several runs, one after the other
   %(prog)s recipe=pgd_adv_train --cfg job          print the composed recipe, train nothing
-  %(prog)s recipe=pgd_adv_train ckpt_path=runs/pgd_adv_train     resume after Ctrl-C
+  %(prog)s recipe=pgd_adv_train resume=auto     go on where this command last stopped
 """
 
 import argparse
@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robustlit.cli.parser import UsageError, worded
+from robustlit.cli.parser import UsageError, run_reporting_errors
 
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # Environment of the processes that Lightning starts; it must not reach the next job of a multirun.
@@ -84,14 +84,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     def job(config: Any) -> None:
         from robustlit.experiment.train import train
+        from robustlit.processes import exit_code
 
+        if codes and codes[-1] >= exit_code(0):  # a signal ended the job before
+            return
         config.recipe = config.recipe  # resolve ${hydra:...} while Hydra answers
         words = [*again, *HydraConfig.get().overrides.task]
         command = shlex.join([*arguments.program.split(), *words])
         # The processes that Lightning starts for several devices run this very job again: one job of a multirun, by
         # its own overrides, not through Hydra's stored config.
         with _process([*arguments.script, *words]):
-            codes.append(worded(lambda: train(config, command=command)))
+            codes.append(run_reporting_errors(lambda: train(config, command=command)))
 
     with _process([arguments.script[0], *flags, *arguments.overrides]):  # Hydra reads flags before overrides alone
         hydra.main(config_path=str(recipes_folder()), config_name=BASE, version_base="1.3")(job)()

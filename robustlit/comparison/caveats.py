@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
+from robustlit.checks import TOLERANCE
 from robustlit.comparison.curves import AXES
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.measures import broken_by_less
@@ -12,7 +13,6 @@ from robustlit.comparison.origin import again
 from robustlit.comparison.runs import Run, section, text
 from robustlit.figures.extent import Search, searched
 from robustlit.figures.panel import NORMS
-from robustlit.results.table import TOLERANCE
 from robustlit.results.verdict import FAIL
 
 _EACH = 3  # failed verdicts, up to which each has a note of its own

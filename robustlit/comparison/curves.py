@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from robustlit.checks import rounded_up
 from robustlit.comparison.runs import INFORMED, Run
 from robustlit.figures.extent import Search, attacked_to, searched
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import TOLERANCE
 
 AXES = ("l2", "linf")
 
@@ -61,7 +61,7 @@ def curves(runs: Sequence[Run], shown: Sequence[View]) -> tuple[dict[str, Any], 
         reported = {run.budget[1] for run in runs if run.budget is not None and run.budget[0] == axis}
         steps = int(np.clip(_TOGETHER // max(1, 2 * len(lines)), *_STEPS))
         for (r, k), line in lines.items():
-            stops = sorted(reported.union(line.search.budgets))
+            stops = [rounded_up(budget, axis) for budget in sorted(reported.union(line.search.budgets))]
             of_runs[r][axis][str(k)] = {
                 "steps": thinned(line.reach, ruler(end), ends[k], stops, steps),
                 "to": round(line.to, 9) if math.isfinite(line.to) else None,
@@ -92,7 +92,7 @@ def _line(run: Run, evaluation: Evaluation, view: View, axis: str) -> _Line:
     reach = np.min([evaluation.least_distances(view.attack, distance=axis, knowledge=k) for k in known], axis=0)
     to = attacked_to(evaluation, view.attack, distance=axis, knowledge=view.knowledge)
     search = searched(evaluation, view.attack, distance=axis, knowledge=view.knowledge)
-    return _Line(np.where(reach <= to + TOLERANCE, reach, np.inf), to, search)
+    return _Line(np.where(reach <= rounded_up(to, axis), reach, np.inf), to, search)
 
 
 def ruler(farthest: float) -> float:
@@ -112,7 +112,7 @@ def thinned(
         reach: (n,) least distance of an adversarial example per example, inf where none is known.
         unit: Unit of the returned distances, see `ruler`.
         farthest: End of the axis.
-        budgets: Distances at which accuracies are reported or attacks ran.
+        budgets: Distances at which accuracies are reported or attacks ran, `rounded_up` as the page reads them off.
         steps: Number of steps of the axis.
 
     Returns:
@@ -122,7 +122,7 @@ def thinned(
     if not len(broken):
         return []
     marks = np.floor(broken / unit).astype(np.int64)
-    stops = np.sort(np.asarray(budgets, dtype=float)) + TOLERANCE  # the page reads off with the same tolerance
+    stops = np.sort(np.asarray(budgets, dtype=float))
     passed = np.searchsorted(stops, broken, side="left")
     # An example that breaks just beyond a budget must not be rounded down to it.
     marks = np.maximum(marks, np.append(0, np.floor(stops / unit).astype(np.int64) + 1)[passed])

@@ -69,7 +69,7 @@ def _one_data_set(runs: Sequence[Run]) -> str | None:
 
 
 def _together(tested: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
-    """Return the labels of all examples of all runs; raises where one number stands for different images."""
+    """Return the labels of all examples of all runs; raise where one number is that of different images."""
     first_run, together = tested[0]
     for run, mine in tested[1:]:
         shared = together.index.intersection(mine.index)
@@ -85,7 +85,7 @@ def _together(tested: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
 
 
 def _same_examples(tested: Sequence[tuple[Run, pd.Series]]) -> pd.Series:
-    """Return the labels of the run with the most examples; raises where another run has others."""
+    """Return the labels of the run with the most examples; raise where another run has others."""
     largest, whole = max(tested, key=lambda each: len(each[1]))
     for run, mine in tested:
         common = int(mine.index.isin(whole.index).sum())

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustlit.checks import TOLERANCE, rounded_up
 from robustlit.comparison.curves import View
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.origin import again, origin
 from robustlit.comparison.runs import Run, section, text
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import TOLERANCE
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
 
 
@@ -96,7 +96,7 @@ def mistakes(run: Run, excerpt: Excerpt) -> dict[str, Any] | None:
     table, worst = run.evaluation.table, None
     if run.budget and run.rests_on:
         norm, eps = run.budget
-        broken = table[table["knowledge"].isin(run.counted) & table["success"] & (table[norm] <= eps + TOLERANCE)]
+        broken = table[table["knowledge"].isin(run.counted) & table["success"] & (table[norm] <= rounded_up(eps, norm))]
         worst = _misclassified(excerpt, broken.sort_values(norm, kind="stable"))  # as the nearest one is
     whole = run.evaluation.n == len(excerpt.index)
     tested = None if whole else _mask(np.isin(excerpt.index, table["index"].unique()))
@@ -110,7 +110,7 @@ def broken_by_less(run: Run) -> dict[str, int]:
         return {}
     norm, eps = run.budget
     ran = dict.fromkeys(known for _, known in found.runs)
-    broken = {k: found.least_distances(None, distance=norm, knowledge=k) <= eps + TOLERANCE for k in ran}
+    broken = {k: found.least_distances(None, distance=norm, knowledge=k) <= rounded_up(eps, norm) for k in ran}
     missed = {k: int((broken[k] & ~broken[str(run.knowledge)]).sum()) for k in ("greybox", "blackbox") if k in ran}
     return {k: count for k, count in missed.items() if count}
 

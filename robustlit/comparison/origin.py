@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustlit.comparison.runs import LONGEST_COMMAND, Run, section, text
+from robustlit.results.files import read_json
 
 # Of the recipe that `robustlit evaluate --model` stores, these settings are about the network; the others are defaults.
 _OF_AN_EVALUATION = ("data", "sweep", "eps", "norm", "seed", "ckpt_path", "verdict")
@@ -62,7 +62,7 @@ def _training(run: Run) -> tuple[str | None, object]:
     for above in [*run.folder.resolve().parents[:_ABOVE], Path.cwd()]:
         try:
             folder = above / _run_folder(given)
-            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            results = read_json(folder / "results.json")
             same = all(results[key] == run.results[key] for key in ("recipe", "data", "parameters"))
             if same and folder.resolve() != run.folder.resolve():
                 return text(str(results["name"])), results["seconds"]["train"]
@@ -108,7 +108,7 @@ def _target(settings: Mapping[Any, Any]) -> str | None:
 class Again:
     """How to attack and judge a network again."""
 
-    command: str | None  # None reads as the command of any checkpoint
+    command: str | None  # None is printed as `robustlit evaluate CHECKPOINT --verdict`
     note: str = ""  # why its numbers may differ from the run's
 
     def __str__(self) -> str:
@@ -123,13 +123,21 @@ def again(run: Run) -> Again:
     """
     if (run.folder / "checkpoints").is_dir():
         return Again(_of(str(run.folder)))
-    if _EVALUATES.match(run.command):
-        judged = "" if _JUDGES.search(run.command) else " --verdict"
-        return Again(text(run.command + judged, LONGEST_COMMAND))
+    if command := _quoted(run.command):
+        judged = "" if _JUDGES.search(command) else " --verdict"
+        return Again(text(command + judged, LONGEST_COMMAND))
     attacked = run.config.get("ckpt_path")
     if not isinstance(attacked, str) or not attacked:  # evaluated from Python
         return Again(None)
     return Again(_of(*["--model"] * is_own_net(run.config), attacked), _NOT_STORED)
+
+
+def _quoted(command: str) -> str:
+    """Return a stored command line that evaluates, quoted anew so that a shell runs nothing else; "" for any other."""
+    try:
+        return shlex.join(shlex.split(command)) if _EVALUATES.match(command) else ""
+    except ValueError:  # a quotation mark without its partner
+        return ""
 
 
 def _of(*checkpoint: str) -> str:

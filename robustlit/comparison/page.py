@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ from robustlit.comparison.excerpt import Excerpt, common_excerpt
 from robustlit.comparison.measures import accuracies, facts, mistakes, unmasked
 from robustlit.comparison.pictures import mnist_pictures
 from robustlit.comparison.runs import ComparisonError, Run, read_run, text
+from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation
 
 MARK = "<!doctype html><!-- written by robustlit compare -->"
@@ -29,17 +31,33 @@ SCRIPTS = ("page.js", "table.js", "verdicts.js", "curves.js", "mistakes.js", "se
 PICTURES = 400  # about 300 bytes each
 
 
-def compare(runs: Sequence[str | Path], *, intersect: bool = False) -> str:
+def compare(
+    runs: Sequence[str | Path], *, intersect: bool = False, left_out: Callable[[str], None] | None = None
+) -> str:
     """Return one self-contained HTML page that shows runs side by side, made from their folders alone.
 
     Args:
         runs: Run folders, all attacked on the same test images.
         intersect: Where the test images differ, compare on those that every run has.
+        left_out: Called with a line for each folder that is no run, has no results or is damaged, as `runs/*` may name
+            some; the others are compared. None raises for such a folder.
 
     Raises:
-        ComparisonError: A folder is no run or given twice, a file is damaged, or the runs cannot be compared.
+        ComparisonError: A folder is given twice, no run is left, or the runs cannot be compared.
     """
-    read = [read_run(folder) for folder in _each_once(runs)]
+    read, failed = [], []
+    for folder in _each_once(runs):
+        try:
+            read.append(read_run(folder))
+        except ComparisonError as error:
+            if left_out is None or len(runs) == 1:
+                raise
+            failed.append(f"left out {folder}: {error}")
+    for line in failed:
+        assert left_out is not None
+        left_out(line)
+    if not read:
+        raise ComparisonError(f"none of these {len(runs)} folders can be compared; give run folders, such as runs/*")
     count = Counter(run.name for run in read)
     distinct = [run if count[run.name] == 1 else replace(run, name=f"{run.name} ({run.folder})") for run in read]
     return render(content(*common_excerpt(distinct, intersect)))
@@ -56,11 +74,7 @@ def write_page(page: str, path: str | Path) -> Path:
         raise FileExistsError(f"{path} is a folder; give a file, such as --out {path / 'compare.html'}")
     if path.exists() and not path.read_bytes().startswith(MARK.encode()):
         raise FileExistsError(f"{path} exists and is no page of robustlit compare; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_file(path, page)
 
 
 def content(runs: Sequence[Run], excerpt: Excerpt) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def _each_once(runs: Sequence[str | Path]) -> Sequence[str | Path]:
         raise ComparisonError(f"runs must be a list of at least one run folder, got {runs!r}")
     given: dict[Path, str | Path] = {}
     for folder in runs:
-        real = Path(folder).resolve()
+        real = Path(os.path.realpath(folder))  # `resolve` raises for a link to itself
         real = real.parent if real.name == "evaluation" else real
         if real in given:
             twice = f"{folder} was given twice" if folder == given[real] else f"{folder} and {given[real]} are one run"

@@ -7,13 +7,12 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
 from robustlit.results.evaluation import Evaluation
+from robustlit.results.files import read_json, read_yaml
 from robustlit.results.stored_verdict import stored_verdict
 from robustlit.results.table import DISTANCES, KNOWLEDGE, TABLE, EvaluationError
 from robustlit.results.verdict import Verdict
@@ -21,7 +20,6 @@ from robustlit.results.verdict import Verdict
 INFORMED = ("adaptive", "greybox", "blackbox")  # kinds of attackers, by how much they know
 LONGEST_COMMAND = 4000  # characters
 _LONGEST = 300  # characters of a name or value on a page
-_YAML = partial(yaml.load, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 # Control characters, lone surrogates, and characters that reverse the direction of the text around them.
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -117,6 +115,13 @@ def read_run(folder: str | Path) -> Run:
         ComparisonError: There is no such folder, it is not a run, or a file is damaged or of another version.
     """
     folder = Path(folder)
+    try:
+        return _read_run(folder)
+    except OSError as error:  # no permission, a device that fails
+        raise ComparisonError(f"{folder} cannot be read: {error.strerror or error}; leave it out") from None
+
+
+def _read_run(folder: Path) -> Run:
     if folder.is_file():
         raise ComparisonError(f"{folder} is a file; give the run's folder, such as runs/NAME")
     if not folder.is_dir():
@@ -129,7 +134,7 @@ def read_run(folder: str | Path) -> Run:
         if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
             what, way_out = "was not finished", f"attack it (robustlit evaluate {folder}) or leave it out"
         raise ComparisonError(f"{folder} {what}: it has neither results.json nor evaluation/{TABLE}; {way_out}")
-    results, config = _read(folder / "results.json", json.loads), _read(folder / "config.yaml", _YAML)
+    results, config = _read(folder / "results.json", read_json), _read(folder / "config.yaml", read_yaml)
     evaluation = _evaluation(folder) if held != ["results.json"] else None
     try:  # a verdict on a table that is gone says nothing about what is shown
         verdict, note = stored_verdict(folder, evaluation) if evaluation else (None, "")
@@ -139,15 +144,15 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, name, results, config, _command(folder / "command.txt"), evaluation, verdict, note)
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+def _read(path: Path, parse: Callable[[Path], Any]) -> dict[str, Any]:
     """Return what a JSON or YAML file holds, {} without the file."""
     if not path.is_file():
         return {}
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        found = parse(path)
         json.dumps(found, default=str)  # raises for a value that contains itself
-    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ComparisonError(f"{path} is damaged ({reason}); restore it, or leave the run out") from None
     if not isinstance(found, dict):
         raise ComparisonError(f"{path} is not of robustlit: it holds no names with values; leave the folder out")

@@ -62,6 +62,9 @@ class ClassificationData(pl.LightningDataModule):
         augment: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise ValueError(f"{name} must be a whole number of examples, got {size!r}")
         check_size(val_size, "val_size")
         check_size(1 if train_size is None else train_size, "train_size")
         check_size(1 if test_size is None else test_size, "test_size")
@@ -119,9 +122,18 @@ class ClassificationData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> IndexedLoader:
-        """Return shuffled training batches; Lightning sets their order by `sampler.set_epoch`."""
+        """Return shuffled training batches; Lightning sets their order by `sampler.set_epoch`.
+
+        With the Trainer's `overfit_batches` the order is the same in every epoch, and so are the batches.
+        """
         self.setup("fit")
-        return self.loader("train", self.train_val_indices[0], train=True)
+        loader = self.loader("train", self.train_val_indices[0], train=True)
+        loader.sampler.same_order = bool(self.trainer and getattr(self.trainer, "overfit_batches", 0))
+        return loader
+
+    def predict_dataloader(self) -> IndexedLoader:
+        """Return the test batches, for `Trainer.predict`."""
+        return self.test_dataloader()
 
     def val_dataloader(self) -> IndexedLoader:
         """Return validation batches in order, no example repeated."""

@@ -33,6 +33,7 @@ class BatchIndices:
     Evaluation (`shuffle=False`): consecutive batches, the b-th to process b % world_size; no example is repeated or
     left out, and the batches are the same for any number of processes. Only where there are fewer batches than
     processes are they smaller, because Lightning cannot evaluate with a process that has none.
+    A last training batch of one example joins the batch before it: BatchNorm cannot train on one.
 
     Args:
         indices: The examples to draw from, int64 (N,), or N for all of range(N).
@@ -41,7 +42,6 @@ class BatchIndices:
         seed: Seed of the training order, 0 or more.
         rank: This process, in [0, world_size).
         world_size: Number of processes.
-
 
     Raises:
         ValueError: An argument out of range, or fewer examples than processes.
@@ -67,13 +67,14 @@ class BatchIndices:
         self.batch_size = len(self.indices) // world_size if too_few else batch_size
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
         self.epoch = 0
+        self.same_order = False  # in every epoch, for Lightning's `overfit_batches`
         self.position = 0  # batches already returned in this epoch
         self.next_start = 0  # batch at which the next pass starts; not 0 only after `load_state_dict`
 
     def __len__(self) -> int:
         """Return the batches of this process in one epoch, also when a pass was resumed in the middle."""
         if self.shuffle:
-            return -(-(len(self.indices) // self.world_size) // self.batch_size)
+            return len(_sizes(len(self.indices) // self.world_size, self.batch_size))
         return len(range(self.rank, -(-len(self.indices) // self.batch_size), self.world_size))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -87,7 +88,7 @@ class BatchIndices:
 
     def set_epoch(self, epoch: int) -> None:
         """Set the order of the next pass; Lightning calls it before each epoch. Drop the position in another epoch."""
-        if epoch != self.epoch:
+        if epoch != self.epoch and not self.same_order:
             self.epoch, self.position, self.next_start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,11 +113,23 @@ class BatchIndices:
             return self.indices.split(self.batch_size)[self.rank :: self.world_size]
         order = torch.randperm(len(self.indices), generator=seeded_generator(self.seed, self.epoch))
         even = len(order) - len(order) % self.world_size
-        return self.indices[order[self.rank : even : self.world_size]].split(self.batch_size)
+        mine = self.indices[order[self.rank : even : self.world_size]]
+        return mine.split(_sizes(len(mine), self.batch_size))
+
+
+def _sizes(examples: int, batch_size: int) -> list[int]:
+    """Return the sizes of training batches; a last one of a single example joins the batch before it."""
+    whole, rest = divmod(examples, batch_size)
+    sizes = [batch_size] * whole
+    if rest == 1 and whole:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
 
 
 class IndexedLoader:
-    """A loader whose batches `sampler` chooses.
+    """A loader of the batches that `sampler` chooses.
 
     Not a torch DataLoader, so Lightning keeps the sampler; stateful, so that checkpoints hold the place in the epoch.
     """

@@ -19,6 +19,7 @@ class DownloadedDataModule(InMemoryDataModule):
 
     Args:
         root: Folder that holds the data, or that they are downloaded to.
+        download: Whether `prepare_data` downloads what is missing.
         settings: Keyword arguments of `ClassificationData`.
 
     Raises:
@@ -28,9 +29,9 @@ class DownloadedDataModule(InMemoryDataModule):
     source: ClassVar[str]  # name of the data set in torchvision.datasets
     files: ClassVar[str]  # what must lie in `root`, for the message
 
-    def __init__(self, root: str | Path = "data", **settings: Unpack[Settings]) -> None:
+    def __init__(self, root: str | Path = "data", *, download: bool = True, **settings: Unpack[Settings]) -> None:
         super().__init__(**settings)
-        self.root = Path(root)
+        self.root, self.download = Path(root), download
 
     def split_arguments(self, train: bool) -> dict[str, Any]:
         """Return the arguments by which torchvision chooses a split."""
@@ -42,7 +43,7 @@ class DownloadedDataModule(InMemoryDataModule):
 
     def prepare_data(self) -> None:
         for train in (True, False):
-            self._open(train, download=True)
+            self._open(train, download=self.download)
 
     def read(self) -> tuple[Tensor, ...]:
         return tuple(tensor for train in (True, False) for tensor in self.arrays(self._open(train, download=False)))
@@ -54,9 +55,10 @@ class DownloadedDataModule(InMemoryDataModule):
             return getattr(datasets, self.source)(self.root, **self.split_arguments(train), download=download)
         # torchvision raises RuntimeError for files that are missing or damaged; OSError covers the network.
         except (RuntimeError, OSError) as error:
-            failed = "cannot be downloaded" if download else "is missing or damaged (prepare_data() downloads it)"
+            way_out = "data.download=true downloads it" if not self.download else "prepare_data() downloads it"
+            failed = "cannot be downloaded" if download else f"is missing or damaged ({way_out})"
             raise DataError(
-                f"{self.name} {failed}: {error}\nPut these files into {self.root.absolute()}: {self.files}. "
+                f"{self.name} {failed}: {error} Put these files into {self.root.absolute()}: {self.files}. "
                 "Or take the digits that come with robustlit: data=mnist, in Python MNIST()."
             ) from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from robustlit.checks import check_integer
+from robustlit.checks import check_integer, check_positive
 from robustlit.data.base import ClassificationData, Settings
 from robustlit.data.batches import Batch, BatchIndices
 from robustlit.data.errors import DataError
@@ -22,13 +22,16 @@ class ImageFolder(ClassificationData):
     """Classes of pictures in folders: root/train/CLASS/*.png, root/test/CLASS/*.png, optionally root/val/CLASS.
 
     Classes are numbered in the order of their names. `index` is a picture's place among the sorted paths of its split.
-    Pictures are scaled so that the shorter side fits and cut to the central square. Without root/val, the validation
-    split is held out of root/train.
+    Pictures are read as they are shown (turned as their EXIF data say, transparent pixels on white), scaled so that the
+    shorter side fits and cut to the central square. Names that begin with a dot are left out. Without root/val, the
+    validation split is held out of root/train.
 
     Args:
         root: Folder that holds train/ and test/.
         image_size: Height and width in pixels of the images given to the network.
         channels: 3 for colour, 1 for grey.
+        white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
+            without it such pictures are an error.
         num_workers: Processes that decode pictures, for each process that trains; 0 for none.
         name: Short name for folders and tables; by default that of `root`.
         settings: Keyword arguments of `ClassificationData`; `val_size`, a tenth by default, has no effect where
@@ -40,15 +43,17 @@ class ImageFolder(ClassificationData):
     """
 
     def __init__(
-        self, root: str | Path, image_size: int, *, channels: int = 3, num_workers: int = 4, name: str | None = None,
-        **settings: Unpack[Settings],
+        self, root: str | Path, image_size: int, *, channels: int = 3, white: float | None = None, num_workers: int = 4,
+        name: str | None = None, **settings: Unpack[Settings],
     ) -> None:  # fmt: skip
         settings.setdefault("val_size", 0.1)
         super().__init__(**settings)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
         check_integer("image_size", image_size, 1, "give the side in pixels")
-        self.root = Path(root)
+        if white is not None:
+            check_positive(white, "white", "; it is the value of white in the files")
+        self.root, self.white = Path(root), white
         self.name = name or self.root.absolute().name
         self.in_chans, self.image_size, self.num_workers = channels, image_size, num_workers
         # Here and not in setup: the network is built for these classes before data are read.
@@ -94,7 +99,8 @@ class ImageFolder(ClassificationData):
         size, (rank, world_size) = self.batch_size if train else self.eval_batch_size, process
         sampler = BatchIndices(indices, size, shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size)
         transform = scale_and_crop(self.image_size, train and self.augment)
-        pictures = Pictures(self._samples(split), "L" if self.in_chans == 1 else "RGB", transform, self.shuffle_seed)
+        mode = "L" if self.in_chans == 1 else "RGB"
+        pictures = Pictures(self._samples(split), mode, transform, self.shuffle_seed, self.white)
         return PictureBatches(pictures, sampler, self.num_workers)
 
 
@@ -118,7 +124,9 @@ def _pictures(folder: Path, classes: list[str]) -> Samples:
         )
     samples: Samples = []
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        inside = folder / name
+        shown = (p for p in inside.rglob("*") if not any(n.startswith(".") for n in p.relative_to(inside).parts))
+        paths = sorted(path for path in shown if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
         if not paths:
             raise DataError(f"{(folder / name).absolute()} holds no pictures ({', '.join(IMG_EXTENSIONS)}); {LAYOUT}")
         samples += [(str(path), label) for path in paths]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +12,13 @@ from robustlit.data.batches import Batch, BatchIndices, IndexedLoader, seeded_ge
 from robustlit.data.errors import DataError
 
 Samples = list[tuple[str, int]]
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # PIL's modes
+_EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
+_BACKGROUND = "white"  # seen through transparent pixels, as in a browser
+_TOO_DEEP = (
+    "{path} has more than 8 bits per value (PIL mode {mode}), and nothing says which value is white: give "
+    "white=VALUE, for example 65535 for 16 bits, 4095 for 12, 1 for floats, or convert the pictures to 8 bits"
+)
 
 
 class Pictures(Dataset[tuple[Tensor, int, int]]):
@@ -19,31 +27,67 @@ class Pictures(Dataset[tuple[Tensor, int, int]]):
     Args:
         samples: Path and class of each picture.
         mode: PIL's name of the colour space, "L" or "RGB".
+        white: See `ImageFolder`.
         transform: Function of a uint8 (C, H, W) tensor.
         seed: Seed of the random draws in `transform`.
     """
 
-    def __init__(self, samples: Samples, mode: str, transform: Callable[[Tensor], Tensor], seed: int) -> None:
-        self.samples, self.mode, self.transform, self.seed = samples, mode, transform, seed
+    def __init__(
+        self, samples: Samples, mode: str, transform: Callable[[Tensor], Tensor], seed: int, white: float | None = None
+    ) -> None:  # fmt: skip
+        self.samples, self.mode, self.transform, self.seed, self.white = samples, mode, transform, seed, white
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
-        from PIL import Image
-        from torchvision.transforms.v2.functional import pil_to_tensor
-
         epoch, index = key
         path, label = self.samples[index]
-        try:
-            with Image.open(path) as image:
-                picture = pil_to_tensor(image.convert(self.mode))
-        except OSError as error:
-            raise DataError(f"{path} cannot be decoded as a picture ({error}); replace or remove it") from error
+        picture = read_picture(path, self.mode, self.white)
         # torchvision draws from the global generator: set this example's state, and restore the old one.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(seeded_generator(self.seed, epoch, index).get_state())
             return to_pixels(self.transform(picture)), label, index
+
+
+def read_picture(path: str, mode: str, white: float | None = None) -> Tensor:
+    """Read a picture as it is shown: turned as its EXIF data say, transparent pixels on white.
+
+    Args:
+        path: The file.
+        mode: "L" or "RGB".
+        white: The value of white in files with more than 8 bits per value; None refuses them.
+
+    Returns:
+        uint8 (C, H, W).
+
+    Raises:
+        DataError: A file that is no picture, or is damaged, or has values that `white` does not cover.
+    """
+    from PIL import Image, ImageOps
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    try:
+        with Image.open(path) as image:
+            picture = ImageOps.exif_transpose(image)
+            if picture.mode not in _EIGHT_BIT:
+                picture = Image.fromarray(_eight_bits(path, np.asarray(picture), picture.mode, white))
+            if picture.mode in _ALPHA or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, _BACKGROUND), picture)
+            return pil_to_tensor(picture.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
+        raise DataError(f"{path} cannot be decoded as a picture ({error}); replace or remove it") from error
+
+
+def _eight_bits(path: str, values: np.ndarray, mode: str, white: float | None) -> np.ndarray:
+    """Return grey values (H, W) in [0, white] as uint8 in [0, 255]."""
+    if white is None:
+        raise DataError(_TOO_DEEP.format(path=path, mode=mode))
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= white:  # not for NaN either
+        raise DataError(f"{path} has values from {low:g} to {high:g}, and white={white:g}: they must lie in [0, white]")
+    return np.asarray((values / white * 255).round().astype(np.uint8))
 
 
 class PictureBatches(IndexedLoader):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.classifier import check_labels
+from robustlit.attacks.surroundings import held_in_eval
+from robustlit.classifier import check_labels, predicted
 from robustlit.threat import check_images
 
 CHUNK = 500  # images in one pass while fitting
@@ -40,16 +41,9 @@ class AttackView(nn.Module):
 
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[torch.device]:
-    """Put every submodule into eval mode without gradients, restore each flag on leaving; yield the net's device."""
-    training = [module for module in net.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield next((p.device for p in net.parameters()), torch.device("cpu"))
-    finally:
-        for module in training:
-            module.training = True
+    """Hold every submodule in eval mode, without gradients; yield the net's device."""
+    with held_in_eval(net), torch.no_grad():
+        yield next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -61,14 +55,16 @@ def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], defense: str, name
     """Return the logits (N, K) of clean images (N, ...), on the CPU; `defense` and `name` are for messages.
 
     Raises:
-        ValueError: Images are outside [0, 1], labels out of range, or the net is wrong on most of the images.
+        ValueError: Images are outside [0, 1], labels out of range, logits that are not finite, or the net is wrong on
+            most of the images.
     """
     x, y = clean
     check_images(x)
     with frozen(net) as device, full_precision(x):
         logits = torch.cat([net(part.to(device)).float().cpu() for part in x.split(CHUNK)])
     check_labels(y, len(x), logits.shape[1], name=f"{name} labels")
-    share = float((logits.argmax(1) == y.cpu()).double().mean())
+    check_finite_logits(logits, f"{name} images", defense)
+    share = float((predicted(logits) == y.cpu()).double().mean())
     if share < _LEAST_RIGHT:
         raise ValueError(
             f"the net is right on only {share:.1%} of the {name} images, fewer than {_LEAST_RIGHT:.0%}: they look "
@@ -78,7 +74,16 @@ def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], defense: str, name
     return logits
 
 
-def some(clean: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
+def check_finite_logits(logits: Tensor, images: str, defense: str) -> None:
+    """Raise a ValueError unless all logits (N, K) are finite; `images` and `defense` are for the message."""
+    if bad := int((~logits.isfinite().all(1)).sum()):
+        raise ValueError(
+            f"the net's logits are not finite for {bad} of {len(logits)} {images}, so {defense} cannot be fitted to "
+            "them; the net is broken, or overflows: train it again, or find out where"
+        )
+
+
+def subset(clean: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return `count` of the examples, or all where there are fewer, drawn without replacement by `seed` alone."""
     x, y = clean
     if len(x) <= count:

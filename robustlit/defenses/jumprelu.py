@@ -79,7 +79,6 @@ class JumpReLUDefense(_WithJumps):
         surrogate: "smooth", "activation", "jump" or "undefended".
         types: Classes of activations to replace; None takes those of PyTorch and timm.
 
-
     Raises:
         ValueError: kappa is out of range, the surrogate unknown, or the net has no activation modules or has jumps.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlit.attacks.fgsm import FGSM
 from robustlit.attacks.losses import Criterion
 from robustlit.checks import check_count, check_positive
-from robustlit.defenses.fitted import CHUNK, AttackView, check_clean, frozen, some
+from robustlit.defenses.fitted import CHUNK, AttackView, check_clean, frozen, subset
 from robustlit.defenses.svc import LogitSVC
 from robustlit.threat import check_eps
 
@@ -81,7 +81,7 @@ def fgsm_logits(
 
     Misclassified images are attacked too, and unsuccessful examples are kept.
     """
-    x, y = some(clean, examples, seed)
+    x, y = subset(clean, examples, seed)
     check_clean(net, (x, y), "LogitCorrector")
     logits, labels = [], []
     with frozen(net) as device:
@@ -104,5 +104,5 @@ def check_crafting(eps: Sequence[float], examples: int) -> tuple[tuple[float, ..
 
 def check_temperature(temperature: float) -> float:
     """Return `temperature`; raise a ValueError unless it is positive and finite."""
-    check_positive(temperature, "temperature", "; forward decides hard")
+    check_positive(temperature, "temperature", "; the decisions of forward are hard ones")
     return float(temperature)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.checks import check_count, check_share
-from robustlit.defenses.fitted import CHUNK, Fitted, check_clean, frozen, full_precision, some
+from robustlit.defenses.fitted import CHUNK, Fitted, check_clean, check_finite_logits, frozen, full_precision, subset
 
 NOISES = ("normal", "sign", "uniform")
 _LEAST = 20  # clean examples of a predicted class, for the mean and deviation of its pairs
@@ -130,7 +130,7 @@ class OddsTest(Fitted):
                 the false-positive rate is too small for the number of held-out images.
         """
         _rank(self.false_positive_rate, len(held_out[0]))
-        x, y = some(clean, self.examples, seed)
+        x, y = subset(clean, self.examples, seed)
         logits = check_clean(net, (x, y), "OddsTest")
         others = check_clean(net, held_out, "OddsTest", "held-out")
         predicted, classes = logits.argmax(1), logits.shape[1]
@@ -152,6 +152,7 @@ class OddsTest(Fitted):
             self.deviation = torch.stack([g.std(0) for g in groups], 1).clamp_min(1e-12).to(self.deviation)
             shifts = self._shifts(net, held_out[0], others).to(self.mean)
             scores = self._largest(shifts, others.argmax(1).to(shifts.device))
+        check_finite_logits(scores.unsqueeze(1), "held-out images under noise", "OddsTest")
         self.held_out_scores = scores.sort(descending=True).values
 
     def _shifts(self, net: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
@@ -179,7 +180,7 @@ class OddsTest(Fitted):
 
     def _check_fitted(self) -> None:
         if not self.held_out_scores.numel():
-            raise ValueError("OddsTest knows no clean data yet: call fit(clean=..., held_out=...) or load a state")
+            raise ValueError("OddsTest is not fitted: call fit(clean=..., held_out=...) or load a fitted state")
 
     def extra_repr(self) -> str:
         noise = ", ".join(f"{noise} {scale:g}" for noise, scale in self.cells)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustlit.checks import check_positive
-from robustlit.defenses.fitted import Fitted
+from robustlit.defenses.fitted import Fitted, check_finite_logits
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC
@@ -51,13 +51,14 @@ class LogitSVC(Fitted):
         """Fit scikit-learn's SVC on logits (N, K) and labels (N,), copy its parameters and return it.
 
         Raises:
-            ValueError: A class has no examples.
+            ValueError: A class has no examples, or logits are not finite.
         """
         from sklearn.svm import SVC
 
         counts = labels.bincount(minlength=logits.shape[1])
         if not counts.all():
             raise ValueError(f"class {int(counts.argmin())} has no example to fit the SVC on: give more images")
+        check_finite_logits(logits, "examples", "the SVC")
         points = logits.double().cpu().numpy()
         variance = float(points.var())
         scale = 1 / (points.shape[1] * variance) if variance else 1.0  # "scale", which a fitted SVC keeps private

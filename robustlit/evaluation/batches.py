@@ -23,12 +23,12 @@ def batches_of(data: Any, batch_size: int) -> Batches:
     """Return the batches of `data`, with examples numbered in order where the data give no index.
 
     Args:
-        data: A DataLoader or other iterable of (x, y) or (x, y, index), a pair of tensors (x, y), or a
-            LightningDataModule (its test split).
+        data: A DataLoader or other iterable of (x, y) or (x, y, index), where the index numbers each example of the
+            data once, a pair of tensors (x, y), or a LightningDataModule (its test split).
         batch_size: Size of the batches that a pair of tensors is cut into.
 
     Raises:
-        TypeError, ValueError: The data are none of these, or a pair of tensors differs in length.
+        TypeError, ValueError: The data are none of these, a pair of tensors differs in length, or numbers repeat.
     """
     if hasattr(data, "test_dataloader"):
         if hasattr(data, "prepare_data"):
@@ -48,14 +48,35 @@ def batches_of(data: Any, batch_size: int) -> Batches:
 
 
 def _numbered(batches: Iterable[Any]) -> Iterator[Triple]:
-    seen = 0
+    seen, numbers = 0, set[int]()
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise TypeError(f"a batch must be (x, y) or (x, y, index), got {type(batch).__name__}; collate it to that")
         x, y = batch[0], batch[1]
         _check_tensors(x, y)
-        yield x, y, batch[2] if len(batch) > 2 and batch[2] is not None else torch.arange(seen, seen + len(y))
+        if len(batch) > 2 and batch[2] is not None:
+            check_numbers(batch[2], len(y), numbers)
+            yield x, y, batch[2]
+        else:
+            yield x, y, torch.arange(seen, seen + len(y))
         seen += len(y)
+
+
+def check_numbers(index: Any, count: int, seen: set[int]) -> None:
+    """Raise unless `index`, a batch's third element, numbers its examples; add the numbers to those `seen` before.
+
+    Raises:
+        TypeError: It is no tensor of `count` whole numbers.
+        ValueError: A number occurs twice: it may be a group or a weight, and examples of one number would be merged.
+    """
+    way_out = "must number the examples, each once in the whole data; yield (x, y) to have them numbered in order"
+    if not isinstance(index, Tensor) or index.shape != (count,) or index.is_floating_point() or index.is_complex():
+        what = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"the third element of a batch {way_out}; it must be an integer tensor ({count},), got {what}")
+    found = index.tolist()
+    if repeated := sorted(seen.intersection(found)) or sorted({n for n in found if found.count(n) > 1}):
+        raise ValueError(f"the third element of a batch {way_out}; the number {repeated[0]} occurs twice")
+    seen.update(found)
 
 
 def _check_tensors(x: object, y: object) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks import BudgetAttack
+from robustlit.checks import rounded_up
 from robustlit.evaluation.outcome import Batch, Outcome
-from robustlit.threat import TOLERANCE
 
 
 class BudgetSearch:
@@ -69,5 +69,5 @@ class BudgetSearch:
         for number in numbers.unique().tolist():
             here = torch.nonzero(numbers == number).squeeze(1)
             self.outcomes[number].put(rows[here], found.select(here))
-        holds = torch.searchsorted(self.radii + TOLERANCE, found.columns[self.attack.norm])
+        holds = torch.searchsorted(rounded_up(self.radii, self.attack.norm), found.columns[self.attack.norm])
         return found.success, holds.minimum(numbers)

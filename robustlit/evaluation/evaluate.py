@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.evaluation.batches import batches_of
+from robustlit.evaluation.parts import Parts
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
 from robustlit.results.evaluation import Evaluation
 
@@ -22,7 +25,7 @@ def evaluate(
     model: nn.Module, data: Any, attacks: Mapping[str, Attack] | Sequence[Attack] | None = None, *,
     grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
     substitute: nn.Module | None = None, seed: int = 0, batch_size: int = 500,
-    device: torch.device | str | None = None, progress: Progress | None = None,
+    device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
 ) -> Evaluation:  # fmt: skip
     """Attack a classifier and return the result of every example.
 
@@ -38,6 +41,8 @@ def evaluate(
         batch_size: Size of the batches that a pair of tensors is cut into.
         device: Device to attack on; None takes that of the model's parameters.
         progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
+        folder: Where to save the evaluation, and until then each finished batch (in `parts/`): the same call after a
+            kill, Ctrl-C or power cut attacks only what is left. None saves nothing.
 
     Returns:
         The evaluation. After Ctrl-C it holds the finished batches, and `complete` is False.
@@ -45,11 +50,15 @@ def evaluate(
     Raises:
         TypeError: Attacks or data of another type, such as names, classes or arrays.
         ValueError: Bad images, labels or logits, no data, attacks, budgets or gradient, or a substitute is missing.
+        OutOfMemoryError: Memory does not suffice for one image; for a batch, its halves are attacked.
+        OSError: `folder` cannot be written; the finished batches stay there.
     """
     attacks = _default_attacks(grid or {}) if attacks is None else _checked(attacks)
     sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     batches = batches_of(data, batch_size)
+    kept = Parts(sweep, model, folder)
+    _print(kept.notes(batches.number))
     parts: list[Columns] = []
     extent: dict[str, object] = {"complete": True}
     try:
@@ -61,15 +70,32 @@ def evaluate(
                     if batches.number:
                         show(name, (len(parts) + share) / batches.number)
 
-                parts.append(sweep.attack_batch(model, x.to(device), y.to(device), index.to(device), report))
+                parts.append(kept.attack_batch(x.to(device), y.to(device), index.to(device), report))
     except KeyboardInterrupt:
         if not parts:
             raise
         extent = {"complete": False, "meant": batches.examples}
-        print(f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows", file=sys.stderr)
+        _print([f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows"])
     if not parts:
         raise ValueError("the data holds no examples to attack")
-    return as_evaluation(parts, {**sweep.meta(), **extent})
+    evaluation = as_evaluation(parts, sweep.meta() | extent)
+    return evaluation if folder is None else _saved(evaluation, folder, kept)
+
+
+def _saved(evaluation: Evaluation, folder: str | Path, kept: Parts) -> Evaluation:
+    try:
+        evaluation.save(folder)
+    except OSError as error:  # what was computed is still returned
+        warnings.warn(f"could not save the evaluation: {error}; try evaluation.save(FOLDER) elsewhere", stacklevel=3)
+        return evaluation
+    if evaluation.complete:
+        _print(kept.remove(evaluation.table["index"].unique()))
+    return evaluation
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def _default_attacks(grid: Mapping[str, Sequence[float]]) -> list[Attack]:

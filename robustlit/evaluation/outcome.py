@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack
+from robustlit.attacks.memory import Pieces
+from robustlit.checks import rounded_up
 from robustlit.results.table import DISTANCES
-from robustlit.threat import TOLERANCE, distance
+from robustlit.threat import distance
 
 _PASSES = ("forwards", "backwards")
 
@@ -41,6 +44,13 @@ class Outcome:
         """Return the outcome of some examples."""
         return Outcome({name: values[rows] for name, values in self.columns.items()})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Return the outcome of the examples of all parts, in order; a single part is returned as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls({name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns})
+
     def put(self, rows: Tensor, other: Outcome) -> None:
         """Replace what is known of `rows` by `other`, and add its passes."""
         for name, values in self.columns.items():
@@ -48,23 +58,35 @@ class Outcome:
 
     def inherit(self, other: Outcome, norm: str, eps: float) -> None:
         """Take over the adversarial examples of `other` that lie within `eps`, the budget of this outcome."""
-        better = other.success & ~self.success & (other.columns[norm] <= eps + TOLERANCE)
+        better = other.success & ~self.success & (other.columns[norm] <= rounded_up(eps, norm))
         for name in {*self.columns}.difference(_PASSES):
             self.columns[name] = torch.where(better, other.columns[name], self.columns[name])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, C, H, W) in [0, 1] under attack, their classes and numbers (B,), and the seed of the random draws."""
+    """Images (B, C, H, W) in [0, 1] under attack, their classes and numbers (B,), and the seed of the random draws.
+
+    Where memory does not suffice for an attack on all of them, they are attacked in `pieces`.
+    """
 
     model: nn.Module
     x: Tensor
     y: Tensor
     index: Tensor
     seed: int
+    pieces: Pieces = field(default_factory=Pieces)
 
     def attacked(self, attack: Attack, rows: Tensor, eps: Tensor | None = None) -> Outcome:
         """Attack the examples `rows` (b,), a `BudgetAttack` at the budgets `eps` (b,), and return their outcome."""
+
+        def attacked(here: Tensor) -> Outcome:
+            return self._attacked(attack, rows[here], None if eps is None else eps[here])
+
+        places = torch.arange(len(rows), device=rows.device)
+        return Outcome.joined(self.pieces.done(attacked, places, attack.name))
+
+    def _attacked(self, attack: Attack, rows: Tensor, eps: Tensor | None) -> Outcome:
         x, y, index = self.x[rows], self.y[rows], self.index[rows]
         given = {"eps": eps} if isinstance(attack, BudgetAttack) else {}
         result = attack.run(self.model, x, y, index=index, seed=self.seed, **given)

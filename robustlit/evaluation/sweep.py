@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack, Transfer
+from robustlit.attacks.memory import Pieces
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice
-from robustlit.classifier import can_reject, check_labels, undefended
+from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
@@ -55,6 +56,7 @@ class Sweep:
     substitute: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        self._pieces = Pieces()
         self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
         if not self.attacks:
             raise ValueError("a sweep needs at least one attack")
@@ -99,21 +101,15 @@ class Sweep:
 
         Raises:
             ValueError: Images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
+            OutOfMemoryError: Memory does not suffice for a single image; for a batch, its halves are attacked.
         """
         check_images(x)
         check_labels(y, len(x))
-        with Victim(model, x) as victim:
-            if victim.is_stochastic:
-                victim.reseed(self.seed, index)
-            logits = victim.logits(x)
-            check_labels(y, len(x), logits.shape[1] - can_reject(model))
-            warn_if_random(victim, x, logits)
-            # A refusal to classify a clean image is an error like any other.
-            broken = replace(victim.criterion(y.long()), rejects=False).reached(logits)
-        # Logits that are not finite classify nothing.
-        clean = ~broken & torch.isfinite(logits).all(1)
-        start = Outcome.unattacked(logits.argmax(1), clean, x)
-        batch = Batch(model, x, y, index, self.seed)
+        check_not_hidden(model)
+        logits, broken = self._answers(model, x, y, index)
+        clean = ~broken
+        start = Outcome.unattacked(predicted(logits), clean, x)
+        batch = Batch(model, x, y, index, self.seed, self._pieces)
         parts: list[Columns] = []
         for done, (known, name) in enumerate(self.jobs):
             attack = self._informed(self.named[name], known, model)
@@ -125,6 +121,24 @@ class Sweep:
             if report is not None:
                 report(name, (done + 1) / len(self.jobs))
         return _joined(parts)
+
+    def _answers(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, K) on the clean images and whether these are misclassified (B,)."""
+
+        def answers(rows: Tensor) -> tuple[Tensor, Tensor]:
+            images, labels = x[rows], y[rows]
+            with Victim(model, images) as victim:
+                if victim.is_stochastic:
+                    victim.reseed(self.seed, index[rows])
+                logits = victim.logits(images)
+                check_labels(labels, len(rows), logits.shape[1] - can_reject(model))
+                warn_if_random(victim, images, logits)
+                # A refusal to classify a clean image is an error like any other.
+                return logits, replace(victim.criterion(labels.long()), rejects=False).reached(logits)
+
+        found = self._pieces.done(answers, torch.arange(len(x), device=x.device), "the clean images")
+        logits, broken = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return logits, broken
 
     def _informed(self, attack: Attack, known: str, model: nn.Module) -> Attack:
         """Return the attack as an attacker with this knowledge of `model` would run it."""

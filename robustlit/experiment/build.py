@@ -12,9 +12,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from robustlit.attacks import Attack
+from robustlit.classifier import check_finite
 from robustlit.experiment.plan import Plan, Recipe, make
 from robustlit.experiment.recipes import stored
 from robustlit.experiment.trainer import make_trainer
+from robustlit.files import write_tensors
 from robustlit.objectives import Objective, Standard
 from robustlit.tracking.console import is_main_process, say
 from robustlit.training import CheckpointError, RobustClassifier, load_classifier
@@ -61,7 +63,9 @@ def build_module(plan: Plan, data: Any) -> tuple[Any, Recipe]:
         return module_to_evaluate(net, data.num_classes, plan.seed, recipe), recipe
     warnings.filterwarnings("ignore", message=r"Found \d+ module.* in eval mode")  # the classifier is meant to be
     pl.seed_everything(plan.seed, workers=True, verbose=False)
-    return make(config, "module", _partial_=True)(net, config=recipe), recipe
+    module = make(config, "module", _partial_=True)(net, config=recipe)
+    module.on_non_finite = config.get("on_non_finite", "stop")  # of no effect on a module that guards nothing
+    return module, recipe
 
 
 def fit_defense(module: Any, data: Any, device: torch.device, seed: int, path: Path) -> None:
@@ -75,9 +79,9 @@ def fit_defense(module: Any, data: Any, device: torch.device, seed: int, path: P
     if hasattr(defense, "fit"):
         clean, held_out = ((x.to(device), y.to(device)) for x, y, _ in (data.tensors("train"), data.tensors("val")))
         defense.fit(clean=clean, held_out=held_out, seed=seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_finite(defense, f"{type(defense).__name__} was fitted to", ValueError)
     weights = {f"net.{name}": value.cpu() for name, value in defense.state_dict().items()}
-    torch.save({"state_dict": weights, "robustlit": pack(module.config)}, path)
+    write_tensors(path, {"state_dict": weights, "robustlit": pack(module.config)})
 
 
 def module_to_evaluate(net: nn.Module, num_classes: int, seed: int, recipe: Recipe | None = None) -> RobustClassifier:
@@ -89,10 +93,12 @@ def _classifier(
     plan: Plan, data: Any, net: nn.Module, objective: Objective, attack: Attack | None, recipe: Recipe
 ) -> RobustClassifier:
     optimizer, schedule = make(plan.config, "optimizer"), make(plan.config, "schedule")
-    return RobustClassifier(
+    classifier = RobustClassifier(
         net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, validation_attack=attack,
         seed=plan.seed, config=recipe,
     )  # fmt: skip
+    classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
+    return classifier
 
 
 def _prepared_objective(plan: Plan, data: Any) -> tuple[Objective, Recipe]:
@@ -121,7 +127,9 @@ def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
     if checkpoint := config.get(role):
         net, theirs = load_classifier(checkpoint)
         assert theirs is not None  # or there would be no net
-        trained_on, here = (str(recipe["data"]["_target_"]).rsplit(".", 1)[-1] for recipe in (theirs, config))
+        if not isinstance(theirs.get("data"), dict):
+            raise CheckpointError(f"the recipe in {role}={checkpoint} has no section data; it is damaged")
+        trained_on, here = (str(recipe["data"].get("_target_")).rsplit(".", 1)[-1] for recipe in (theirs, config))
         if trained_on != here:
             raise CheckpointError(
                 f"{role}={checkpoint} was trained on {trained_on}, this recipe runs on {here}; give a checkpoint of "

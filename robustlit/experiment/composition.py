@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from robustlit.checks import did_you_mean
 from robustlit.experiment import recipes
 from robustlit.experiment.recipes import BASE, GROUPS, ConfigError, recipes_folder
 
@@ -169,14 +169,13 @@ def _reason(
 
 def _hint(key: str, keys: set[str]) -> str:
     """Return the nearest key: among those beside it, else among all as deep; else the keys that there are."""
-    above, _, last = key.rpartition(".")
-    beside = {k.rpartition(".")[2]: k for k in sorted(keys) if k.rpartition(".")[0] == above}
-    near = [beside[k] for k in difflib.get_close_matches(last, beside, n=1)]
-    if not near and not (above and beside):
-        as_deep = [k for k in sorted(keys) if k.count(".") == key.count(".")]
-        near = difflib.get_close_matches(key, as_deep, n=1, cutoff=0.75)
-    if near:
-        return f"did you mean {near[0]}?"
+    above, dot, last = key.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in sorted(keys) if k.rpartition(".")[0] == above]
+    hint = did_you_mean(last, beside, prefix=above + dot)
+    if not hint and not (above and beside):
+        hint = did_you_mean(key, [k for k in sorted(keys) if k.count(".") == key.count(".")], cutoff=0.75)
+    if hint:
+        return hint
     there = f"{above} has {', '.join(beside)}; +{key}=VALUE adds it, " if above and beside else ""
     return f"{there}`robustlit train ... --cfg job` shows what there is"
 

@@ -6,13 +6,17 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from robustlit.experiment.report import print_found, print_report, print_verdict
 from robustlit.experiment.results_json import summarise
 from robustlit.experiment.trainer import Run
+from robustlit.files import write_file
+from robustlit.processes import deferred
 from robustlit.results import FAIL, Accuracy, Evaluation
 from robustlit.tracking.console import say
 from robustlit.tracking.logger import end_in_wandb, failure_ends_wandb, summarise_in_wandb
@@ -35,28 +39,52 @@ def measure(run: Run, seconds: dict[str, float], checkpoint: str | None = None, 
     """
     started, code = time.monotonic(), 0
     try:
-        with failure_ends_wandb(run.trainer):
+        with failure_ends_wandb(run.trainer), death_explained(run):
             run.trainer.test(run.module, datamodule=run.data, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    except SystemExit:  # how Lightning leaves after Ctrl-C
-        code = INTERRUPTED
-    seconds = {**seconds, "evaluate": time.monotonic() - started}
+    except SystemExit as stop:
+        code = stop_code(run, stop)
+    before = getattr(run.sweep, "seconds_before", 0.0)  # of an evaluation that was stopped, and goes on here
+    seconds = {**seconds, "evaluate": before + time.monotonic() - started}
     evaluation = run.sweep.evaluation if run.sweep else None  # on the main process
     if run.trainer.is_global_zero and (evaluation is not None or not code):
-        with failure_ends_wandb(run.trainer):
+        with failure_ends_wandb(run.trainer), deferred():
             error = _write_and_print(run, evaluation, seconds)
         if error is not None:
             say(f"error: the results above could not be written to {run.plan.run_dir}: {error}")
             code = code or 1
         else:
+            if hasattr(run.sweep, "remove_parts"):
+                run.sweep.remove_parts()
             say(f"written to {run.plan.run_dir}")
             code = code or (_strict_code(run) if strict else 0)
-    close(run.trainer, code)
+    close(run, code)
     return code
 
 
-def close(trainer: pl.Trainer, code: int) -> None:
-    """End what outlives a Trainer: the W&B run and the process group."""
-    end_in_wandb(trainer, code)
+def stop_code(run: Run, stop: SystemExit) -> int:
+    """Return the exit code of a run that left a Trainer: 128 + the signal's number, or 1 where a process died."""
+    if run.guard is not None and run.guard.lost is not None:
+        return 1
+    # Lightning leaves with 1 after a Ctrl-C that no callback answered.
+    return stop.code if isinstance(stop.code, int) and stop.code > 1 else INTERRUPTED
+
+
+@contextmanager
+def death_explained(run: Run) -> Iterator[None]:
+    """Leave without a traceback where a collective failed because another process died, which was said already."""
+    try:
+        yield
+    except RuntimeError:
+        if run.guard is None or not run.guard.death_follows():
+            raise
+        raise SystemExit(1) from None
+
+
+def close(run: Run, code: int) -> None:
+    """End what outlives a Trainer: the W&B run, the connections of the processes and the process group."""
+    end_in_wandb(run.trainer, code)
+    if run.guard is not None:
+        run.guard.close(code)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -73,11 +101,12 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
     if (verdict := run.judge and run.judge.verdict) is not None:
         results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
     summarise_in_wandb(run.trainer, results)
-    error: OSError | None = run.sweep.write_error if run.sweep else None
+    writers: Any = run.trainer.callbacks  # type: ignore[attr-defined]
+    errors: list[OSError] = [c.write_error for c in writers if getattr(c, "write_error", None) is not None]
     try:
-        (run.plan.run_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_file(run.plan.run_dir / "results.json", json.dumps(results, indent=2) + "\n")
     except OSError as failed:
-        error = failed
+        errors.append(failed)
     try:
         print_report(results)
         if verdict is not None:
@@ -86,7 +115,7 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # how rich leaves where the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return error
+    return errors[0] if errors else None
 
 
 def _strict_code(run: Run) -> int:

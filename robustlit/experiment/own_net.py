@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from robustlit.classifier import check_finite
 from robustlit.experiment.recipes import ConfigError
 
 
@@ -23,7 +24,7 @@ def own_net(place: str, weights: str | None = None) -> nn.Module:
         weights: A file with the net's state dict; None keeps the net's own weights.
 
     Raises:
-        ConfigError: No such module or function, no net, weights that do not fit.
+        ConfigError: No such module or function, no net, weights that do not fit or are not finite.
     """
     name, _, function = place.partition(":")
     if not name or not function:
@@ -71,3 +72,4 @@ def _load(net: nn.Module, weights: str) -> None:
         net.load_state_dict(state.get("state_dict", state))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ConfigError(f"--weights {weights} do not fit {type(net).__name__}: {error}") from error
+    check_finite(net, f"--weights {weights} holds", ConfigError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from robustlit.checks import did_you_mean
 
 BASE = "base"
 GROUPS = ("model", "data", "trainer", "logger", "sweep")
@@ -79,8 +80,7 @@ def register_recipes(files: dict[str, Path]) -> None:
 def check_recipe_name(name: str, files: dict[str, Path]) -> None:
     """Raise a ConfigError with the nearest names unless there is a recipe `name`."""
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(files)}"
+        hint = did_you_mean(name, files, most=3, cutoff=0.5) or f"there are {', '.join(files)}"
         raise ConfigError(f"there is no recipe {name!r}; {hint} (`robustlit recipes` lists them)")
 
 
@@ -132,8 +132,7 @@ def check_keys(config: DictConfig) -> None:
         known |= {sign, *keys} if config.get(sign) else set()
     for key in config:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            hint = did_you_mean(str(key), known) or f"known are {', '.join(sorted(known))}"
             raise ConfigError(f"the recipe sets {key!r}, which nothing reads; {hint}")
 
 
@@ -141,6 +140,16 @@ def check_complete(config: DictConfig) -> None:
     """Raise a ConfigError that names the values a recipe still has to give (`???`)."""
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(f"the recipe must give {', '.join(missing)}; add e.g. {missing[0]}=VALUE")
+
+
+def check_name(name: object) -> None:
+    """Raise a ConfigError unless `name` is null or names a folder inside runs/."""
+    if name is None:
+        return
+    text = str(name)
+    inside = text.isprintable() and not Path(text).is_absolute() and "\\" not in text and text.strip(". ")
+    if not inside or {"..", "."} & {*text.split("/")} or any(len(part.encode()) > 255 for part in text.split("/")):
+        raise ConfigError(f"name={text[:80]!a} must name a folder inside runs/; run_dir= takes any other new folder")
 
 
 def check_verdict(config: DictConfig) -> None:

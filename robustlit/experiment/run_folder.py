@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 
+from robustlit.attacks.memory import is_out_of_memory
 from robustlit.experiment.recipes import ConfigError
+from robustlit.files import PART, write_file
 from robustlit.tracking.console import is_main_process
-from robustlit.training import CheckpointError, read_checkpoint
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # tells the processes that Lightning starts which directory the first one made
+CONFIG, COMMAND = "config.yaml", "command.txt"
+_COMPUTED = ("results.json", "checkpoints/*.ckpt", "**/*.pt", "evaluation/*")
 PICTURE = "adversarial_images.png"  # drawn before the sweep, of ten images: by itself no evaluation
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The checkpoint that a run resumes from."""
-
-    checkpoint: str  # the file, as an absolute path
-    recipe: dict[str, Any]  # stored in it; empty where there is none
-    run_dir: Path | None  # the run directory it lies in, None where it lies elsewhere
-    schedules: list[int | None]  # lengths of its learning-rate schedules in steps, where they have one
-
-
-def read_resumed(path: str) -> Resumed:
-    """Read the checkpoint that `ckpt_path` names: a file, or a run directory (then its last checkpoint).
-
-    Raises:
-        CheckpointError: A directory without one, or a file that is no checkpoint of robustlit.
-    """
-    place = Path(path).absolute()
-    if place.is_dir():
-        place = (place if place.name == "checkpoints" else place / "checkpoints") / "last.ckpt"
-        if not place.is_file():
-            raise CheckpointError(
-                f"{path} is a folder without checkpoints/last.ckpt, so there is nothing to resume; give a .ckpt file "
-                "or a run folder (runs/NAME) that was trained"
-            )
-    read = read_checkpoint(place)
-    inside = place.parent.name == "checkpoints" and (place.parents[1] / "config.yaml").is_file()
-    schedules = [state.get("total_steps") for state in read.get("lr_schedulers", ())]
-    return Resumed(str(place), read["robustlit"]["config"] or {}, place.parents[1] if inside else None, schedules)
 
 
 def make_run_dir(path: Path, create: Callable[[Path], Path]) -> Path:
@@ -87,36 +61,27 @@ def numbered(run: Path) -> Path:
             candidate = run.with_name(f"{run.name}-{number}")
 
 
+def numbers_of(run: Path) -> list[Path]:
+    """Return those of run, run-2, run-3, ... that exist, in this order."""
+    found = {
+        int(folder.name[len(run.name) + 1 :] or 1): folder
+        for folder in run.parent.glob(f"{glob.escape(run.name)}*")
+        if re.fullmatch(r"(-\d+)?", folder.name[len(run.name) :])
+    }
+    return [found[number] for number in sorted(found)]
+
+
 def write_recipe(run: Path, recipe: dict[str, Any], command: str | None) -> None:
     """Write `config.yaml`, from which the run can be read, repeated and attacked again, and `command.txt`."""
     if is_main_process():
-        OmegaConf.save(OmegaConf.create(recipe), run / "config.yaml")
-        if command is not None:
-            (run / "command.txt").write_text(f"{command}\n")
+        write_file(run / CONFIG, OmegaConf.to_yaml(OmegaConf.create(recipe)))
+        write_command(run, command)
 
 
-class StartResumed(pl.Callback):
-    """Write the recipe of a resumed run; raise a ConfigError if it outlasts the checkpoint's schedule.
-
-    A schedule is restored with the length it was made for (`OneCycleLR.total_steps`), whatever the run's length. A
-    refused run leaves the `config.yaml` of its directory unchanged.
-    """
-
-    def __init__(self, resumed: Resumed, run_dir: Path, recipe: dict[str, Any], command: str | None) -> None:
-        self.resumed, self.run_dir, self.recipe, self.command = resumed, run_dir, recipe, command
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the lengths of both schedules, before the first step."""
-        for length, new in zip(self.resumed.schedules, trainer.lr_scheduler_configs, strict=False):
-            steps = getattr(new.scheduler, "total_steps", None)
-            if length is not None and steps is not None and steps > length:
-                epochs = self.resumed.recipe.get("trainer", {}).get("max_epochs")
-                raise ConfigError(
-                    f"the checkpoint's schedule ends after {length} steps, and this run would take {steps}: resume "
-                    f"with the same data and trainer settings (its trainer.max_epochs was {epochs}), or start anew, "
-                    "without ckpt_path"
-                )
-        write_recipe(self.run_dir, self.recipe, self.command)
+def write_command(run: Path, command: str | None) -> None:
+    """Write `command.txt`."""
+    if command is not None and is_main_process():
+        write_file(run / COMMAND, f"{command}\n")
 
 
 @contextmanager
@@ -132,9 +97,38 @@ def removed_on_failure(run: Path | None) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def removed_before_a_step(run: Path | None, trainer: pl.Trainer, step: int) -> Iterator[None]:
+    """Remove a new run directory when the training fails before its first step, the one after `step`."""
+    try:
+        yield
+    except Exception as error:
+        if trainer.global_step > step:
+            raise
+        remove_empty(run)
+        with in_one_line():
+            raise error
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Turn what a wrong value of a recipe raises, wherever it is first used, into a ConfigError of one line."""
+    try:
+        yield
+    except Exception as error:
+        worded = type(error).__module__.partition(".")[0] in ("robustlit", "hydra", "omegaconf")
+        if worded or isinstance(error, (ValueError, OSError)) or is_out_of_memory(error):
+            raise
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise ConfigError(
+            f"the run cannot start: {type(error).__name__}: {first}; look for a value of the wrong type "
+            "(HYDRA_FULL_ERROR=1 shows where it is used)"
+        ) from error
+
+
 def remove_empty(run: Path | None) -> None:
-    """Remove a run directory in which nothing was computed: no checkpoint, no results and no evaluation."""
+    """Remove a run directory in which nothing was computed: no checkpoint or tensors, no results and no evaluation."""
     if run is not None and is_main_process():
-        computed = [file for kind in ("results.json", "checkpoints/*.ckpt", "evaluation/*") for file in run.glob(kind)]
+        computed = [file for kind in _COMPUTED for file in run.glob(kind) if not file.name.endswith(PART)]
         if all(file.name == PICTURE for file in computed):
             shutil.rmtree(run, ignore_errors=True)

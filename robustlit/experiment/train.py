@@ -9,15 +9,19 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustlit.experiment.build import build_data, build_module, fit_defense
-from robustlit.experiment.outcome import INTERRUPTED, close, measure
-from robustlit.experiment.plan import fits_defense, plan_training
-from robustlit.experiment.recipes import ConfigError
-from robustlit.experiment.run_folder import StartResumed, remove_empty, removed_on_failure, write_recipe
+from robustlit.experiment.checkpoints import BEST, LAST, SaveLast
+from robustlit.experiment.outcome import close, death_explained, measure, stop_code
+from robustlit.experiment.plan import Plan, fits_defense, plan_training
+from robustlit.experiment.resume import StartResumed
+from robustlit.experiment.run_folder import in_one_line, removed_before_a_step, removed_on_failure, write_recipe
 from robustlit.experiment.trainer import make_run, quiet_lightning
-from robustlit.tracking.console import say
+from robustlit.processes import exit_code, leave_on_signals, watch_parent
+from robustlit.tracking.console import is_main_process, say
 from robustlit.tracking.logger import failure_ends_wandb
+from robustlit.training import read_checkpoint
 
 
+@leave_on_signals()
 def train(config: DictConfig, *, command: str | None = None) -> int:
     """Train by a recipe, then attack the best checkpoint; fit instead a defense that needs no training of its own.
 
@@ -32,36 +36,51 @@ def train(config: DictConfig, *, command: str | None = None) -> int:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError: Before anything is computed.
     """
     quiet_lightning()
-    plan = plan_training(config, command)
+    watch_parent()
+    with in_one_line():
+        plan = plan_training(config, command)
+    if plan is None:
+        return 0
+    try:
+        return _train(plan)
+    finally:
+        if plan.lock is not None:
+            plan.lock.release()
+
+
+def _train(plan: Plan) -> int:
     started, checkpoints, resume = time.monotonic(), plan.run_dir / "checkpoints", None
-    with removed_on_failure(plan.new_run_dir):
+    with in_one_line(), removed_on_failure(plan.new_run_dir):
         pl.seed_everything(plan.seed, workers=True, verbose=False)
         data = build_data(plan)
         module, recipe = build_module(plan, data)
         best = ModelCheckpoint(
-            checkpoints, "best", monitor=plan.config.monitor, mode="max", save_last=True, enable_version_counter=False
+            checkpoints, "best", monitor=plan.config.monitor, mode="max", enable_version_counter=False
         )
+        last = SaveLast(checkpoints, plan.config.get("checkpoint_minutes"))
         if plan.resumed is None:
-            write_recipe(plan.run_dir, recipe, command)
+            write_recipe(plan.run_dir, recipe, plan.command)
         else:
-            resume = StartResumed(plan.resumed, plan.run_dir, recipe, command)
-        run = make_run(plan, module, data, recipe, best, resume)
+            resume = StartResumed(plan.resumed, plan.run_dir, recipe, plan.command)
+        run = make_run(plan, module, data, recipe, best, last, resume)
         if fits_defense(plan.config):
-            fit_defense(module, data, run.trainer.strategy.root_device, plan.seed, checkpoints / "best.ckpt")
-    if not fits_defense(plan.config):
-        started = time.monotonic()
-        try:
-            with failure_ends_wandb(run.trainer):
-                run.trainer.fit(module, datamodule=data, ckpt_path=plan.config.ckpt_path, weights_only=True)
-        except ConfigError:  # before the first step
-            remove_empty(plan.new_run_dir)
-            raise
-        except SystemExit:  # how Lightning leaves after Ctrl-C
-            if (last := checkpoints / "last.ckpt").exists():
-                say(f"interrupted at step {run.trainer.global_step}; to go on: the same command with ckpt_path={last}")
-            close(run.trainer, INTERRUPTED)
-            return INTERRUPTED
-        if not best.best_model_path and not plan.trainer["fast_dev_run"]:
-            say("training ended before its first validation: without a best checkpoint the last weights are attacked")
+            fit_defense(module, data, run.trainer.strategy.root_device, plan.seed, checkpoints / BEST)
+    if fits_defense(plan.config):
+        return measure(run, {"train": time.monotonic() - started})
+    ckpt_path, step = (plan.resumed.checkpoint, plan.resumed.step) if plan.resumed else (None, 0)
+    try:
+        before = removed_before_a_step(plan.new_run_dir, run.trainer, step)
+        with before, failure_ends_wandb(run.trainer), death_explained(run):
+            run.trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    except SystemExit as stop:
+        code = stop_code(run, stop)
+        if (path := checkpoints / LAST).exists() and is_main_process():
+            step = read_checkpoint(path)["global_step"]
+            how = "interrupted" if code >= exit_code(0) else "the last checkpoint is"
+            say(f"{how} at step {step}; to go on: the same command with resume=auto, or ckpt_path={path}")
+        close(run, code)
+        return code
+    if not best.best_model_path and not plan.trainer["fast_dev_run"]:
+        say("training ended before its first validation: without a best checkpoint the last weights are attacked")
     checkpoint = None if plan.trainer["fast_dev_run"] else best.best_model_path or None  # fast_dev_run saves none
-    return measure(run, {"train": time.monotonic() - started}, checkpoint)
+    return measure(run, {"train": last.seconds}, checkpoint)

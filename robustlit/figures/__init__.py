@@ -1,6 +1,6 @@
 """Figures and curve tables, drawn from the per-example tables: no model is loaded, nothing is attacked again."""
 
-from robustlit.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
+from robustlit.figures.curves import curves_csv, curves_figure, distance_grid, save_figure, write_figure
 from robustlit.figures.extent import Search, attacked_to, exact_at, known_at, searched
 from robustlit.figures.from_folders import Wanted, draw_folders
 from robustlit.figures.images import budgets_figure, images_figure
@@ -16,5 +16,5 @@ __all__ = [
     "check_same_examples", "curves_csv", "curves_figure", "distance_grid", "draw_folders", "draw_run", "exact_at",
     "file_name", "images_figure", "knob_settings", "knowledge_figure", "known_at", "models_figure",
     "on_common_examples", "run_figures", "run_name", "save_figure", "searched", "training_time_figure",
-    "verdict_figure",
+    "verdict_figure", "write_figure",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pandas as pd
 from robustlit.figures.extent import exact_at, known_at
 from robustlit.figures.lines import Source, draw_lines
 from robustlit.figures.panel import KNOWLEDGE_STYLES, Look, Panel
+from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.stored_verdict import notes_beside
 from robustlit.results.verdict import Verdict
@@ -82,7 +84,11 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as `path`.png and `path`.svg; return both."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not for each file
-    written = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    for file in written:
-        figure.savefig(file)
-    return written
+    return [write_figure(figure, path.with_name(f"{path.name}.{kind}")) for kind in ("png", "svg")]
+
+
+def write_figure(figure: Figure, file: Path) -> Path:
+    """Write a figure into a file of the kind that its name ends in."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=file.suffix[1:])
+    return write_file(file, drawn.getvalue())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustlit.checks import TOLERANCE
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import TOLERANCE
 
 
 def attacked_to(
@@ -70,10 +70,9 @@ def known_at(
     at: Iterable[float],
 ) -> np.ndarray:  # fmt: skip
     """Return where `Evaluation.curve` is known: (len(at),) bool, attacked that far or every example broken before."""
-    grid = np.asarray(list(at), dtype=float)
-    last = evaluation.reach(attack, distance=distance, knowledge=knowledge).max()
     end = attacked_to(evaluation, attack, distance=distance, knowledge=knowledge)
-    return np.asarray((grid <= end + TOLERANCE) | (grid >= last))
+    grid, all_broken = _read_at(at, evaluation.reach(attack, distance=distance, knowledge=knowledge))
+    return all_broken | (grid <= end + TOLERANCE)
 
 
 def exact_at(
@@ -81,9 +80,13 @@ def exact_at(
     at: Iterable[float],
 ) -> np.ndarray:  # fmt: skip
     """Return where `Evaluation.curve` is exact: (len(at),) bool, searched there or every example broken before."""
-    grid = np.asarray(list(at), dtype=float)
-    last = evaluation.reach(attack, distance=distance, knowledge=knowledge).max()
     search = searched(evaluation, attack, distance=distance, knowledge=knowledge)
+    grid, all_broken = _read_at(at, evaluation.reach(attack, distance=distance, knowledge=knowledge))
     stops = np.asarray((0.0, *search.budgets))  # at 0 a curve needs no attack
-    at_stops = (np.abs(grid[:, None] - stops) <= TOLERANCE).any(axis=1)
-    return np.asarray(search.nearest | at_stops | (grid >= last))
+    return search.nearest | all_broken | (np.abs(grid[:, None] - stops) <= TOLERANCE).any(axis=1)
+
+
+def _read_at(at: Iterable[float], reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances as an array, and where every example is broken within them."""
+    grid = np.asarray(list(at), dtype=float)
+    return grid, grid >= reach.max()

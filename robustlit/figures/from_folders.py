@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from robustlit.figures.curves import save_figure
 from robustlit.figures.lines import check_style
-from robustlit.figures.run import file_name, run_figures, run_folder
+from robustlit.figures.run import file_name, run_figures, run_folder, run_name
 from robustlit.figures.several import UNDEFENDED, check_same_examples, models_figure, on_common_examples
 from robustlit.figures.training_time import TrainedRun, training_time_figure
 from robustlit.figures.verdict import verdict_figure
@@ -73,43 +74,64 @@ def draw_folders(runs: Sequence[Path], wanted: Wanted, *, note: Note, judge: Cal
         folder = run / "evaluation" if (run / "evaluation").is_dir() else run
     else:
         folder, figures = Path("figures"), _of_several(read, wanted, note)
+    if wanted.out is None:
+        _check_links(folder)
     folder = wanted.out or folder
-    folder.mkdir(parents=True, exist_ok=True)
     for stem, figure in figures:
         report = wanted.style == "report" and stem not in _WITHOUT_STYLE
         yield from save_figure(figure, folder / (f"{stem}_report" if report else stem))
+
+
+def _check_links(folder: Path) -> None:
+    """Raise an EvaluationError for a folder with links, through which figures would be written elsewhere."""
+    for place in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if place.is_symlink():
+            raise EvaluationError(f"{place} is a link, and a figure would be written where it leads; give --out FOLDER")
 
 
 def _named(runs: Sequence[Path], undefended: Path | None) -> dict[str, Path]:
     """Return run folders by name, or by path where two have one name, without the undefended run."""
     runs = [run for run in runs if run.name != "multirun.yaml"]  # Hydra leaves one in runs/
     folders = [run_folder(run) for run in runs]
-    names = [folder.resolve().name for folder in folders]
+    names = [run_name(folder) for folder in folders]
     labels = [name if names.count(name) == 1 else str(run) for name, run in zip(names, runs, strict=True)]
     named = dict(zip(labels, folders, strict=True))
     if undefended is not None:
-        bare = run_folder(undefended).resolve()
-        named = {name: folder for name, folder in named.items() if folder.resolve() != bare}
+        bare = os.path.realpath(run_folder(undefended))
+        named = {name: folder for name, folder in named.items() if os.path.realpath(folder) != bare}
         if not named:
-            raise EvaluationError(f"--undefended {undefended} goes beside another run; name that, too")
+            raise EvaluationError(f"--undefended {undefended} is drawn beside other runs; name at least one")
     return named
 
 
 def _read(folders: dict[str, Path], wanted: Wanted, note: Note, judge: Callable[[Path], str]) -> _Runs:
+    evaluations: dict[str, Evaluation] = {}
+    verdicts: dict[str, Verdict] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        evaluations = {name: Evaluation.load(folder) for name, folder in folders.items()}
         undefended = None if wanted.undefended is None else Evaluation.load(wanted.undefended)
+        for name, folder in folders.items():
+            try:
+                evaluation = Evaluation.load(folder)
+                verdict, caveat = stored_verdict(folder, evaluation)
+            except (EvaluationError, ValueError, OSError) as error:
+                if len(folders) == 1:
+                    raise
+                note(f"left out {name}: {error}")  # `runs/*` may name what is no run, has no results or is damaged
+                continue
+            evaluations[name] = evaluation
+            if verdict is not None:
+                verdicts[name] = verdict
+            if caveat:
+                what = "it is not shown" if verdict is None else "nothing ties it to these figures"
+                note(f"{name}: verdict.json {caveat}; {what}. Judge it again: {judge(folder)}")
     for warning in caught:
         note(f"warning: {warning.message}")
-    verdicts: dict[str, Verdict] = {}
-    for name, folder in folders.items():
-        verdict, caveat = stored_verdict(folder, evaluations[name])
-        if verdict is not None:
-            verdicts[name] = verdict
-        if caveat:
-            what = "it is not shown" if verdict is None else "nothing ties it to these figures"
-            note(f"{name}: verdict.json {caveat}; {what}. Judge it again: {judge(folder)}")
+    if not evaluations:
+        raise EvaluationError(
+            f"none of these {len(folders)} folders can be drawn; give run folders that were evaluated"
+        )
+    folders = {name: folder for name, folder in folders.items() if name in evaluations}
     together = evaluations | ({} if undefended is None else {UNDEFENDED: undefended})
     if wanted.intersect:
         common = on_common_examples(together)
@@ -153,7 +175,7 @@ def _of_several(runs: _Runs, wanted: Wanted, note: Note) -> Figures:
     over_all = wanted.attack is None and wanted.style != "report" and all(each)
     bare = [] if runs.undefended is None else _adaptive(runs.undefended)
     if missed := [attack for attack in attacks if runs.undefended is not None and attack not in bare]:
-        note(f"{UNDEFENDED} is not in the figures of {', '.join(missed)}, which it did not meet")
+        note(f"{UNDEFENDED} is not in the figures of {', '.join(missed)}: not run on it")
     for distance in wanted.distances:
         for attack in [*[None] * over_all, *attacks]:
             figure = models_figure(

@@ -26,7 +26,7 @@ def images_figure(
     Args:
         clean, adversarial: Images (N, C, H, W) in [0, 1].
         labels: N true classes.
-        before, after: N predicted classes, without and with the attack; wrong ones are red.
+        before, after: N predicted classes, without and with the attack, -1 for none; wrong ones are red.
         magnify: Factor of the difference, which is drawn around mid-grey.
     """
     columns = len(labels)
@@ -39,7 +39,7 @@ def images_figure(
             _show(axis, image)
     for row, predictions in enumerate((before, after)):
         for axis, label, found in zip(axes[row], labels, predictions, strict=True):
-            axis.set_title(f"{label} → {found}", fontsize=9, color="black" if found == label else _WRONG, pad=3)
+            axis.set_title(f"{label} → {_class(found)}", fontsize=9, color="black" if found == label else _WRONG, pad=3)
     return figure
 
 
@@ -53,7 +53,7 @@ def budgets_figure(
         images: (E, N, C, H, W) in [0, 1], N examples at E budgets.
         budgets: E budgets in pixel units, ascending; 0 is the clean image.
         labels: N true classes.
-        predictions: (E, N) predicted classes; wrong ones are red, with a red frame.
+        predictions: (E, N) predicted classes, -1 for none; wrong ones are red, with a red frame.
         norm: "linf" or "l2", the norm of the budgets.
 
     Raises:
@@ -73,7 +73,7 @@ def budgets_figure(
         found = int(predictions[column][row])
         fill, colour, frame = (_WRONG, "white", _WRONG) if found != labels[row] else ("white", "black", "#999999")
         axis.text(
-            0.97, 0.97, str(found), transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour,
+            0.97, 0.97, _class(found), transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour,
             bbox={"facecolor": fill, "pad": 1.2, "linewidth": 0},
         )  # fmt: skip
         axis.spines[:].set(color=frame, linewidth=1.6 if found != labels[row] else 0.6)
@@ -84,6 +84,10 @@ def budgets_figure(
     words = f"budget eps, {NORMS.get(norm, norm)} (pixel units); in the corner the predicted class, red where wrong"
     figure.supxlabel(words, fontsize=8)
     return figure
+
+
+def _class(found: int) -> str:
+    return str(found) if found >= 0 else "none"  # -1: the logits name no class
 
 
 def _grid(title: str, width: float, height: float, rows: int, columns: int) -> tuple[Figure, Any]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from robustlit.checks import TOLERANCE
 from robustlit.figures.extent import attacked_to, searched
 from robustlit.figures.panel import NORMS, Line, Look, Panel
 from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.intervals import Accuracy
-from robustlit.results.table import TOLERANCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,8 +159,8 @@ def bound_notes(sources: Sequence[Source], distance: str) -> list[str]:
         bounds = f"{'its' if len(names) == 1 else 'their'} {_bounds(attacks)}"
         notes.append(f"{', '.join(names)} searched {norm}: over {NORMS[distance]} {bounds}.")
     if worst:
-        whose = "its" if len(worst) == 1 else "their"
-        notes.append(f"No attack searched {NORMS[distance]} ({', '.join(worst)}): {whose} {_bounds(worst)}.")
+        its = "its" if len(worst) == 1 else "their"
+        notes.append(f"No attack searched {NORMS[distance]} ({', '.join(worst)}): {its} {_bounds(worst)}.")
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from robustlit.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
 from robustlit.figures.several import knowledge_figure
 from robustlit.figures.verdict import verdict_figure
+from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.verdict import Verdict
 
@@ -51,7 +53,6 @@ def draw_run(
     evaluation: Evaluation, folder: Path, distances: Sequence[str], *, verdict: Verdict | None = None
 ) -> list[Path]:
     """Write `run_figures`, named after the run, into an evaluation folder, which is created; return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures = run_figures(evaluation, distances, verdict=verdict, name=run_name(folder))
     return [file for stem, figure in figures for file in save_figure(figure, folder / stem)]
 
@@ -60,7 +61,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, ends: Mapping[str, fl
     """Write the table, the curves as CSV and the figures; `ends` maps distances to the largest of each curve."""
     evaluation.save(folder)
     for distance, end in ends.items():
-        curves_csv(evaluation, distance, distance_grid(end)).to_csv(folder / f"curves_{distance}.csv", index=False)
+        curves = curves_csv(evaluation, distance, distance_grid(end))
+        write_file(folder / f"curves_{distance}.csv", curves.to_csv(index=False))
     draw_run(evaluation, folder, list(ends))
 
 
@@ -72,12 +74,13 @@ def write_verdict(verdict: Verdict, folder: Path, n: int) -> None:
 
 def run_name(folder: str | Path) -> str:
     """Return the name of the run of a run folder, or of the evaluation/ in it."""
-    return run_folder(Path(folder)).resolve().name
+    return os.path.basename(os.path.realpath(run_folder(Path(folder))))
 
 
 def run_folder(path: Path) -> Path:
     """Return the run folder of a run folder, or of the evaluation/ in it."""
-    return path.resolve().parent if path.resolve().name == "evaluation" else path
+    real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself
+    return real.parent if real.name == "evaluation" else path
 
 
 def file_name(attack: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustlit.figures.panel import NORMS, Look, finish, name_beside, panel_axes, spread, tie, worst_case_note
 from robustlit.results.evaluation import EvaluationError
+from robustlit.results.files import read_json, read_yaml
 from robustlit.results.intervals import Accuracy
 from robustlit.results.table import rename
 
@@ -39,6 +39,13 @@ class TrainedRun:
         """
         run = Path(run)
         results = _read(run)
+        try:
+            return cls._of(run, results)
+        except (AttributeError, ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"{run}/results.json is damaged, or of another version: {error!r}") from error
+
+    @classmethod
+    def _of(cls, run: Path, results: dict[str, Any]) -> TrainedRun:
         worst = results.get("worst_case")
         if worst is None:
             raise EvaluationError(f"{run}/results.json has no worst case: nothing was attacked at the recipe's eps")
@@ -54,23 +61,25 @@ class TrainedRun:
 
 def _read(run: Path) -> dict[str, Any]:
     try:
-        found = json.loads((run / "results.json").read_text())
+        found = read_json(run / "results.json")
         found["n"], found["seconds"], found["clean"]["accuracy"]
     except FileNotFoundError:
         raise EvaluationError(f"there is no results.json in {run}; give a run folder (runs/NAME)") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EvaluationError(f"cannot read {run}/results.json: {error!r}") from error
     return dict(found)
 
 
 def _trained(run: Path) -> dict[str, Any] | None:
     """Return the results of the training run whose checkpoint an evaluation run attacked, or None."""
-    from omegaconf import OmegaConf
-
     if not (run / "config.yaml").is_file():
         return None
-    given = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "ckpt_path")
-    if not given:
+    try:
+        config = read_yaml(run / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"cannot read {run}/config.yaml: {error}") from error
+    given = config.get("ckpt_path") if isinstance(config, dict) else None
+    if not given or not isinstance(given, str):
         return None
     names = (Path(given), *list(Path(given).parents)[:2])  # a run folder, or a checkpoint in its checkpoints/
     for folder in (*names, *(run.resolve().parent / p.name for p in names if p.name)):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from robustlit.checks import is_number
+from robustlit.checks import check_not_negative
 
 # Without gates (sigmoid, softmax), which scale a signal and are not replaced.
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
@@ -143,11 +143,10 @@ def _step(z: Tensor, kappa: float) -> Tensor:
     return ((z - kappa) / (_WIDTH * kappa)).sigmoid() if kappa else (z > 0).to(z.dtype)
 
 
-def _checked(value: object, name: str) -> float:
-    """Return the threshold as a float; raise a ValueError unless it is finite and at least 0."""
-    if not is_number(value) or float(value) < 0:  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be finite and at least 0, got {value!r}; 0 is the plain ReLU")
-    return float(value)  # type: ignore[arg-type]
+def _checked(value: float, name: str) -> float:
+    """Return the threshold as a float; raise a ValueError unless it is at least 0 and finite."""
+    check_not_negative(value, name, "; 0 is the plain ReLU")
+    return float(value)
 
 
 def _is_activation(module: nn.Module, types: tuple[type[nn.Module], ...] | None) -> bool:

@@ -29,7 +29,6 @@ class Autoencoder(nn.Module):
         depth: Halvings of the side, at least 1.
         bottleneck: Channels of the code. Fewer remove more of the perturbation, and of the image.
 
-
     Raises:
         ValueError: An argument out of range; a code no smaller than the image, or of a single pixel; other images.
     """

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.checks import check_integer, check_sizes
+from robustlit.classifier import check_finite
+from robustlit.files import write_tensors
 
 FORMAT = 1
 _HYPERPARAMETERS = ("in_chans", "image_size", "width", "blocks")
@@ -135,7 +137,7 @@ def save_generator(generator: AdvGANGenerator, path: str | Path) -> None:
     """Write a generator with its hyper-parameters, eps and target: plain values and tensors."""
     saved = {"eps": generator.eps, "target": generator.target, "state_dict": generator.state_dict()}
     hyperparameters = {name: getattr(generator, name) for name in _HYPERPARAMETERS}
-    torch.save({"robustlit_generator": FORMAT, "hyperparameters": hyperparameters, **saved}, path)
+    write_tensors(path, {"robustlit_generator": FORMAT, "hyperparameters": hyperparameters, **saved})
 
 
 def load_generator(path: str | Path) -> AdvGANGenerator:
@@ -144,7 +146,7 @@ def load_generator(path: str | Path) -> AdvGANGenerator:
     The file need not be trusted: it is read without running code from it, and names no class.
 
     Raises:
-        ValueError: The file is missing, damaged, or holds something else.
+        ValueError: The file is missing, damaged, or holds something else, or weights that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -171,6 +173,7 @@ def load_generator(path: str | Path) -> AdvGANGenerator:
         eps, target = saved["eps"], saved["target"]
     except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds a generator that does not fit together: {error}") from error
+    check_finite(generator, f"{path} holds", ValueError)
     generator.eps = None if eps is None else float(eps)
     generator.target = None if target is None else int(target)
     return generator.eval()

@@ -1,6 +1,5 @@
 """Any network of the timm library as a classifier of small images in pixel space."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.checks import check_integer, check_sizes
+from robustlit.checks import check_integer, check_sizes, did_you_mean
 from robustlit.models.normalize import normalization
 
 SMALLEST_SIDE = 32  # pixels: DenseNet and VGG halve five times, and fail on 28
@@ -90,7 +89,7 @@ class TimmNet(nn.Module):
 
 
 def _create(name: str, num_classes: int, in_chans: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """Build the timm network, and translate what can go wrong."""
+    """Build the timm network; raise errors that name the argument to change."""
     import timm  # here, because it takes seconds that the other networks do not need
 
     taken = sorted({"num_classes", "in_chans", "pretrained"} & set(options))
@@ -98,8 +97,7 @@ def _create(name: str, num_classes: int, in_chans: int, pretrained: bool, option
         raise ValueError(f"model_kwargs must not repeat an argument of TimmNet, got {taken}; set it directly")
     # "hf-hub:owner/name" and "local-dir:folder" are sources of timm, not names in its list.
     if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-        advice = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has them all"
+        advice = did_you_mean(name, timm.list_models(), most=5, cutoff=0.5) or "timm.list_models() has them all"
         raise ValueError(f"name must be a network that timm {timm.__version__} knows, got {name!r}; {advice}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options)

@@ -12,17 +12,7 @@ from robustlit.objectives.trades import TRADES
 from robustlit.objectives.weight_perturbation import AdversarialWeightPerturbation
 
 __all__ = [
-    "MART",
-    "TRADES",
-    "AdversarialTraining",
-    "AdversarialWeightPerturbation",
-    "EmbeddingRegression",
-    "LabelSmoothing",
-    "Objective",
-    "ObjectiveOutput",
-    "SoftLabelEmbedding",
-    "Standard",
-    "class_mean_similarity",
-    "confusion_similarity",
+    "MART", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation", "EmbeddingRegression", "LabelSmoothing",
+    "Objective", "ObjectiveOutput", "SoftLabelEmbedding", "Standard", "class_mean_similarity", "confusion_similarity",
     "similarity_embeddings",
-]
+]  # fmt: skip

@@ -21,7 +21,7 @@ class AdversarialTraining(InnerMaximisation):
     overfit catastrophically: train it with the callback `CatastrophicOverfitting`.
 
     Args:
-        attack: The inner maximiser (FGSM, BIM or PGD).
+        attack: The inner maximiser (FGSM, BIM, MIM or PGD).
         warmup: Share of the training steps, in [0, 1), over which eps rises linearly from 0.
         eps_scale: The budget trained for is the attack's eps times this; a little above 1 helps at eps itself.
         attack_in_eval_mode: Attack with BatchNorm and dropout in eval mode (the default), or as they train.

@@ -1,4 +1,4 @@
-"""Embedding regression: train an image's embedding towards its class's; the nearest class embedding wins."""
+"""Embedding regression: train an image's embedding towards that of its class; the nearest one gives the class."""
 
 from __future__ import annotations
 

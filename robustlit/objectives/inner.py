@@ -23,7 +23,7 @@ class InnerMaximisation(ABC):
     `MinMax`.
 
     Attributes:
-        attack: FGSM, BIM or PGD, without restarts.
+        attack: FGSM, BIM, MIM or PGD, without restarts.
         warmup: Share of the training steps, in [0, 1), over which eps rises linearly from 0.
         eps_scale: The budget trained for is the attack's eps times this.
         attack_in_eval_mode: Attack with BatchNorm and dropout in eval mode, or as they train.
@@ -50,10 +50,7 @@ class InnerMaximisation(ABC):
             text = "margin is now eps_scale; the old name goes with the next release"
             warnings.warn(text, DeprecationWarning, stacklevel=4)
             self.eps_scale = margin
-        if not isinstance(self.attack, GradientAscent):
-            raise ValueError(f"attack must be FGSM, BIM or PGD, got {type(self.attack).__name__}")
-        if getattr(self.attack, "restarts", 1) != 1:
-            raise ValueError(f"restarts must be 1 in training, which climbs once a step, got {self.attack!r}")
+        check_inner_attack(self.attack)
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
         check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")
@@ -94,6 +91,14 @@ class InnerMaximisation(ABC):
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial versions."""
         return self.loss_at(classifier, x, self.worst_inputs(classifier, x, y), y)
+
+
+def check_inner_attack(attack: object) -> None:
+    """Raise a ValueError unless `attack` is a gradient ascent without restarts, as an inner maximisation must be."""
+    if not isinstance(attack, GradientAscent):
+        raise ValueError(f"attack must be FGSM, BIM, MIM or PGD, got {type(attack).__name__}")
+    if attack.restarts != 1:
+        raise ValueError(f"restarts must be 1 in training, which climbs once a step, got {attack!r}")
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:

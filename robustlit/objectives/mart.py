@@ -22,7 +22,7 @@ class MART(InnerMaximisation):
     2020 (equation 11). The boosted cross-entropy also lowers the likeliest wrong class.
 
     Args:
-        attack: The inner maximiser of the cross-entropy (FGSM, BIM or PGD).
+        attack: The inner maximiser of the cross-entropy (FGSM, BIM, MIM or PGD).
         weight: Weight of the divergence, lambda in the paper, at least 0; the authors take 5.
         warmup, eps_scale, attack_in_eval_mode, margin: See `AdversarialTraining`.
 

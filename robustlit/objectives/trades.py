@@ -23,7 +23,7 @@ class TRADES(InnerMaximisation):
     slope at the image itself, so an attack without a random start begins at a small Gaussian step from it, as theirs.
 
     Args:
-        attack: The inner maximiser (FGSM, BIM or PGD).
+        attack: The inner maximiser (FGSM, BIM, MIM or PGD).
         beta: Weight of the divergence, positive; 1 on MNIST and 6 on CIFAR in the authors' code.
         warmup, eps_scale, attack_in_eval_mode, margin: See `AdversarialTraining`.
         start_noise: Standard deviation of the Gaussian start in pixel units, for an attack without a random start;

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from robustlit.results.table import TOLERANCE, EvaluationError, check_columns, rename
+from robustlit.checks import TOLERANCE
+from robustlit.results.table import EvaluationError, check_columns, rename
 
 
 @dataclass

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from robustlit.checks import TOLERANCE, rounded_up
 from robustlit.results.coverage import Coverage
 from robustlit.results.intervals import Accuracy
 from robustlit.results.stored_verdict import set_aside
-from robustlit.results.table import COLUMNS, DISTANCES, TOLERANCE, EvaluationError, digest, read_table, write_table
+from robustlit.results.table import COLUMNS, DISTANCES, EvaluationError, digest, read_table, write_table
 
 _OVERSTATES = (
     "no attack here searched for the nearest adversarial example in L2, so the worst case over L2 distance overstates; "
@@ -117,7 +118,7 @@ class Evaluation(Coverage):
             budgets = {n: ", ".join(f"{e:g}" for e in self.budgets(n, knowledge)) or "any" for n in names}
             held = "; ".join(f"{n}: {self.norm_of(n)} {there}" for n, there in budgets.items())
             raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
-        robust = self.reach(attack, distance=norm, knowledge=knowledge) > eps + TOLERANCE
+        robust = self.reach(attack, distance=norm, knowledge=knowledge) > rounded_up(eps, norm)
         return Accuracy(int(robust.sum()), len(robust))
 
     def worst_case(self, *, norm: str = "linf", eps: float, knowledge: str = "adaptive") -> Accuracy:
@@ -181,7 +182,7 @@ class Evaluation(Coverage):
         self._warn_of_overstatement(attack, distance, knowledge)
         reach = np.sort(self.reach(attack, distance=distance, knowledge=knowledge))
         grid = np.unique(np.append(reach[np.isfinite(reach)], 0.0)) if at is None else np.asarray(list(at), dtype=float)
-        broken = np.searchsorted(reach, grid + TOLERANCE, side="right")
+        broken = np.searchsorted(reach, rounded_up(grid, distance), side="right")
         accuracies = [Accuracy(len(reach) - int(b), len(reach)) for b in broken]
         rows = [(d, float(a), *a.interval) for d, a in zip(grid, accuracies, strict=True)]
         return pd.DataFrame(rows, columns=["distance", "accuracy", "low", "high"], dtype=float)

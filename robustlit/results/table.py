@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustlit.files import write_file
+from robustlit.results.files import read_json
+
 COLUMNS: dict[str, str] = {
     "index": "int64", "label": "int64", "clean": "bool", "attack": "str", "knowledge": "str", "norm": "str",
     "eps": "float64", "success": "bool", "prediction": "int64", "l0": "float64", "l1": "float64", "l2": "float64",
@@ -18,12 +21,13 @@ COLUMNS: dict[str, str] = {
 }  # fmt: skip
 DISTANCES = ("l0", "l1", "l2", "linf")
 KNOWLEDGE = ("greybox", "adaptive", "blackbox")
-TOLERANCE = 1e-6  # equal to robustlit.threat.TOLERANCE, which cannot be imported without torch
 VERSION = 1  # of the columns and their meaning; raised when either changes
 TABLE, META = "examples.parquet", "evaluation.json"
 FORMER_NAME, CURRENT_NAME = "ensemble", "worst_case"  # of WorstCase: tables written before the renaming hold the first
+_MOST_ROWS, _MOST_BYTES = 50_000_000, 4 * 2**30  # ImageNet, 40 attacks and budgets: 2 million rows
 _KINDS = {"bool": "b", "int64": "iu", "float64": "fiu"}
 _STORED = {"bool": "<u1", "int64": "<i8", "float64": "<f8"}  # for the digest
+_LONGEST = 200  # characters of another library's error
 _KEY = ("index", "attack", "knowledge", "norm", "eps")  # identifies a row
 _AGAIN = "evaluate the checkpoint again (robustlit evaluate CHECKPOINT)"
 
@@ -46,9 +50,8 @@ def check_columns(table: pd.DataFrame) -> None:
 
 def write_table(folder: Path, table: pd.DataFrame, meta: dict[str, Any]) -> None:
     """Write `examples.parquet` and `evaluation.json` into `folder`, which is created."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(folder / TABLE, index=False)
-    (folder / META).write_text(json.dumps({"table": VERSION, **meta}, indent=2) + "\n")
+    write_file(folder / TABLE, table.to_parquet(index=False, write_page_checksum=True))
+    write_file(folder / META, json.dumps({"table": VERSION, **meta}, indent=2) + "\n")
 
 
 def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -65,9 +68,11 @@ def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise EvaluationError(f"there is no {TABLE} in {folder}; give a run folder (runs/NAME) that was evaluated")
     meta = _read_meta(folder)
     try:
-        table = pd.read_parquet(folder / TABLE)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"cannot read the evaluation in {folder}: {error}; {_AGAIN}") from error
+        _check_size(folder / TABLE)
+        table = pd.read_parquet(folder / TABLE, page_checksum_verification=True)
+    except Exception as error:  # pyarrow and pandas raise many kinds for a damaged file
+        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        raise EvaluationError(f"cannot read the evaluation in {folder}: {reason}; {_AGAIN}") from error
     try:
         check_columns(table)
     except EvaluationError as error:
@@ -78,7 +83,19 @@ def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         if kind in _KINDS and table[column].dtype.kind not in _KINDS[kind]:
             found = table[column].dtype
             raise EvaluationError(f"{folder}: the column {column!r} must hold {kind}, it holds {found}; {_AGAIN}")
+        if kind == "str" and not table[column].map(type).eq(str).all():
+            raise EvaluationError(f"{folder}: the column {column!r} must hold text in every row; {_AGAIN}")
     return _with_current_names(table, meta)
+
+
+def _check_size(file: Path) -> None:
+    """Raise a ValueError for a table that unpacks to more than memory: repeated values take no room in the file."""
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(file)
+    size = sum(about.row_group(k).total_byte_size for k in range(about.num_row_groups))
+    if about.num_rows > _MOST_ROWS or size > _MOST_BYTES:
+        raise ValueError(f"it has {about.num_rows} rows of {size} bytes, more than {_MOST_ROWS} or {_MOST_BYTES}")
 
 
 def _with_current_names(table: pd.DataFrame, meta: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -100,7 +117,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         warnings.warn(f"there is no {META} beside {folder / TABLE}: {unknown}", stacklevel=4)
         return {}
     try:
-        meta = json.loads(path.read_text())
+        meta = read_json(path)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read the evaluation in {folder}: {META}: {error}; {_AGAIN}") from error
     if not isinstance(meta, dict):

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustlit.files import write_file
+from robustlit.results.files import read_json
 from robustlit.results.table import TABLE, EvaluationError, digest, read_table
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ class Verdict:
         return self._judged((evaluation.whole or evaluation).digest)
 
     def other_table(self, n: int) -> str:
-        """Say in words that this verdict judged another table than the one here, of `n` examples."""
+        """Return a phrase that this verdict judged another table than the one here, of `n` examples."""
         if self.evaluated in (None, n):
             return "judged another table than the one here (of as many examples, with other results)"
         return f"judged another table than the one here (of {self.evaluated} examples; here are {n})"
@@ -127,11 +129,9 @@ class Verdict:
     def save(self, folder: str | Path) -> Path:
         """Write `verdict.json` into `folder`, which is created if needed."""
         path = Path(folder) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         # JSON has neither NaN nor inf: None stands for both.
         finite = json.loads(json.dumps(self.to_dict()), parse_constant=lambda _: None)
-        path.write_text(json.dumps(finite, indent=2) + "\n")
-        return path
+        return write_file(path, json.dumps(finite, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Verdict:
@@ -155,7 +155,7 @@ class Verdict:
     def read(cls, file: Path) -> Verdict:
         """Read one file, as `load` does, without a look at the table beside it."""
         try:
-            stored = json.loads(file.read_text())
+            stored = read_json(file)
             checks = [Check(**check) for check in stored["checks"]]
             tie = {name: stored.get(name) for name in ("table", "evaluated")}
             needed = {name: stored[name] for name in ("profile", "n", "norm", "eps", "seed", "passes", "share")}

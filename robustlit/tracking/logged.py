@@ -115,15 +115,15 @@ def of_folders(folders: Sequence[Path]) -> list[Summary]:
 
 
 def _of_folder(folder: Path) -> Summary:
-    import yaml  # type: ignore[import-untyped]
-    from omegaconf import OmegaConf
-
     from robustlit.results import Evaluation
+    from robustlit.results.files import read_yaml
 
     file = folder / "config.yaml"
     try:
-        config: Any = OmegaConf.load(file) if file.is_file() else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        config: Any = read_yaml(file) if file.is_file() else {}
+        if not isinstance(config, dict):
+            raise ValueError("it holds no names with values")
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({' '.join(str(error).split())}); leave the run out") from None
     evaluation, names = Evaluation.load(folder), []
     for attack, knowledge in evaluation.runs:

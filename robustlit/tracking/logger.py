@@ -63,7 +63,7 @@ def wandb_logger(
     options: dict[str, Any] = {"project": None, "name": name, "group": group, "job_type": job_type, "tags": tags}
     options |= {"config": config, "save_dir": folder, "resume": "allow", "log_model": False, **own}
     mode, reason = _mode(folder, run_id)
-    if not is_main_process():  # its `experiment` is a dummy: one process of a run speaks to W&B
+    if not is_main_process():  # its `experiment` is a dummy: only the main process logs to W&B
         return WandbLogger(**options, mode=mode)
     try:
         return _start(options, mode, reason)

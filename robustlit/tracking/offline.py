@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,24 +82,49 @@ class Kept:
         return f"{relative(self.run)}  {place}  {size}  {state if self.ended else 'still being written'}"
 
 
-def find_kept(folders: Sequence[Path]) -> list[Kept]:
+def find_kept(folders: Sequence[Path], left_out: Callable[[str], None] | None = None) -> list[Kept]:
     """Return the W&B runs in run folders, or in folders of them, oldest first.
 
+    Args:
+        folders: Run folders, or folders of them.
+        left_out: Called with a line for each folder that is missing, cannot be read or holds no run, as `runs/*` may
+            name some. None raises for such a folder.
+
     Raises:
-        ValueError: A folder that is missing or holds no runs.
+        ValueError: No folder is left.
     """
     found: dict[Path, Kept] = {}
+    failed: list[str] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; {USAGE}")
-        runs = [folder] if _is_run(folder) else sorted(f for f in folder.iterdir() if f.is_dir() and _is_run(f))
-        if not runs:
-            raise ValueError(f"{folder} is no run folder and holds none: a run has a config.yaml or a wandb/ folder")
-        for run in runs:
-            for file in run.glob("wandb/*run-*/*.wandb"):
-                if not file.parent.is_symlink():  # wandb/latest-run
-                    found[file.resolve()] = Kept(run, file)
+        try:
+            found |= _kept_in(folder)
+        except (ValueError, OSError) as error:
+            text = (
+                str(error) if isinstance(error, ValueError) else f"{folder} cannot be read: {error.strerror or error}"
+            )
+            if left_out is None or len(folders) == 1:
+                raise ValueError(text) from None
+            failed.append(text)
+    for text in failed:
+        assert left_out is not None
+        left_out(f"left out: {text}")
+    if folders and len(failed) == len(folders):
+        raise ValueError(f"none of these {len(folders)} folders holds a run; {USAGE}")
     return sorted(found.values(), key=lambda k: k.file.parent.name.removeprefix("offline-"))
+
+
+def _kept_in(folder: Path) -> dict[Path, Kept]:
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; {USAGE}")
+    runs = [folder] if _is_run(folder) else sorted(f for f in folder.iterdir() if f.is_dir() and _is_run(f))
+    if not runs:
+        raise ValueError(f"{folder} is no run folder and holds none: a run has a config.yaml or a wandb/ folder")
+    found = {}
+    for run in runs:
+        for file in run.glob("wandb/*run-*/*.wandb"):
+            if not file.parent.is_symlink() and file.is_file():  # wandb/latest-run
+                found[file.resolve()] = Kept(run, file)
+    return found
 
 
 def waits_for_upload(folder: Path, run_id: str) -> bool:

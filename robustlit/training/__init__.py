@@ -4,6 +4,7 @@ from robustlit.training.advgan import AdvGANTraining
 from robustlit.training.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from robustlit.training.classifier import RobustClassifier
 from robustlit.training.denoiser import DenoiserTraining
+from robustlit.training.finite import NonFiniteError
 from robustlit.training.modules import (
     BaseCNNClassifier,
     JumpReLUClassifier,
@@ -15,19 +16,8 @@ from robustlit.training.modules import (
 from robustlit.training.substitute import Distilled, SubstituteTraining, distil
 
 __all__ = [
-    "AdvGANTraining",
-    "BaseCNNClassifier",
-    "CheckpointError",
-    "DenoiserTraining",
-    "Distilled",
-    "JumpReLUClassifier",
-    "LabelEmbeddingClassifier",
-    "PGDAdversarialClassifier",
-    "RandomJumpReLUClassifier",
-    "RobustClassifier",
-    "SubstituteTraining",
-    "TRADESClassifier",
-    "distil",
-    "load_classifier",
-    "read_checkpoint",
-]
+    "AdvGANTraining", "BaseCNNClassifier", "CheckpointError", "DenoiserTraining", "Distilled", "JumpReLUClassifier",
+    "LabelEmbeddingClassifier", "NonFiniteError", "PGDAdversarialClassifier",
+    "RandomJumpReLUClassifier", "RobustClassifier",
+    "SubstituteTraining", "TRADESClassifier", "distil", "load_classifier", "read_checkpoint",
+]  # fmt: skip

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -15,10 +14,12 @@ from torch.optim import Optimizer
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice, check_not_negative
 from robustlit.classifier import check_labels
+from robustlit.files import write_tensors
 from robustlit.models.generator import AdvGANGenerator, perturb, save_generator
 from robustlit.threat import check_eps, check_images
 from robustlit.training.checkpoint import pack
-from robustlit.training.classifier import Batch, step_seed
+from robustlit.training.classifier import step_seed
+from robustlit.training.finite import Batch, GuardedTraining
 from robustlit.training.fooling import Fooling, goal_of
 from robustlit.training.substitute import ADAM, Oracle, distillation_loss
 
@@ -26,7 +27,7 @@ MODES = ("white_box", "black_box")
 DISTILLATIONS = ("static", "dynamic")
 
 
-class AdvGANTraining(pl.LightningModule):
+class AdvGANTraining(GuardedTraining):
     """Train AdvGAN's generator; the attack that uses it is `robustlit.attacks.AdvGAN`.
 
     Xiao, Li, Zhu, He, Liu, Song: Generating adversarial examples with adversarial networks, 2018, arXiv:1801.02610. The
@@ -102,13 +103,10 @@ class AdvGANTraining(pl.LightningModule):
             raise ValueError("static distillation without distillation_epochs would leave the substitute untrained")
         if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target < 0):
             raise ValueError(f"target must be a class, a whole number of at least 0, or None, got {target!r}")
-        for name, value in (
-            ("confidence", confidence),
-            ("gan_weight", gan_weight),
-            ("hinge_weight", hinge_weight),
-            ("hinge_bound", hinge_bound),
-        ):
-            check_not_negative(value, name)
+        check_not_negative(confidence, "confidence")
+        check_not_negative(gan_weight, "gan_weight")
+        check_not_negative(hinge_weight, "hinge_weight")
+        check_not_negative(hinge_bound, "hinge_bound")
         self.automatic_optimization = False
         self.net = net.eval()
         self.generator, self.discriminator = generator, discriminator
@@ -155,7 +153,8 @@ class AdvGANTraining(pl.LightningModule):
         return [self._optimizer(net.parameters()) for net in nets if net is not None]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the step and check the first batch of an epoch."""
+        """Check the batch, and in the first of an epoch the nets; seed the step."""
+        super().on_train_batch_start(batch, batch_idx)
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
         if batch_idx == 0:
             self._check(batch)
@@ -211,7 +210,7 @@ class AdvGANTraining(pl.LightningModule):
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        self.manual_backward(self.guarded(loss))
         optimizer.step()
 
     # Evaluation
@@ -240,13 +239,12 @@ class AdvGANTraining(pl.LightningModule):
         self._fooling = Fooling(self.oracle, self.target)
         if self.folder is None or not self.trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.generator, AdvGANGenerator):
             save_generator(self.generator, self.folder / "generator.pt")
         if self.substitute is not None:
             weights = {f"net.{name}": value for name, value in self.substitute.state_dict().items()}
             config = None if self.config is None else {**self.config, "model": self.config["module"]["substitute"]}
-            torch.save({"state_dict": weights, "robustlit": pack(config)}, self.folder / "substitute.ckpt")
+            write_tensors(self.folder / "substitute.ckpt", {"state_dict": weights, "robustlit": pack(config)})
 
     def on_test_epoch_end(self) -> None:
         """Log the means over the test split."""
@@ -268,6 +266,7 @@ class AdvGANTraining(pl.LightningModule):
         with Victim(self.net, x[:1]) as victim:
             classes = victim.logits(x[:1]).shape[1]
         check_labels(y, len(x), classes)
+        self.num_classes = classes  # of the victim: those of every batch are checked
         if self.target is not None and self.target >= classes:
             raise ValueError(f"target must be a class in [0, {classes - 1}] of this victim, got {self.target}")
         if self.substitute is not None:
@@ -279,7 +278,11 @@ class AdvGANTraining(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the recipe and the count of queries; the victim's weights are `net.*`, as those of any classifier."""
+        """Refuse weights that are not finite; add the recipe and the count of queries.
+
+        The victim's weights are `net.*`, as those of any classifier.
+        """
+        super().on_save_checkpoint(checkpoint)
         checkpoint["robustlit"] = pack(self.config)
         checkpoint["queries"] = self.queries
 

@@ -14,20 +14,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack
-from robustlit.classifier import can_reject, check_labels, check_logits
+from robustlit.classifier import can_reject, check_labels, check_logits, predicted
 from robustlit.objectives import Objective
 from robustlit.objectives.objective import Scheduled
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
+from robustlit.training.finite import Batch, GuardedTraining
 
-Batch = tuple[Tensor, ...]  # images (B, C, H, W), classes (B,), and, if the loader knows it, example numbers (B,)
 
-
-class RobustClassifier(pl.LightningModule):
+class RobustClassifier(GuardedTraining):
     """Train a classifier on an objective and validate how robust it is.
 
     Logs `train/loss`, `train/accuracy` (on the inputs trained on: adversarial ones for an adversarial objective),
     `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the checkpoint by it), `test/accuracy`.
+    Logits that name no class count as wrong. What is not finite stops the training: see `GuardedTraining`.
 
     Args:
         net: From images (B, C, H, W) in [0, 1] to logits (B, num_classes). Its weights are the checkpoint's `net.*`.
@@ -42,8 +42,9 @@ class RobustClassifier(pl.LightningModule):
         config: The composed recipe as plain containers, stored in the checkpoint so that the net can be rebuilt.
 
     Raises:
-        ValueError: In the first batch of an epoch, for images outside [0, 1] or not finite, classes out of range,
-            logits that are not (B, K).
+        ValueError: In any batch, for images outside [0, 1] or not finite, classes out of range; in the first of an
+            epoch, for logits that are not (B, K).
+        NonFiniteError: A loss, gradient or weight that is not finite.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class RobustClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the step and check the first batch of an epoch."""
+        """Check the batch, and in the first of an epoch the logits; seed the step."""
+        super().on_train_batch_start(batch, batch_idx)
         seed = step_seed(self.seed, self.global_step, self.global_rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds every backend: 0.1 ms
         if self.device.type == "cuda":
@@ -110,11 +112,11 @@ class RobustClassifier(pl.LightningModule):
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
         output = self.objective(self.net, x, y)
-        self.train_accuracy.update(output["logits"].detach(), y)
+        self.train_accuracy.update(predicted(output["logits"].detach()), y)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0 or self.trainer.is_last_batch:
             self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
-        return output["loss"]
+        return self.guarded(output["loss"])
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the inputs trained on."""
@@ -127,13 +129,13 @@ class RobustClassifier(pl.LightningModule):
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
-        self.val_accuracy.update(self._evaluated(x), y)
+        self.val_accuracy.update(predicted(self._evaluated(x)), y)
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
         if self.validation_attack is not None:
             # The same draws at every epoch and for any number of processes, so that epochs are comparable.
             index = batch[2] if len(batch) > 2 else torch.arange(len(y), device=y.device) + batch_idx * len(y)
             result = self.validation_attack.run(self.net, x, y, index=index, seed=0)
-            # An example is robust when the attack failed; by the prediction alone NaN logits could count as robust.
+            # An example is robust when the attack failed.
             prediction = torch.where(result.success, (y + 1) % self.num_classes, y)
             self.val_robust_accuracy.update(prediction, y)
             self.log("val/robust_accuracy", self.val_robust_accuracy, on_step=False, on_epoch=True)
@@ -143,7 +145,7 @@ class RobustClassifier(pl.LightningModule):
         x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
-        self.test_accuracy.update(self._evaluated(x), y)
+        self.test_accuracy.update(predicted(self._evaluated(x)), y)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
 
     def _evaluated(self, x: Tensor) -> Tensor:
@@ -170,7 +172,8 @@ class RobustClassifier(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the recipe, as plain containers."""
+        """Add the recipe, as plain containers; refuse weights that are not finite."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["robustlit"] = pack(self.config)
 
 

@@ -1,4 +1,4 @@
-"""Training of a denoiser: the autoencoder in front of a frozen classifier."""
+"""Train a denoiser: the autoencoder in front of a frozen classifier."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.checks import check_choice, check_not_negative
 from robustlit.classifier import undefended
 from robustlit.defenses.denoiser import Denoiser
+from robustlit.objectives.inner import check_inner_attack
 from robustlit.objectives.objective import ObjectiveOutput
 from robustlit.threat import check_eps
 from robustlit.training.classifier import Batch, RobustClassifier
@@ -40,8 +41,8 @@ class Denoising:
         noise: Standard deviation, in pixel units, of the Gaussian noise on the inputs that are not adversarial, which
             are then clipped to [0, 1]; 0 leaves them clean.
         share: Share of a batch, in [0, 1], that is adversarial.
-        attack: Crafts these: FGSM, BIM, MIM or PGD without restarts; needed for a share above 0.
-        eps: Least and largest budget in pixel units, between which each batch's is drawn; None is the attack's own.
+        attack: The attack that crafts them: FGSM, BIM, MIM or PGD without restarts; needed for a share above 0.
+        eps: Least and largest budget in pixel units: each batch's is drawn between them; None is the attack's own.
         knowledge: "greybox" crafts them on the classifier alone; "adaptive" through the autoencoder of that step, which
             is adversarial training of the autoencoder.
 
@@ -74,10 +75,7 @@ class Denoising:
                     f"share={self.share} of adversarial inputs needs an attack, e.g. PGD(eps=0.3, steps=7)"
                 )
             return
-        if not isinstance(self.attack, GradientAscent):
-            raise ValueError(f"attack must be FGSM, BIM, MIM or PGD, got {type(self.attack).__name__}")
-        if getattr(self.attack, "restarts", 1) != 1:
-            raise ValueError(f"restarts must be 1 in training, which climbs once a step, got {self.attack!r}")
+        check_inner_attack(self.attack)
         if self.eps is not None:
             bounds = [check_eps(eps, self.attack.norm) for eps in self.eps]
             if len(bounds) != 2 or bounds[0] > bounds[1]:

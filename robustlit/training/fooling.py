@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.losses import Criterion
+from robustlit.classifier import predicted
 from robustlit.models.generator import perturb
 from robustlit.threat import distance
 from robustlit.training.substitute import Oracle, agrees
@@ -36,14 +37,14 @@ class Fooling:
     def add(self, x: Tensor, y: Tensor, generator: nn.Module, eps: float, substitute: nn.Module | None = None) -> None:
         """Attack a batch of images (B, C, H, W) and classes (B,); `substitute` is compared with the victim."""
         clean = self.oracle(x)
-        right = clean.argmax(1) == y
+        right = predicted(clean) == y
         found = {"accuracy": right, "robust_accuracy": right.clone()}
         rows = torch.nonzero(right if self.target is None else right & (y != self.target)).squeeze(1)
         with torch.autocast(x.device.type, enabled=False):  # in float32, as attacks are evaluated
             x_adv = perturb(generator, x[rows], eps)
         if len(rows):
             answers = self.oracle(x_adv)
-            found["robust_accuracy"][rows] = answers.argmax(1) == y[rows]
+            found["robust_accuracy"][rows] = predicted(answers) == y[rows]
             found["fooling_rate"] = goal_of(y[rows], self.target).reached(answers)
             found["l2"] = distance(x_adv, x[rows], "l2")
         if substitute is not None:

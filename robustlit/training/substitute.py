@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
+from robustlit.attacks.memory import OutOfMemoryError, is_out_of_memory
 from robustlit.attacks.victim import Victim
+from robustlit.classifier import names_class, predicted
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
-from robustlit.training.classifier import Batch, step_seed
+from robustlit.training.classifier import step_seed
+from robustlit.training.finite import Batch, GuardedTraining
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)  # the optimizer where none is given
 
@@ -44,7 +47,9 @@ class Oracle:
         with Victim(self._model, x) as victim:
             logits = victim.logits(x)
             self.queries += int(victim.forwards.sum())
-        return logits.float().softmax(1)
+        # A single +inf is a class, of probability 1; logits that name no class become NaN.
+        chances = logits.float().clamp(max=torch.finfo(torch.float32).max).softmax(1)
+        return torch.where(names_class(logits).unsqueeze(1), chances, torch.nan)
 
     def to(self, device: torch.device) -> None:
         """Move the model to the device of the images."""
@@ -52,11 +57,11 @@ class Oracle:
 
 
 def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
-    """Return the mean over the batch of KL(answers || softmax(logits)); both (B, K)."""
-    return F.kl_div(logits.float().log_softmax(1), answers, reduction="batchmean")
+    """Return the mean over the batch of KL(answers || softmax(logits)); both (B, K). NaN as answer teaches nothing."""
+    return F.kl_div(logits.float().log_softmax(1), answers.nan_to_num(), reduction="batchmean")
 
 
-class SubstituteTraining(pl.LightningModule):
+class SubstituteTraining(GuardedTraining):
     """Distil a net from a victim's probabilities: the substitute of a black-box transfer attack.
 
     Hinton, Vinyals, Dean: Distilling the knowledge in a neural network, 2015, arXiv:1503.02531, at temperature 1,
@@ -101,16 +106,15 @@ class SubstituteTraining(pl.LightningModule):
         self.oracle.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the step and check the first batch of an epoch."""
+        """Check the batch and seed the step."""
+        super().on_train_batch_start(batch, batch_idx)
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
-        if batch_idx == 0:
-            check_images(batch[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss against the victim's answers on the batch."""
         loss = distillation_loss(self.net(batch[0]), self.oracle(batch[0]))
         self.log("train/loss", loss)
-        return loss
+        return self.guarded(loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compare the predictions of both."""
@@ -124,6 +128,7 @@ class SubstituteTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the recipe, as plain containers, and the count of queries."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["robustlit"] = pack(self.config)
         checkpoint["queries"] = self.oracle.queries
 
@@ -135,7 +140,8 @@ class SubstituteTraining(pl.LightningModule):
 def agrees(substitute: nn.Module, answers: Tensor, x: Tensor) -> Tensor:
     """Return (B,) bool: the substitute predicts for images (B, ...) the most probable class of the answers (B, K)."""
     with Victim(substitute, x) as held:
-        return held.logits(x).argmax(1) == answers.argmax(1)
+        ours, theirs = predicted(held.logits(x)), predicted(answers)
+    return (ours == theirs) & (ours >= 0)  # two that name no class do not agree
 
 
 @dataclass
@@ -176,8 +182,11 @@ def distil(
         held_out: Share of the images, the last ones, on which the agreement is measured.
         seed: Seed of the order of the images.
 
+    Where memory does not suffice, it starts anew with batches of half the size.
+
     Raises:
         ValueError: Images outside [0, 1] or too few, epochs or held_out out of range.
+        OutOfMemoryError: Memory does not suffice for a single image.
     """
     check_images(images)
     if epochs < 1:
@@ -185,8 +194,32 @@ def distil(
     if not 0 < held_out < 1 or len(images) < 2:
         raise ValueError(f"held_out must be a share in (0, 1) of at least 2 images, got {held_out} of {len(images)}")
     kept = min(len(images) - 1, max(1, round(held_out * len(images))))
-    module = SubstituteTraining(victim, net, optimizer=partial(torch.optim.Adam, lr=lr), seed=seed)
-    order = torch.Generator().manual_seed(seed)
+    before, sizes = (
+        {name: value.clone() for name, value in net.state_dict().items()},
+        (batch_size, max(batch_size, 500)),
+    )
+    while True:
+        module = SubstituteTraining(victim, net, optimizer=partial(torch.optim.Adam, lr=lr), seed=seed)
+        try:
+            return _distilled(module, images, kept, epochs, sizes)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if sizes[0] == 1:
+                raise OutOfMemoryError(
+                    "out of memory in distilling a substitute on a single image: free memory, run on a device that has "
+                    "more, or give a net that is distilled elsewhere: substitute=CHECKPOINT"
+                ) from None
+        sizes = (sizes[0] // 2, sizes[0] // 2)
+        warnings.warn(f"out of memory in distilling a substitute: again with batches of {sizes[0]}", stacklevel=2)
+        net.load_state_dict(before)
+        if images.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _distilled(module: SubstituteTraining, images: Tensor, kept: int, epochs: int, sizes: tuple[int, int]) -> Distilled:
+    """Fit a module on all but the last `kept` images, in batches of these sizes in training and validation."""
+    net, order = module.net, torch.Generator().manual_seed(module.seed)
     train, val = TensorDataset(images[:-kept]), TensorDataset(images[-kept:])
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -201,8 +234,6 @@ def distil(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the images are in memory
-        trainer.fit(
-            module, DataLoader(train, batch_size, shuffle=True, generator=order), DataLoader(val, max(batch_size, 500))
-        )
+        trainer.fit(module, DataLoader(train, sizes[0], shuffle=True, generator=order), DataLoader(val, sizes[1]))
     net.to(images.device).eval()  # Lightning leaves it on the CPU
     return Distilled(net, float(trainer.callback_metrics["val/agreement"]), module.oracle.queries)

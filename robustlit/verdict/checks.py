@@ -95,7 +95,7 @@ CHECKS = (
     CheckSpec(15, "randomness is accounted for", 0.0, ATHALYE, WIDE, from_model.randomness, cost=votes(10),
               advice="the model is random: wrap it in EOT(model, 20), so that gradients and judgements are averages"),
     CheckSpec(16, "outputs are logits", 0.0, AUTOATTACK, WIDE, from_model.outputs, cost=votes(5),
-              advice="find out where they overflow; what is not finite counts for no attack"),
+              advice="find out where they overflow; where they name no class the model counts as broken"),
     CheckSpec(17, "without the defense the network is broken", 0.05, CARLINI, FEW, from_attacks.ablation,
               needs=(GRADIENT, DEFENSE),
               advice="the attack is too weak, or the network was robust by itself; evaluate it alone with WorstCase"),

@@ -18,9 +18,9 @@ from robustlit.verdict.spec import FEW, FEWEST, HARD, WIDE
 
 TOO_SMALL = "what a quick verdict may cost pays for too few examples; evaluate more images, or take the full profile"
 _NONE_ROBUST = "no example is robust at this budget, so its accuracy cannot be overstated"
-_NONE_RIGHT = "no example is classified right"
+_NONE_RIGHT = "no example is classified correctly"
 _MOST_COMPARED = 2000  # images that the distance between classes is measured on
-_POOL = 2  # as many robust examples at least count as near the boundary by the table, as are then attacked
+_POOL = 2  # times the examples to attack: so many at least are taken as near the boundary by the table
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Context:
     """What the checks of one verdict work with."""
 
     evaluation: Evaluation  # that is judged
-    images: Tensor  # (N, C, H, W), all of the evaluation, classified right or wrong
+    images: Tensor  # (N, C, H, W), all of the evaluation, misclassified ones too
     labels: Tensor  # (N,)
-    right: Probe  # the rightly classified examples
+    right: Probe  # the correctly classified examples
     sizes: Mapping[str, int]  # number of examples in each sample
     allowed: int | None  # passes that all checks together may cost; None in the full profile
     substitute: nn.Module | None  # a network distilled from the model, to craft on

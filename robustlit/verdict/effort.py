@@ -13,9 +13,9 @@ from robustlit.classifier import attack_view, draws_of, is_stochastic
 from robustlit.results.evaluation import Evaluation
 from robustlit.verdict.spec import FEW, HARD, WIDE, CheckSpec
 
-SHARE = 0.1  # of the evaluation's passes, which a quick verdict may cost
-# Passes that it may cost where that is less, for each image of the evaluation and in all: a tenth of the passes over
-# one or two hundred images, or over a net that every attack breaks at once, pays for no check.
+SHARE = 0.1  # of the evaluation's passes: the most that a quick verdict costs
+# Where that is less: passes for each image of the evaluation, and their largest total. A tenth of the passes over one
+# or two hundred images, or over a net that every attack breaks at once, pays for no check.
 LEAST_EACH, LEAST = 100, 10_000
 PLANNED, SPENT = 0.8, 0.95  # shares of these passes: planned, and what the last check may use up
 # Shares of the planned passes for each sample, and Square's queries in the two profiles: with these, `robustlit
@@ -41,7 +41,7 @@ class Price:
 
 
 def price_of(model: nn.Module, attack: BudgetAttack, evaluation: Evaluation, eps: float) -> Price:
-    """Read off the evaluation what one more look at an example costs."""
+    """Return what one more probe of an example costs, from the evaluation's table."""
     rows = evaluation.table
     rows = rows[(rows["norm"] == attack.norm) & ((rows["eps"] - eps).abs() < 1e-9) & ~rows["success"]]
     own = rows[rows["attack"] == attack.name] if attack.name in rows["attack"].values else rows

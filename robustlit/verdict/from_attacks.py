@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from robustlit.attacks import DDN, FGSM, PGD, JointAttack, NearestL2, Square, Transfer
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import rounded_up
 from robustlit.classifier import attack_view, can_reject, is_stochastic, undefended
-from robustlit.results.table import TOLERANCE
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check
 from robustlit.verdict.context import Context
 from robustlit.verdict.effort import QUERIES, QUICK_QUERIES, QUICK_SHARE_IN_L2, steps_of, votes_of
@@ -59,7 +59,7 @@ def smaller_budget(spec: CheckSpec, context: Context) -> Check:
 
 def nearest_in_l2(spec: CheckSpec, context: Context) -> Check:
     """5: DDN, and NearestL2 on what it leaves, break all but a few examples half way to another class."""
-    within = context.half_way + TOLERANCE
+    within = rounded_up(context.half_way, "l2")
     few = context.few.first(_MOST_IN_L2 if context.full else max(FEWEST, len(context.few) // QUICK_SHARE_IN_L2))
     left = few
     for attack in (DDN(), NearestL2()):
@@ -187,7 +187,7 @@ def detector(spec: CheckSpec, context: Context) -> Check:
 
 
 def _rates(context: Context) -> str:
-    """Say in words how many clean images, classified right or wrong, and how many attacked ones the detector flags."""
+    """Return a phrase: the shares of clean images, misclassified ones too, and of attacked ones that are flagged."""
     few, clean = context.few, context.images[: context.sizes[WIDE]]
     crafted = few.run(Transfer(PGD(eps=few.eps, norm=few.norm), undefended(few.model))).x_adv
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustlit.results.table import DISTANCES, TOLERANCE
+from robustlit.checks import rounded_up
+from robustlit.results.table import DISTANCES
 from robustlit.results.verdict import Check
 from robustlit.verdict.context import Context
 from robustlit.verdict.effort import minimal_in_l2, several_budgets
@@ -22,7 +23,7 @@ def valid(spec: CheckSpec, context: Context) -> Check:
     wrong = np.zeros(len(found), dtype=bool)
     for norm in found["norm"].unique():
         rows = (found["norm"] == norm).to_numpy()
-        wrong[rows] = found[str(norm)][rows] > found["eps"][rows].fillna(np.inf) + TOLERANCE
+        wrong[rows] = found[str(norm)][rows] > rounded_up(found["eps"][rows].fillna(np.inf), str(norm))
     wrong |= ~np.isfinite(found[list(DISTANCES)]).all(axis=1).to_numpy()
     names = ", ".join(found["attack"][wrong].unique())
     named = replace(spec, advice=f"{names} {spec.advice}")
@@ -59,7 +60,7 @@ def plausible(spec: CheckSpec, context: Context) -> Check | None:
     if not minimal_in_l2(context.evaluation):
         return None
     reach = context.evaluation.least_distances(None, distance="l2")
-    return robust_half_way(spec, context, int((reach > context.half_way + TOLERANCE).sum()), context.evaluation.n)
+    return robust_half_way(spec, context, int((reach > rounded_up(context.half_way, "l2")).sum()), context.evaluation.n)
 
 
 def robust_half_way(spec: CheckSpec, context: Context, count: int, n: int) -> Check:
@@ -94,7 +95,7 @@ def _broken(context: Context, attack: str | None = None, knowledge: str = "adapt
     """Return which examples (n,) an attack, or all of that knowledge, broke within the budget."""
     right = context.right
     reach = context.evaluation.least_distances(attack, distance=right.norm, knowledge=knowledge)
-    return reach <= right.eps + TOLERANCE
+    return reach <= rounded_up(right.eps, right.norm)
 
 
 def _alone(spec: CheckSpec, context: Context, attack: str, found: str) -> Check | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD, Attack, BudgetAttack
+from robustlit.attacks.memory import is_out_of_memory
 from robustlit.checks import check_choice
 from robustlit.evaluation.batches import batches_of
 from robustlit.results.evaluation import Evaluation
@@ -21,6 +22,7 @@ from robustlit.verdict.probe import Probe, robust_examples
 from robustlit.verdict.spec import FEW, HARD, TABLE, WIDE, CheckSpec
 
 PROFILES = ("quick", "full")
+_NO_MEMORY = "memory does not suffice for this check; judge on a device with more, or fewer images in the quick profile"
 _TURNS = (TABLE, WIDE, FEW, HARD)  # the order in which the samples are looked at
 
 
@@ -36,8 +38,9 @@ def verdict(
         model, data: As they were given to `evaluate`.
         attacks: The attacks of the evaluation, which are then probed with more steps; None takes PGD.
         norm, eps: The budget to judge, eps in pixel units; None takes the first budget attack's own.
-        profile: "quick" (as many examples as cost a tenth of the evaluation's passes, or 10 000 where that is less;
-            checks 7 and 11 not of ensembles, not 19) or "full" (500 examples).
+        profile: "quick" (as many examples as a tenth of the evaluation's passes pays for, or 100 passes for each image,
+            at most 10 000, where that is more; no check 19, and 7 and 11 only for attacks with steps) or "full" (500
+            examples).
         substitute: A network distilled from the model, for check 14 of a model without a defense.
         seed: Seed of the probes.
 
@@ -78,7 +81,12 @@ def make_check(spec: CheckSpec, context: Context) -> Check:
             return spec.check(PASS, need.otherwise, 0.0, spec.limit) if need.passes else spec.undecided(need.otherwise)
     if spec.look is None or (not context.full and context.sizes[spec.sample] < spec.fewest):
         return spec.check(INCONCLUSIVE, TOO_SMALL)
-    return spec.look(spec, context)
+    try:
+        return spec.look(spec, context)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return spec.undecided(_NO_MEMORY)
 
 
 def _examples(data: Any, model: nn.Module, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:

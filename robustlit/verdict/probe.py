@@ -16,9 +16,11 @@ from robustlit.attacks import Attack, BudgetAttack
 from robustlit.attacks.attack import AttackResult
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
+from robustlit.attacks.memory import Pieces
 from robustlit.attacks.victim import Victim
+from robustlit.checks import rounded_up
 from robustlit.results.evaluation import Evaluation
-from robustlit.threat import TOLERANCE, Ball, expand
+from robustlit.threat import Ball, expand
 
 _SCREENING_STEPS = 5  # of the ascent that ranks examples by their distance to the decision boundary
 RELATIVE_STEP = 2.5  # step size x steps / eps, as in Madry et al. 2018, arXiv:1706.06083
@@ -27,7 +29,7 @@ _GROUPS = 20  # distances that differ by less than a twentieth of eps count as e
 
 @dataclass
 class Probe:
-    """Some rightly classified examples, and which of them the evaluation's attacks did not break."""
+    """Some correctly classified examples, and which of them the evaluation's attacks did not break."""
 
     model: nn.Module  # as evaluated
     x: Tensor  # images (m, C, H, W)
@@ -40,6 +42,7 @@ class Probe:
     seed: int
     represents: int = 0  # number of examples that these are the nearest to the boundary of; 0 if chosen otherwise
     meter: Counter[str] = field(default_factory=Counter)  # the "passes" spent, shared by all parts of a probe
+    pieces: Pieces = field(default_factory=Pieces)  # in which memory suffices for an attack
 
     def __len__(self) -> int:
         return len(self.y)
@@ -80,7 +83,11 @@ class Probe:
         net = self.model if model is None else model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the checks report what it would warn of
-            result = attack.run(net, self.x, self.y, index=self.index, seed=self.seed)
+            found = self.pieces.done(
+                lambda r: attack.run(net, self.x[r], self.y[r], index=self.index[r], seed=self.seed),
+                torch.arange(len(self), device=self.y.device), attack.name,
+            )  # fmt: skip
+        result = AttackResult.joined(found)
         self.meter["passes"] += int((result.forwards + result.backwards).sum())
         return result
 
@@ -139,11 +146,11 @@ def corner(ball: Ball, uniform: Tensor) -> Tensor:
 
 
 def robust_examples(evaluation: Evaluation, norm: str, eps: float) -> dict[int, bool]:
-    """Return for each rightly classified example, by its number, whether no adaptive attack broke it within eps."""
+    """Return for each correctly classified example, by its number, whether no adaptive attack broke it within eps."""
     reach = evaluation.least_distances(None, distance=norm)
     examples = evaluation.table.drop_duplicates("index").sort_values("index")
     each = zip(examples["index"], examples["clean"], reach, strict=True)
-    return {int(number): bool(least > eps + TOLERANCE) for number, clean, least in each if clean}
+    return {int(number): bool(least > rounded_up(eps, norm)) for number, clean, least in each if clean}
 
 
 def nearest_of(
@@ -160,7 +167,7 @@ def nearest_of(
         count, enough: Numbers of examples to choose, drawn by `seed`, and that the groups must hold at least.
 
     Returns:
-        Their numbers in the data set, ascending, and how many rightly classified examples they represent: all, or the
+        Their numbers in the data set, ascending, and how many correctly classified examples they represent: all, or the
         same share of them as was drawn from the groups.
     """
     names = [a for a in evaluation.named(None, "adaptive") if evaluation.norm_of(a) == norm]

@@ -29,7 +29,7 @@ class Need:
 
     met: Callable[[Context], bool]
     otherwise: str  # the finding where it is not met
-    passes: bool = False  # then, as nothing can be wrong, with the figure 0; else it is undecided
+    passes: bool = False  # the check then passes, with the figure 0; else it is undecided
 
 
 @dataclass(frozen=True)

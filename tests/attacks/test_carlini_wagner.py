@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from cases import Function, Linear
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from robustlit.attacks.carlini_wagner import CarliniWagner
 
 
+@pytest.mark.slow
 def test_the_adversarial_example_keeps_the_confidence(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:10], net(digits[0][:10]).argmax(1)
     sure = CarliniWagner(confidence=3.0, steps=60).run(net, x, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from cases import Function, Linear
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from robustlit.attacks.nearest_l2 import NearestL2
 ATTACKS: list[Attack] = [DDN(), NearestL2(explore=50, refine=30, finish=30)]
 
 
+@pytest.mark.slow
 def test_several_walks_are_never_farther_and_mostly_nearer(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:20], net(digits[0][:20]).argmax(1)
     one, many = DDN().run(net, x, y, seed=0), NearestL2().run(net, x, y, seed=0)

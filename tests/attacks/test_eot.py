@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD
 from robustlit.attacks.eot import EOT
-from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import VOTES, Victim
 from robustlit.classifier import DefendedClassifier, attack_view, draws_of, is_stochastic, undefended
 
@@ -121,11 +120,13 @@ def test_an_example_that_was_not_attacked_is_not_called_robust() -> None:
     assert result.prediction.tolist() == [1, 1]
 
 
-def test_the_votes() -> None:
-    def fixed(*rows: list[float]) -> EOT:
-        turn = cycle(rows)
-        return EOT(Function(lambda z: torch.tensor([next(turn)]).repeat(len(z), 1)))
+def fixed(*rows: list[float]) -> EOT:
+    """Return a model whose draws give these logits in turn."""
+    turn = cycle(rows)
+    return EOT(Function(lambda z: torch.tensor([next(turn)]).repeat(len(z), 1)))
 
+
+def test_the_votes() -> None:
     x = torch.zeros(2, 1, 2, 2)
     with Victim(fixed([3.0, 0.0, 0.0], [0.0, 900.0, 0.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]), x) as victim:
         shares = victim.logits(x).exp()
@@ -135,12 +136,34 @@ def test_the_votes() -> None:
     # Among equal votes the probabilities decide.
     with Victim(fixed([1.0, 0.0], [0.0, 3.0]), x) as victim:
         assert victim.logits(x).argmax(1).tolist() == [1, 1]
-    for value in (math.nan, math.inf, -math.inf):
-        rows = [[0.0, 1.0, 2.0]] * 4 + [[value, 300.0, 2.0]]
+
+
+@pytest.mark.faults
+def test_draws_without_a_class_vote_for_none() -> None:
+    x, zeros = torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)
+    right, wrong, lost = [9.0, 1.0, 2.0], [1.0, 9.0, 2.0], [math.nan, 300.0, 2.0]
+    for rows, broken, prediction, misled in (
+        ([right], False, 0, False),
+        ([right] * 4 + [lost], False, 0, False),
+        ([right] * 11 + [wrong] * 4 + [lost] * 5, False, 0, False),
+        ([right] * 9 + [lost] * 11, True, -1, False),
+        ([right] * 7 + [wrong] * 5 + [lost] * 8, True, -1, False),  # no class has more votes than none
+        ([right] * 2 + [wrong] * 2 + [lost], True, 1, False),
+        ([wrong] * 4 + [lost], True, 1, True),
+        ([lost], True, -1, False),
+        ([[math.inf, math.inf, 0.0]], True, -1, False),
+        ([[math.inf, 1.0, 0.0]], False, 0, False),
+        ([[1.0, math.inf, 0.0]], True, 1, True),
+        ([[1.0, 0.0, -math.inf]], False, 0, False),
+    ):
         with Victim(fixed(*rows), x) as victim:
-            logits = victim.logits(x, torch.tensor([1, 0]))
-            assert not Criterion(torch.zeros(2, dtype=torch.int64)).reached(logits).any()
-            assert not victim.finite.any()
+            logits, criterion = victim.logits(x, torch.tensor([1, 0])), victim.criterion(zeros)
+            reached = criterion.reached(logits)
+            assert reached.tolist() == [broken] * 2
+            assert criterion.prediction(logits, reached).tolist() == [prediction] * 2
+            assert criterion.toward(zeros + 1).reached(logits).tolist() == [misled] * 2
+            assert not criterion.toward(zeros + 2).reached(logits).any()
+            assert victim.finite.all() == (rows == [right])
 
 
 def test_gradients_are_means_over_the_draws() -> None:

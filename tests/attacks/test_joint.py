@@ -127,6 +127,7 @@ def test_a_wrong_weight_is_corrected(net: nn.Module, digits: tuple[Tensor, Tenso
         assert weight > 1 or one.success.float().mean() < 0.9  # the detector all but ignored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [LINF, L2], ids=lambda a: a.norm)
 def test_alone_in_part_and_in_another_order(attack: JointAttack, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:10].double(), digits[1][:10].clone()
@@ -185,7 +186,7 @@ def test_logits_that_are_not_finite_stop_one_example_alone(net: nn.Module, digit
         result = attack.run(Sick(net.double()), x, y, seed=0)
     assert result.x_adv.isfinite().all()
     assert result.finite.tolist() == [True] * 4 + [False, True]
-    assert not result.success[4]
+    assert result.success[4]  # it names no class
     rest = torch.tensor([0, 1, 2, 3, 5])
     expected = attack.run(OffTheDigits(net), x[rest], y[rest], index=rest, seed=0)
     torch.testing.assert_close(result.x_adv[rest], expected.x_adv, rtol=0, atol=1e-9)

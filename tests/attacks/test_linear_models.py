@@ -82,8 +82,13 @@ def _linear(case: Case, shape: tuple[int, ...], examples: int) -> tuple[nn.Modul
 
 @pytest.mark.parametrize(
     ("case", "shape"),
-    [(case, shape) for case in CASES for shape in ((2, 4, 4), (32,), (4, 8)) if case.flat or len(shape) == 3],
-    ids=str,
+    [
+        # WorstCase takes its whole plan to the thresholds.
+        pytest.param(case, shape, id=f"{case}-{shape}", marks=[pytest.mark.slow] * (case.kind == "WorstCase"))
+        for case in CASES
+        for shape in ((2, 4, 4), (32,), (4, 8))
+        if case.flat or len(shape) == 3
+    ],
 )
 def test_a_linear_model_of_two_classes(case: Case, shape: tuple[int, ...]) -> None:
     examples = {3: 5, 2: 1, 1: 3}[len(shape)]

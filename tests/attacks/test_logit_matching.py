@@ -33,6 +33,7 @@ def guides() -> tuple[Tensor, Tensor]:
     return images[chosen].float() / 255, labels[chosen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [LINF, L2], ids=["linf", "l2"])
 def test_it_beats_a_detector_that_pgd_does_not_beat(
     settings: dict[str, float], net: nn.Module, digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]
@@ -147,6 +148,7 @@ def test_the_guide_is_the_nearest_one_that_the_defense_accepts() -> None:
     assert chosen(Criterion(own, torch.tensor([1, 2, 0])), torch.zeros(5) > 0) == [1, 3, 0]  # better those than none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [LINF, L2], ids=["linf", "l2"])
 def test_alone_in_part_and_in_another_order(
     settings: dict[str, float], net: nn.Module, digits: tuple[Tensor, Tensor], guides: tuple[Tensor, Tensor]

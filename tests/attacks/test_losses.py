@@ -10,17 +10,54 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD
 from robustlit.attacks.losses import Criterion
+from robustlit.classifier import names_class, predicted
+
+NAN, INF = float("nan"), float("inf")
 
 
 def test_when_a_criterion_is_reached() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [float("nan"), 3.0, 2.0], [1.0, float("inf"), 0.0]])
     label, target = torch.tensor([0, 0, 0, 0]), torch.tensor([2, 1, 1, 1])
-    assert Criterion(label).reached(logits).tolist() == [False, True, False, False]
-    assert Criterion(label, target).reached(logits).tolist() == [False, True, False, False]
+    assert Criterion(label).reached(logits).tolist() == [False, True, True, True]
+    assert Criterion(label, target).reached(logits).tolist() == [False, True, False, True]
     assert Criterion(label, torch.tensor([1, 2, 0, 0])).reached(logits).tolist() == [False] * 4
     chosen = Criterion(label, target).select(torch.tensor([1, 0]))
     assert chosen.target is not None
     assert chosen.target.tolist() == [1, 2]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("logits", "named"),
+    [
+        ([INF, 1.0, 2.0], 0),
+        ([-INF, 1.0, 2.0], 2),  # an impossible class
+        ([-INF, -INF, 2.0], 2),
+        ([INF, -INF, 2.0], 0),
+        ([INF, INF, 2.0], -1),
+        ([-INF, -INF, -INF], -1),
+        ([NAN, 1.0, 2.0], -1),
+        ([NAN, INF, 2.0], -1),
+        ([1.0, 2.0, NAN], -1),
+        ([2.0, 2.0, 1.0], 0),  # a tie goes to the first
+    ],
+)
+@pytest.mark.parametrize("rejects", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_logits_that_name_no_class_are_a_success_of_no_targeted_attack_and_of_every_other(
+    logits: list[float], named: int, rejects: bool, dtype: torch.dtype
+) -> None:
+    scores = torch.tensor([logits], dtype=dtype)
+    assert predicted(scores).tolist() == [named]
+    assert names_class(scores).tolist() == [named >= 0]
+    refused = rejects and named == 2
+    for label in (0, 1):
+        criterion = Criterion(torch.tensor([label]), rejects=rejects)
+        reached = criterion.reached(scores)
+        assert reached.tolist() == [named != label and not refused]
+        assert criterion.prediction(scores, reached).tolist() == [named]
+        for target in {0, 1} - {label}:
+            assert criterion.toward(torch.tensor([target])).reached(scores).tolist() == [named == target]
 
 
 def test_a_refusal_counts_with_the_true_class() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import Function, in_parts
 from torch import Tensor, nn
 
@@ -16,7 +16,6 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.transfer import Transfer
 from robustlit.attacks.victim import Victim
-from robustlit.data import load_mnist
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.sweep import as_evaluation
 from robustlit.models import SmallCNN
@@ -48,18 +47,8 @@ class Boundary(Attack):
 
 
 @pytest.fixture(scope="module")
-def source_state() -> dict[str, Tensor]:
-    images, labels, _, _ = load_mnist()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        net = SmallCNN(width=0.5, hidden=30).double()  # the same net on every CPU, as in tests/conftest.py
-        optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
-        for start in range(20_000, 30_000, 100):
-            x, y = images[start : start + 100].double() / 255, labels[start : start + 100]
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
-    return net.float().state_dict()
+def source_state(train_on_digits: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+    return train_on_digits(20_000, 30_000, seed=5, lr=5e-3, width=0.5, hidden=30)
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ def tie(x: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(apart), -apart], 1)
 
 
+@pytest.mark.slow
 def test_an_example_on_the_boundary_gets_the_whole_plan() -> None:
     x = torch.full((3, 1, 6, 6), 0.5)
     with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself

@@ -40,6 +40,7 @@ def test_the_first_images_are_shown_under_the_attack(
     assert (tmp_path / "new" / "adversarial_images.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_a_warning(run_test: Test, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="could not write the image grid"):

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,7 +66,7 @@ def uninterrupted() -> dict[str, torch.Tensor]:
     [
         ("on_train_batch_start", 2, 2),
         ("on_train_batch_start", 3, 3),  # the last step of an epoch
-        ("on_validation_batch_start", 1, 4),  # the validation is finished, and the step after it
+        ("on_validation_batch_start", 1, 3),  # the validation is finished
         ("on_validation_batch_start", 4, 6),  # the last validation of all
         ("on_train_epoch_start", 2, 4),
     ],
@@ -111,15 +110,11 @@ def test_a_training_without_ctrl_c_gives_the_signal_back_and_saves_nothing(
     assert signal.getsignal(signal.SIGINT) is own
 
 
-def test_it_listens_in_one_process_alone_and_leaves_a_handler_that_was_set_since(tmp_path: Path) -> None:
+def test_a_handler_that_was_set_since_is_left_alone(tmp_path: Path) -> None:
+    guard = SaveOnInterrupt(tmp_path / "last.ckpt").guard
     handler = signal.getsignal(signal.SIGINT)
-    callback = SaveOnInterrupt(tmp_path / "last.ckpt")
-    alone: Any = SimpleNamespace(world_size=1)
-    several: Any = SimpleNamespace(world_size=2)
-    callback.on_train_start(several, several)
-    assert signal.getsignal(signal.SIGINT) == handler
-    callback.on_train_start(alone, alone)
+    guard.start(0, 1)
     assert signal.getsignal(signal.SIGINT) != handler
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    callback.teardown(alone, alone, "fit")
+    guard.end()
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN

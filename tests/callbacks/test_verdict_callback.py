@@ -56,6 +56,7 @@ def test_the_quoted_budget_is_judged_if_it_was_attacked(
     assert (judge.verdict.norm, judge.verdict.eps) == ("linf", judged)
 
 
+@pytest.mark.slow
 def test_a_new_sweep_moves_a_verdict_on_another_table_aside(tmp_path: Path, net: nn.Module) -> None:
     def sweep(eps: float) -> AttackSweep:
         return AttackSweep({"pgd": PGD(eps=eps, steps=2)}, folder=tmp_path)
@@ -70,6 +71,7 @@ def test_a_new_sweep_moves_a_verdict_on_another_table_aside(tmp_path: Path, net:
     }
 
 
+@pytest.mark.slow
 def test_wandb_gets_table_and_figure(tmp_path: Path, net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = WandbLogger(mode="offline", save_dir=tmp_path)
     logged: dict[str, Any] = {}
@@ -84,6 +86,7 @@ def test_wandb_gets_table_and_figure(tmp_path: Path, net: nn.Module, monkeypatch
     run.finish()
 
 
+@pytest.mark.slow
 def test_the_full_profile_distils_a_substitute(net: nn.Module) -> None:
     sweep = AttackSweep({"pgd": PGD(eps=0.1, steps=5)}, substitute_images=300)
     judge = Verdict("full")

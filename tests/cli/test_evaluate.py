@@ -65,6 +65,7 @@ def results_of(folder: Path) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_a_net_of_the_user_is_evaluated_and_judged(run: Run, own: Path, capsys: Capture) -> None:
     flags = ["--model", "own_module:build", "--weights", "weights.pt", "--data=mnist", "--n", "100", "--verdict"]
     assert run("evaluate", *flags, *SMALL) == 0
@@ -143,6 +144,7 @@ def test_a_net_that_cannot_be_attacked_leaves_no_folder(function: str, run: Run,
     assert not list((own / "runs").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "code"), [(ValueError("no gradient arrives"), 1), (KeyboardInterrupt(), 130)])
 def test_an_evaluation_that_ends_in_its_first_batch_leaves_no_folder_and_no_wandb_run(
     error: BaseException, code: int, run: Run, own: Path, monkeypatch: Patch, capsys: Capture
@@ -165,6 +167,7 @@ def test_an_evaluation_that_ends_in_its_first_batch_leaves_no_folder_and_no_wand
     assert wandb.run is None
 
 
+@pytest.mark.slow
 def test_what_was_computed_stays_when_the_end_fails(run: Run, own: Path, monkeypatch: Patch) -> None:
     def fails(*arguments: Any, **more: Any) -> Any:
         raise ValueError("at the very end")

@@ -25,6 +25,7 @@ def svg_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write figures as SVG alone, which takes half the time; `save_figure` has its own test."""
 
     def save(figure: Any, path: Path) -> list[Path]:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(f"{path}.svg")
         return [Path(f"{path}.svg")]
 
@@ -186,7 +187,7 @@ def test_several_runs_are_drawn_with_the_undefended_net(
         make_run(tmp_path / name, attacks=("pgd", "mim"))
     make_run(tmp_path / "bare", attacks=("pgd",))
     assert run("figures", *runs, "--undefended", "bare", *LINF) == 0
-    assert capsys.readouterr().err == "the undefended net is not in the figures of mim, which it did not meet\n"
+    assert capsys.readouterr().err == "the undefended net is not in the figures of mim: not run on it\n"
     texts = {file.stem: file.read_text() for file in (tmp_path / "figures").glob("*.svg")}
     beside = {"models_worst_case_linf", "models_pgd_linf", "training_time"}
     assert set(texts) == {*beside, "models_mim_linf"}
@@ -255,10 +256,10 @@ def test_two_runs_of_one_name_go_by_their_paths_and_one_without_results_is_left_
     ("arguments", "message"),
     [
         (["."], "there is no examples.parquet in"),
-        (["a", "nowhere"], "there is no examples.parquet in nowhere"),
+        (["nowhere"], "there is no examples.parquet in nowhere"),
         (["a", "--attack", "square"], "a: no attack named 'square' was run; there are pgd, fgsm"),
         (["a", "--style", "raport"], "no figure style 'raport'"),
-        (["a", "--undefended", "a"], "--undefended a goes beside another run; name that, too"),
+        (["a", "--undefended", "a"], "--undefended a is drawn beside other runs; name at least one"),
         (["a", "--distance", "l3"], "no distance 'l3'; there are l0, l1, l2, linf"),
     ],
 )

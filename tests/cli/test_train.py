@@ -51,6 +51,17 @@ def results_of(folder: Path) -> dict[str, Any]:
 # What a run leaves
 
 
+@pytest.mark.faults
+def test_a_net_that_is_lost_in_training_is_one_line(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    assert run("train", "recipe=pgd_adv_train", *TINY, "logger=none", "optimizer.lr=1e30", "name=lost") == 1
+    text = capsys.readouterr().err
+    assert "error: training stopped at step 1, epoch 0: the loss is nan, which is not finite; the batch is in" in text
+    left = {path.name for path in (tmp_path / "runs" / "lost" / "checkpoints").iterdir()}
+    assert left == {"non_finite_step1.pt"}
+    assert run("train", "recipe=pgd_adv_train", *TINY, "logger=none", "on_non_finite=ignore") == 1
+    assert "on_non_finite must be one of stop, skip, got 'ignore'" in capsys.readouterr().err
+
+
 def test_a_run_leaves_everything_that_the_readme_promises(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", "recipe=pgd_adv_train", *TINY, "logger=csv", "trainer.max_epochs=4") == 0
     folder = tmp_path / "runs" / "pgd_adv_train"
@@ -149,6 +160,7 @@ def test_the_same_seed_gives_the_same_weights(run: Run, tmp_path: Path) -> None:
     assert not torch.equal(weights("c", "seed=1"), first)
 
 
+@pytest.mark.slow
 def test_a_recipe_folder_of_the_user(run: Run, tmp_path: Path, capsys: Capture) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -163,6 +175,7 @@ def test_a_recipe_folder_of_the_user(run: Run, tmp_path: Path, capsys: Capture) 
     assert "'optimiser', which nothing reads; did you mean optimizer?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_each_job_gets_its_config_and_the_command_that_repeats_it(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     jobs: list[tuple[float, str | None, list[str]]] = []
 
@@ -185,6 +198,7 @@ def test_each_job_gets_its_config_and_the_command_that_repeats_it(run: Run, tmp_
 # evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_applies_overrides_by_the_stored_recipe(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run("train", "recipe=standard", *PLAIN) == 0
     assert run("evaluate", "runs/standard", "eps=0.2", "sweep=linf", "sweep.attacks.pgd.steps=4", "name=again") == 0
@@ -246,7 +260,7 @@ def test_ctrl_c_saves_and_the_run_resumes_in_its_folder(tmp_path: Path) -> None:
     assert f"ckpt_path={last}" in rest
     checkpoint = torch.load(last, weights_only=True)
     step = checkpoint["global_step"]
-    assert f"interrupted at step {step}" in rest
+    assert f"interrupted at step {step}; to go on: the same command with resume=auto" in rest
     # The W&B run was closed: its file ends with an exit record, and the resumed run has its id.
     runs = list((tmp_path / "runs" / "standard" / "wandb").glob("offline-run-*"))
     assert len(runs) == 1
@@ -306,6 +320,13 @@ def test_ctrl_c_in_the_sweep_keeps_the_finished_part(
         (["recipe=standard", "model=timm"], r"must give model\.name"),
         (["recipe=standard", "ckpt_path=nowhere.ckpt"], r"no checkpoint at .*nowhere\.ckpt"),
         (["recipe=standard", "data=image_folder", "data.root=nowhere", "data.image_size=28"], "nowhere"),
+        (["recipe=standard", "data.batch_size=abc"], "batch_size must be a whole number of examples, got 'abc'"),
+        (["recipe=standard", "seed=1.5"], "seed must be a whole number from 0 to"),
+        (["recipe=standard", "trainer.max_epochs=abc"], r"error: [^\n]+\n$"),
+        (["recipe=standard", "optimizer.lr=abc"], r"error: [^\n]+\n$"),
+        (["recipe=standard", "optimizer=adam"], r"error: [^\n]+\n$"),
+        (["recipe=standard", "schedule=5"], r"error: [^\n]+\n$"),
+        (["recipe=standard", "checkpoint_minutes=-1"], "checkpoint_minutes must be positive"),
         ([], "which recipe"),
     ],
 )
@@ -330,15 +351,16 @@ def test_a_run_folder_that_exists_is_left_alone(run: Run, tmp_path: Path, capsys
     assert [f.name for f in folder.iterdir()] == ["precious"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_cost_the_results(run: Run, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    write_text = Path.write_text
+    replace = os.replace
 
-    def full(self: Path, *arguments: Any, **more: Any) -> int:
-        if self.name == "results.json":
+    def full(part: Path, target: Path) -> None:
+        if Path(target).name == "results.json":
             raise OSError(28, "No space left on device")
-        return write_text(self, *arguments, **more)
+        replace(part, target)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "replace", full)
     assert run("train", "recipe=standard", *TINY, "logger=none") == 1
     shown = capsys.readouterr()
     assert "worst case" in shown.out

@@ -29,7 +29,7 @@ def test_an_error_is_one_line_and_leaves_nothing(
     a, b = str(make("a", range(20))), str(make("b", range(30)))
     for arguments, code, error in (
         ((a, b), 1, "tested on different examples"),
-        ((a, f"{tmp_path}/nowhere"), 1, "there is no folder"),
+        ((f"{tmp_path}/nowhere",), 1, "there is no folder"),
         ((), 2, "which runs?"),
         ((a, "--output=x.html"), 2, "--output=x.html"),
         ((a, "--out"), 2, "--out"),

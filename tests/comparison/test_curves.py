@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pages import data_of, made_evaluation, read_off
 
+from robustlit.checks import rounded_up
 from robustlit.comparison import compare
 from robustlit.comparison.curves import ruler, thinned
 from robustlit.comparison.measures import unmasked
@@ -145,5 +146,5 @@ def test_a_curve_is_exact_at_any_budget_on_any_axis(end: float) -> None:
         # Distances of float32 attacks: at the budget up to rounding, just beyond it, and elsewhere.
         at = np.float32(budget) + draws.uniform(-8e-7, 8e-7, 200)
         reach = np.concatenate([at, budget + draws.uniform(1.1e-6, 1e-4, 200), draws.uniform(0, end, 200)])
-        steps = thinned(reach, ruler(end), end, budgets=[budget])
+        steps = thinned(reach, ruler(end), end, budgets=[rounded_up(budget, "linf")])
         assert read_off(steps, ruler(end), 600, budget) == np.sum(reach > budget + 1e-6)

@@ -123,10 +123,10 @@ def test_without_a_checkpoint_there_is_no_command(make: Make, command: str | Non
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        (b"robustlit evaluate caf\xe9", "robustlit evaluate caf� --verdict"),
-        ("robustlit evaluate a\x00\x1b[31m\u202eb\nc", "robustlit evaluate a��[31m�b�c --verdict"),
-        ("robustlit evaluate </script><img>", "robustlit evaluate </script><img> --verdict"),
-        ("robustlit evaluate " + 9000 * "x", "robustlit evaluate " + 3980 * "x" + "…"),
+        (b"robustlit evaluate caf\xe9", "robustlit evaluate 'caf�' --verdict"),
+        ("robustlit evaluate a\x00\x1b[31m\u202eb\nc", "robustlit evaluate 'a��[31m�b�c' --verdict"),
+        ("robustlit evaluate </script><img>", "robustlit evaluate '</script><img>' --verdict"),
+        ("robustlit evaluate " + 9000 * "x", "robustlit evaluate '" + 3979 * "x" + "…"),
         ("", None),
     ],
     ids=["not UTF-8", "control characters", "markup", "long", "empty"],

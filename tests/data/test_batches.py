@@ -219,3 +219,19 @@ def test_normalised_images_are_refused(digits):
         Batches(images.float(), labels, 10)
     with pytest.raises(ValueError, match="labels must be int64"):
         Batches(images, labels[:-1], 10)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("examples", [1, 2, 3, 8, 9, 10, 17, 18])
+def test_no_training_batch_has_one_example_if_there_are_more(examples: int, world_size: int):
+    if examples < world_size:
+        return
+    samplers = [BatchIndices(examples, 4, shuffle=True, rank=r, world_size=world_size) for r in range(world_size)]
+    each = examples // world_size
+    for sampler in samplers:
+        sizes = [len(batch) for batch in sampler]
+        assert len(sizes) == len(sampler)
+        assert sum(sizes) == each
+        assert min(sizes) > 1 or each == 1
+        assert max(sizes) <= 5
+    assert [len(batch) for batch in BatchIndices(9, 4)] == [4, 4, 1]  # in evaluation nothing changes

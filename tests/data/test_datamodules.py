@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 import robustlit.data
 from robustlit.data import MNIST, DataError, load_mnist
 from robustlit.data.base import ClassificationData
+from robustlit.training import BaseCNNClassifier
 
 
 def all_indices(loader):
@@ -242,3 +243,28 @@ def test_recipes_spell_out_the_defaults():
                 assert values[name] == default, (file.name, name)
         with pytest.raises(TypeError, match="unexpected keyword argument 'val_siz'"):
             cls(**{name: values[name] for name in ("root", "image_size") if name in values}, val_siz=3)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_overfitting_sees_the_same_batches_in_every_epoch(augment: bool):
+    class Seen(pl.Callback):
+        def __init__(self):
+            self.batches = []
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.batches.append(batch[0].clone())
+
+    seen = Seen()
+    data = MNIST(train_size=200, val_size=100, test_size=20, batch_size=32, augment=augment)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(max_epochs=3, overfit_batches=2, accelerator="cpu", callbacks=[seen], **quiet)
+    trainer.fit(BaseCNNClassifier(), datamodule=data)
+    assert len(seen.batches) == 6
+    for later in (seen.batches[2:4], seen.batches[4:]):
+        assert all(torch.equal(a, b) for a, b in zip(seen.batches[:2], later, strict=True))
+    assert not torch.equal(*seen.batches[:2])
+
+
+def test_predicting_runs_over_the_test_images():
+    data = MNIST(test_size=30, eval_batch_size=20)
+    assert [len(y) for _, y, _ in data.predict_dataloader()] == [20, 10]

@@ -1,7 +1,9 @@
+import shutil
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -135,3 +137,80 @@ def test_folders_and_pictures_that_cannot_be_used_are_named(root: Path):
 def test_bad_arguments_are_named(root: Path, arguments, message):
     with pytest.raises(ValueError, match=message):
         module(root, **arguments)
+
+
+def one_picture(tmp_path: Path, image: Image.Image, suffix: str = ".png", **settings) -> torch.Tensor:
+    """Return a picture (C, H, W) as an ImageFolder of two classes that holds it gives it."""
+    for split in ("train", "test"):
+        for label in ("0", "1"):
+            (tmp_path / split / label).mkdir(parents=True, exist_ok=True)
+            for number in range(2):
+                image.save(tmp_path / split / label / f"{number}{suffix}", **settings.get("save", {}))
+    arguments = {"channels": 1, "num_workers": 0, "val_size": 2} | {k: v for k, v in settings.items() if k != "save"}
+    return ImageFolder(tmp_path, min(image.size), **arguments).tensors("test")[0][0]
+
+
+DEEP = [
+    ("16 bits", np.uint16, 257, ".png", 65535),
+    ("12 bits in 16", np.uint16, 16, ".tif", 255 * 16),
+    ("floats", np.float32, 1 / 255, ".tif", 1.0),
+    ("32 bits", np.int32, 1000, ".tif", 255_000),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "factor", "suffix", "white"), DEEP, ids=[d[0] for d in DEEP])
+def test_pictures_of_more_than_8_bits_need_the_value_of_white(tmp_path, name, kind, factor, suffix, white):
+    digit = load_mnist()[0][0, 0]
+    image = Image.fromarray((digit.numpy() * kind(factor)).astype(kind))
+    with pytest.raises(DataError, match=r"0\.(png|tif) has more than 8 bits per value .* white=VALUE"):
+        one_picture(tmp_path, image, suffix)
+    assert torch.equal(one_picture(tmp_path, image, suffix, white=white)[0], digit.float() / 255)
+    assert one_picture(tmp_path, image, suffix, white=white, channels=3).shape == (3, 28, 28)
+    with pytest.raises(DataError, match=r"values from 0 to \S+, and white=\S+: they must lie in \[0, white\]"):
+        one_picture(tmp_path, image, suffix, white=white / 2)
+
+
+def test_transparent_pixels_are_seen_on_white(tmp_path: Path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., :3] = (255, 0, 0)
+    pixels[:2, :, 3] = 255
+    image = Image.fromarray(pixels)
+    red, white = torch.tensor([1.0, 0, 0]), torch.ones(3)
+    for kind in ("RGBA", "P"):
+        picture = one_picture(tmp_path, image.convert(kind), channels=3)
+        assert torch.equal(picture[:, 0, 0], red)
+        assert torch.equal(picture[:, 3, 0], white), kind
+    assert one_picture(tmp_path, image.convert("LA"))[0, 3, 0] == 1
+
+
+def test_a_photo_is_turned_as_its_camera_was_held(tmp_path: Path):
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, :4] = 255  # white on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: white is on top
+    picture = one_picture(tmp_path, Image.fromarray(pixels), save={"exif": exif})[0]
+    assert (picture[:4] == 1).all()
+    assert (picture[4:] == 0).all()
+
+
+def test_hidden_files_and_folders_are_no_pictures(root: Path):
+    expected = [len(module(root).tensors(split)[0]) for split in ("train", "val", "test")]
+    for split in ("train", "test"):
+        folder = root / split / "digit_0"
+        copies = folder / ".ipynb_checkpoints"
+        copies.mkdir()
+        shutil.copy(next(folder.glob("*.png")), copies / "copy.png")
+        (folder / "._0.png").write_bytes(b"\x00\x05\x16\x07")
+        (root / split / ".thumbnails").mkdir()
+        (folder / "folder.png").mkdir()
+    assert [len(module(root).tensors(split)[0]) for split in ("train", "val", "test")] == expected
+
+
+BROKEN = {"empty": b"", "cut": b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "gif": b"GIF89a", "text": b"text"}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_is_no_picture_is_named(root: Path, content: bytes):
+    next((root / "test" / "digit_1").glob("*.png")).write_bytes(content)
+    with pytest.raises(DataError, match=r"digit_1/\d+\.png cannot be decoded as a picture"):
+        module(root).tensors("test")

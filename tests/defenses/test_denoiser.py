@@ -52,6 +52,7 @@ def test_the_gradient_passes_through_the_autoencoder(net: nn.Module) -> None:
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_adaptive_attack_breaks_what_denoising_stops_grey_box(
     net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:

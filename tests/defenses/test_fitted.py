@@ -48,6 +48,18 @@ def test_it_can_be_moved_to_another_precision(
     assert same.double().mean() > 0.98
 
 
+@pytest.mark.faults
+@every_kind
+def test_it_is_not_fitted_on_a_net_that_names_no_class(
+    build: Callable[..., Any], train_digits: Digits, net: nn.Module, kind: str
+) -> None:
+    broken = copy.deepcopy(net)
+    with torch.no_grad():
+        next(broken.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=r"logits are not finite for 300 of 300 clean images, so .* cannot be fitted"):
+        build(kind, broken).fit(clean=train_digits(0, 300), held_out=train_digits(20_000, 20_100), seed=0)
+
+
 @every_kind
 def test_adversarial_images_given_as_clean_are_refused(
     build: Callable[..., Any], train_digits: Digits, net: nn.Module, kind: str

@@ -206,9 +206,9 @@ def test_an_unfitted_detector_and_a_wrong_image_size_are_refused(
     detector: LogitDetector, net: nn.Module, train_digits: Digits
 ) -> None:
     x = train_digits(0, 2)[0]
-    with pytest.raises(ValueError, match="knows no clean data yet: call fit"):
+    with pytest.raises(ValueError, match="is not fitted: call fit"):
         LogitDetector(net)(x)
-    with pytest.raises(ValueError, match="knows no clean data yet"):
+    with pytest.raises(ValueError, match="is not fitted"):
         LogitDetector(net).calibrate(0.05)
     with pytest.raises(ValueError, match=r"drawn for images \(1, 28, 28\), got \(1, 30, 30\)"):
         detector.test._noise(0, detector.test.cells[0], torch.zeros(2, 1, 30, 30), 0, 1)

@@ -217,3 +217,26 @@ def test_images_of_another_precision_are_refused(net: nn.Module, digits: Digits)
     with pytest.raises(ValueError, match=r"for uint8 use x\.float\(\) / 255"):
         evaluate(net, ((x * 255).to(torch.uint8), y), [FGSM(eps=0.1)])
     assert evaluate(net.double(), (x.double(), y), [FGSM(eps=0.1)]).n == 4
+
+
+THIRD: list[tuple[Any, type[Exception], str]] = [
+    (torch.arange(12) % 3, ValueError, "the number 0 occurs twice"),
+    (torch.tensor([*range(11), 3]), ValueError, "the number 3 occurs twice"),
+    (torch.rand(12), TypeError, r"an integer tensor \(4,\), got torch.float32 \(4,\)"),
+    (torch.arange(24).view(12, 2), TypeError, r"got torch.int64 \(4, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("third", "error", "message"), THIRD)
+def test_a_third_element_that_is_no_number_of_the_example_is_an_error(
+    net: nn.Module, digits: tuple[Tensor, Tensor], third: Tensor, error: type[Exception], message: str
+) -> None:
+    loader = DataLoader(TensorDataset(digits[0][:12], digits[1][:12], third), batch_size=4)
+    with pytest.raises(error, match=f"must number the examples, each once.*{message}"):
+        evaluate(net, loader, [FGSM(eps=0.1)])
+
+
+def test_any_integer_numbers_are_taken(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    numbers = torch.tensor([5, 900, 7, 2, 11, 1], dtype=torch.int32)
+    loader = DataLoader(TensorDataset(digits[0][:6], digits[1][:6], numbers), batch_size=4)
+    assert sorted(evaluate(net, loader, [FGSM(eps=0.1)]).table["index"]) == sorted(numbers.tolist())

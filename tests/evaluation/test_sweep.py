@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import BIM, FGSM, PGD, Attack, Transfer
+from robustlit.attacks import BIM, DDN, FGSM, PGD, Attack, Square, Transfer, WorstCase
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.evaluation import Sweep, evaluate
 from robustlit.evaluation.sweep import as_evaluation
+from robustlit.results import Evaluation
 
 Digits = tuple[Tensor, Tensor]
 
@@ -175,6 +177,7 @@ def test_the_misclassified_are_broken_without_an_attack(net: nn.Module, digits: 
     assert least["success"].all()
 
 
+@pytest.mark.faults
 def test_logits_that_are_not_finite_classify_nothing(linear: Any) -> None:
     class Failing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -185,6 +188,36 @@ def test_logits_that_are_not_finite_classify_nothing(linear: Any) -> None:
         result = evaluate(Failing(), (x, torch.zeros(40, dtype=torch.int64)), [attack])
         assert result.clean_accuracy == 0
         assert result.worst_case(eps=0.1) == 0
+        assert (result.to_frame()["prediction"] == -1).all()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_net_that_fails_inside_the_ball_is_not_robust(
+    value: float, net: nn.Module, digits: Digits, tmp_path: Path
+) -> None:
+    """Right on every image; no class wherever many pixels have changed faintly."""
+    x, y = digits[0][:12], digits[1][:12]
+
+    class Failing(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            clean = torch.cdist(z.detach().flatten(1), x.flatten(1)).argmin(1)
+            faint = ((z.detach() - x[clean]).abs() > 1e-4).flatten(1).sum(1, keepdim=True) > 20
+            right = 9.0 * torch.nn.functional.one_hot(y[clean], 10)
+            return torch.where(faint, value, right + 0.01 * net(z))
+
+    assert evaluate(Failing(), (x, y), [WorstCase(eps=0.1), DDN(steps=5)]).accuracy(eps=0.1) == 0
+    attacks = [PGD(eps=0.1, steps=2), Square(eps=0.1, queries=5)]
+    given: Any = {"knowledge": ("greybox", "adaptive", "blackbox"), "grid": {"linf": [0.05]}, "substitute": net}
+    result = evaluate(Failing(), (x, y), attacks, **given)
+    assert result.clean_accuracy == 1
+    assert result.worst_case(eps=0.1) == 0
+    for name, known in result.runs:
+        rows = result.to_frame().query("attack == @name and knowledge == @known")
+        assert rows["success"].all(), (name, known)
+        assert (rows["prediction"] == -1).all()
+    result.save(tmp_path)
+    assert Evaluation.load(tmp_path).digest == result.digest
 
 
 def test_greybox_is_crafted_on_the_undefended_net_alone(net: nn.Module, digits: Digits, rounding: Any) -> None:

@@ -118,6 +118,7 @@ def test_a_defense_around_a_classifier_that_is_trained_first(run: Run, recipes: 
     assert results_of(tmp_path / "runs" / "second")["attacks"]["pgd"] == results["attacks"]["pgd"]
 
 
+@pytest.mark.slow
 def test_a_defense_is_fitted_to_the_training_split_and_set_on_the_validation_split(
     run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_learned_similarity_matrix_is_stored_and_survives_a_resume(run: Run, r
     assert OmegaConf.load(folder / "config.yaml").objective.similarity == config.objective.similarity
 
 
+@pytest.mark.slow
 def test_a_base_of_other_data_is_an_error_before_training(
     run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

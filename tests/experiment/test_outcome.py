@@ -35,7 +35,7 @@ def test_the_exit_code(
 
     monkeypatch.setattr(outcome, "_write_and_print", lambda run, *found: run.sweep.write_error)
     plan: Any = SimpleNamespace(run_dir=Path("runs/x"))
-    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[], test=test)
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], test=test)
     verdict = None if status is None else SimpleNamespace(status=status)
     judge, sweep = (
         SimpleNamespace(verdict=verdict, trouble="nothing to judge"),

@@ -67,7 +67,9 @@ def resumable(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "config.yaml").touch()
     weights = {f"net.{name}": value for name, value in SmallCNN().state_dict().items()}
     path = folder / "checkpoints" / "last.ckpt"
-    torch.save({"state_dict": weights, "robustlit": pack(config)}, path)
+    of_lightning = {"epoch": 0, "global_step": 1, "pytorch-lightning_version": "2.6.0", "loops": {}}
+    of_lightning |= {"optimizer_states": [], "lr_schedulers": []}
+    torch.save({**of_lightning, "state_dict": weights, "robustlit": pack(config)}, path)
     return path
 
 
@@ -105,6 +107,7 @@ def test_a_write_to_the_config_raises_once_there_is_a_plan() -> None:
         plan.__setattr__("eps", 0.1)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_write_nothing_to_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[tuple[Plan, str]] = []
 

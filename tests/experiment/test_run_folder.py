@@ -31,6 +31,7 @@ def test_a_run_folder_means_its_last_checkpoint(run: Run, tmp_path: Path, capsys
     assert "runs/empty is a folder without checkpoints/last.ckpt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_schedule_too_short_is_an_error(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "runs" / "mine"
     assert run("train", *TINY, "trainer.max_epochs=1", "name=mine") == 0

@@ -68,6 +68,7 @@ def test_a_worst_case_ends_where_the_attacks_in_its_distance_did(table: Make) ->
     assert y == (100, 70, 70)
 
 
+@pytest.mark.slow
 def test_a_worst_case_over_a_distance_that_no_attack_searched_is_a_bound(table: Make) -> None:
     minimal = model(table, attacks=("nearest_l2",)).to_frame().assign(norm="l2", eps=float("nan"))
     models = {"a": Evaluation(minimal), "b": model(table), "c": Evaluation(minimal)}

@@ -103,7 +103,7 @@ def test_the_spread_step() -> None:
 
 @pytest.mark.parametrize("kappa", [-1, float("nan"), float("inf"), True, "0.1", None])
 def test_a_threshold_out_of_range_is_refused(kappa: object) -> None:
-    rule = "must be finite and at least 0, got .*; 0 is the plain ReLU"
+    rule = "must be at least 0 and finite, got .*; 0 is the plain ReLU"
     with pytest.raises(ValueError, match=f"kappa {rule}"):
         JumpReLU(kappa)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"low {rule}"):

@@ -167,13 +167,13 @@ def test_examples_do_not_depend_on_batch_mates(net: nn.Module, digits: tuple[Ten
         (lambda: AdversarialTraining(ATTACK, eps_scale=0), "eps_scale must be positive and finite, got 0"),
         (lambda: AdversarialTraining(PGD(eps=0.6), eps_scale=2), r"eps \* eps_scale must be in \(0, 1\]"),
         (lambda: AdversarialTraining(PGD(restarts=2)), "restarts must be 1 in training"),
-        (lambda: AdversarialTraining(PGD), "FGSM, BIM or PGD, got ABCMeta"),
-        (lambda: TRADES("pgd"), "FGSM, BIM or PGD, got str"),
+        (lambda: AdversarialTraining(PGD), "FGSM, BIM, MIM or PGD, got ABCMeta"),
+        (lambda: TRADES("pgd"), "FGSM, BIM, MIM or PGD, got str"),
         (lambda: TRADES(ATTACK, beta=0), "beta must be positive and finite, got 0"),
         (lambda: TRADES(ATTACK, beta=float("inf")), "beta must be positive and finite, got inf"),
         (lambda: TRADES(ATTACK, start_noise=-1e-3), "start_noise must be at least 0"),
         (lambda: MART(ATTACK, weight=-1), "weight must be at least 0 and finite, got -1"),
-        (lambda: MART(None), "FGSM, BIM or PGD, got NoneType"),
+        (lambda: MART(None), "FGSM, BIM, MIM or PGD, got NoneType"),
     ],
 )
 def test_bad_arguments(make: Callable[[], Objective], message: str) -> None:

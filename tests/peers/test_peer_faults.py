@@ -128,6 +128,7 @@ def test_a_confident_net_is_not_robust(craft: Run, net: nn.Module, digits: tuple
     assert broken.all(), f"{int((~broken).sum())} of {len(x)} look robust, though none is at eps 0.3 without the scale"
 
 
+@pytest.mark.slow
 @contenders(
     ours("CarliniWagner", steps=50, searches=4),
     peer(peers.adv_lib("carlini_wagner_l2", {"max_iterations": 50, "binary_search_steps": 4, "learning_rate": 0.1})),
@@ -166,6 +167,7 @@ def test_carlini_wagner_returns_no_zero_image_for_a_failure(craft: Run, digits: 
     assert (x_adv.flatten(1).abs().sum(1) > 1).all(), "zero images"
 
 
+@pytest.mark.slow
 @contenders(
     ours("CarliniWagner", steps=60, searches=5, lr=0.1),
     peer(

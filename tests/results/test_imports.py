@@ -7,9 +7,6 @@ import sys
 
 import pytest
 
-from robustlit import threat
-from robustlit.results import table
-
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "timm", "wandb")
 
 
@@ -24,7 +21,3 @@ def run(code: str) -> str:
 def test_reading_and_drawing_results_needs_no_torch() -> None:
     code = "; ".join(f"import robustlit.{name}" for name in ("results", "figures", "comparison", "experiment.report"))
     assert run(f"import sys; {code}; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
-
-
-def test_the_tolerance_is_that_of_the_attacks() -> None:
-    assert table.TOLERANCE == threat.TOLERANCE

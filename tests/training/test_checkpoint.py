@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustlit.models import BaseCNN, SmallCNN, TimmNet
 from robustlit.training import CheckpointError, load_classifier, read_checkpoint
-from robustlit.training.checkpoint import check_trusted, pack
+from robustlit.training.checkpoint import pack
+from robustlit.training.stored import NETS, check_names
 
 MODEL: dict[str, Any] = {"_target_": "robustlit.models.SmallCNN", "num_classes": 10, "in_chans": 1, "image_size": 28}
 
@@ -77,11 +78,11 @@ def test_a_recipe_that_names_untrusted_code_is_an_error(tmp_path: Path, net: nn.
 def test_a_nested_target_is_checked() -> None:
     deep = {"attacks": {"a": {"_target_": "robustlit.attacks.PGD"}, "b": [{"_target_": "subprocess.run"}]}}
     with pytest.raises(CheckpointError, match=r"subprocess\.run"):
-        check_trusted(deep, ("robustlit.attacks",))
+        check_names(deep, {"robustlit.attacks.PGD"})
 
 
 def test_own_packages_can_be_trusted() -> None:
-    check_trusted({"_target_": "torch.nn.Linear"}, ("robustlit.models", "torch.nn"))
+    check_names({"_target_": "torch.nn.Linear"}, NETS, ["torch.nn"])
 
 
 def test_missing_damaged_and_foreign_files(tmp_path: Path, net: nn.Module) -> None:

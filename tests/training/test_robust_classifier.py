@@ -71,6 +71,7 @@ def test_it_validates_under_attack(trainer: MakeTrainer, inference_mode: bool) -
     assert metrics["val/robust_accuracy"] < metrics["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(trainer: MakeTrainer) -> None:
     def run(seed: int) -> Tensor:
         torch.manual_seed(torch.initial_seed() + 1)  # the surroundings must not matter

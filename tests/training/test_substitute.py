@@ -60,6 +60,7 @@ def test_a_substitute_learns_to_agree_from_answers_alone(net: nn.Module, answers
     before = (student(x[-150:]).argmax(1) == net(x[-150:]).argmax(1)).float().mean()
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message=".*srun.*")  # of Lightning, where SLURM is installed
         found = distil(victim, student, x, epochs=3, lr=3e-3)
     assert found.net is student
     assert not student.training

@@ -2,6 +2,7 @@
 {
   const AXES = Object.keys(DATA.axes).filter((axis) => DATA.axes[axis].end > 0);
   const TOLERANCE = 1.001e-6; // of rounding, as in the table
+  const roundedUp = (x, axis) => x + TOLERANCE * (axis === "l1" || axis === "l2" ? 1 + x : 1);
   const FEW = 4; // budgets that are listed one by one
   const SNAP = 6; // pixels from a budget within which the ruler snaps to it
   const view = at("view");
@@ -19,7 +20,7 @@
     return Array.from({ length: steps.length / 2 }, (_, k) => [(mark += steps[2 * k]) * DATA.axes[axis].unit, broken += steps[2 * k + 1]]);
   }
   const lastOf = (found) => found[found.length - 1] || [0, 0];
-  const brokenAt = (drawn, axis, x) => lastOf(points(drawn, axis).filter(([distance]) => distance <= x + TOLERANCE))[1];
+  const brokenAt = (drawn, axis, x) => lastOf(points(drawn, axis).filter(([distance]) => distance <= roundedUp(x, axis)))[1];
 
   // The distance at which half of the examples are broken, to two digits; the middle of the axis where they never are.
   function halfway(run, axis) {

@@ -67,7 +67,8 @@
     const names = runs.filter((r) => !alone.get(r).length).flatMap((r, i) => [i ? ", " : "", shortName(RUNS[r])]);
     at("only").replaceChildren(...(runs.length < 2 ? [] : runs.filter((r) => alone.get(r).length).flatMap((r) => {
       const mine = alone.get(r);
-      const classesOf = (k) => `${DATA.labels[k]} → ${opened[r][kind.value].as[k]}`;
+      const named = (c) => (c < 0 ? "no class" : c);
+      const classesOf = (k) => `${DATA.labels[k]} → ${named(opened[r][kind.value].as[k])}`;
       const head = el("h3", {}, shortName(RUNS[r]), `: ${grouped(mine.length)}`);
       const pictured = mine.filter((k) => DATA.pictures[DATA.index[k]]).slice(0, PICTURED);
       const first = pictured.length ? pictured : mine.slice(0, PICTURED);

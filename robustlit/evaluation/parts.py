@@ -1,0 +1,128 @@
+"""Keep the finished batches of a sweep, a file each, so that a sweep that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from robustlit.evaluation.fingerprint import fingerprint
+from robustlit.evaluation.sweep import Columns, Report, Sweep
+from robustlit.files import write_file
+from robustlit.results.table import COLUMNS, VERSION, check_columns, digest
+
+FOLDER = "parts"
+
+
+class Parts:
+    """Run a sweep batch by batch and keep what each batch gave, in a file of its own.
+
+    A file's name holds two digests: of the sweep (the net's classes, weights and settings, attacks, grid, knowledge,
+    seed, substitute, versions) and of the batch (images, classes, numbers). So a batch is taken from its file only
+    where attacking it again would give the same rows, and any number of processes may share a folder.
+
+    Args:
+        sweep, model: What is run, and on which model, as `Sweep.attack_batch` takes them.
+        folder: The evaluation's folder; the files lie in `parts/` in it. None keeps nothing.
+
+    Attributes:
+        before: Number of batches of this sweep that were there at the start.
+        seconds: How long the batches took that were taken from files.
+    """
+
+    def __init__(self, sweep: Sweep, model: nn.Module, folder: str | Path | None) -> None:
+        self.sweep, self.model = sweep, model
+        self.folder = None if folder is None else Path(folder) / FOLDER
+        self.seconds, self.before = 0.0, 0
+        self._warned = False
+        if self.folder is not None:
+            about = (sweep.named, sweep.grid, tuple(sweep.knowledge), sweep.seed, sweep.substitute)
+            self._sweep = fingerprint(version("robustlit"), VERSION, about, model)
+            self.before = len([*self.folder.glob(f"{self._sweep}-*.parquet")])
+
+    def notes(self, batches: float | None = None) -> list[str]:
+        """Return a line on the batches that are there, of `batches` in all, and one on those of other sweeps."""
+        if self.folder is None:
+            return []
+        lines = []
+        if self.before:
+            known = batches is not None and self.before <= batches < float("inf")
+            lines.append(f"{self.before}{f' of {batches:.0f}' if known else ''} batches were attacked before")
+        if others := len([*self.folder.glob("*.parquet")]) - self.before:
+            what = "of another sweep (other weights, attacks, settings, seed or version)"
+            lines.append(f"{self.folder} holds {others} finished batches {what}: they are not used, and stay there")
+        return lines
+
+    def attack_batch(self, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None) -> Columns:
+        """Return the rows of a batch, from its file or from `Sweep.attack_batch`; then they are written to the file."""
+        if self.folder is None:
+            return self.sweep.attack_batch(self.model, x, y, index, report)
+        file = self.folder / f"{self._sweep}-{fingerprint(x, y.long(), index.long())}.parquet"
+        if (kept := self._read(file, index)) is not None:
+            if report is not None:
+                report(self.sweep.jobs[-1][1], 1.0)
+            return kept
+        started = time.monotonic()
+        columns = self.sweep.attack_batch(self.model, x, y, index, report)
+        self._write(file, columns, time.monotonic() - started)
+        return columns
+
+    def remove(self, evaluated: Iterable[int]) -> list[str]:
+        """Remove the files of this sweep; `evaluated` are the numbers of the examples in its table.
+
+        Returns:
+            A line where files stay, because their examples are not in the table or they cannot be removed.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        numbers = np.asarray(list(evaluated))
+        stay = 0
+        for file in self.folder.glob(f"*{self._sweep}-*"):
+            try:
+                kept = pd.read_parquet(file, columns=["index"]) if file.suffix == ".parquet" else None
+                if kept is not None and not kept["index"].isin(numbers).all():
+                    stay += 1
+                    continue
+            except Exception:  # a damaged file is of no use
+                pass
+            with suppress(OSError):
+                file.unlink()
+        with suppress(OSError):  # files of other sweeps are there
+            self.folder.rmdir()
+        return [f"{self.folder} keeps {stay} finished batches of this sweep on other examples"] if stay else []
+
+    def _read(self, file: Path, index: Tensor) -> Columns | None:
+        """Return the rows in a file, None where there is none or it is damaged."""
+        if not file.is_file():
+            return None
+        try:
+            table = pd.read_parquet(file)
+            check_columns(table)
+            whole = table.attrs["digest"] == digest(table)
+            seconds = float(table.attrs["seconds"])
+            if not whole or {*table["index"]} != {*index.tolist()}:
+                raise ValueError("its rows are not those that were written")
+        except Exception as error:  # readers of damaged files raise many kinds
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"{file} is damaged ({reason}): its batch is attacked again", stacklevel=3)
+            return None
+        self.seconds += seconds
+        return {name: table[name].to_numpy() for name in COLUMNS}
+
+    def _write(self, file: Path, columns: Columns, seconds: float) -> None:
+        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
+        table.attrs = {"digest": digest(table), "seconds": round(seconds, 3)}
+        try:
+            write_file(file, table.to_parquet(index=False, write_page_checksum=True))
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                what = "a sweep that is stopped could not go on from this batch"
+                warnings.warn(f"could not keep a finished batch in {file.parent} ({error}): {what}", stacklevel=3)

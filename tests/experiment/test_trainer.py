@@ -1,0 +1,21 @@
+"""What a Trainer is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger
+
+from robustlit.experiment.trainer import keep_metrics
+
+
+@pytest.mark.faults
+def test_the_metrics_before_a_stop_are_kept(tmp_path: Path) -> None:
+    for part in range(3):
+        keep_metrics(tmp_path / "csv" / "metrics.csv")
+        logger = CSVLogger(tmp_path, "csv", "")
+        logger.log_metrics({"loss": part}, step=part)
+        logger.save()
+    kept = {file.name: file.read_text().split()[1] for file in (tmp_path / "csv").glob("*.csv")}
+    assert kept == {"metrics-1.csv": "0,0", "metrics-2.csv": "1,1", "metrics.csv": "2,2"}
