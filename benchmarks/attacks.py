@@ -3,6 +3,7 @@
     python benchmarks/attacks.py                          # every match on the undefended net
     python benchmarks/attacks.py --attacks pgd,deepfool --net pgd --n 200 --rounds 5
     python benchmarks/attacks.py --model runs/NAME        # a checkpoint of ours; or --model module:function
+    python benchmarks/attacks.py --attacks worst-case,worst-case-l2 --model mine:net --data mine:images --eps 0.03
     python benchmarks/attacks.py --scaling | --memory | --sweep
 
 All libraries run in turn within one process, the order turned each round. The columns:
@@ -10,6 +11,7 @@ All libraries run in turn within one process, the order turned each round. The c
   success is known for every image: ours judge their results, for the others one forward is added. On one thread of a
   CPU the clock is the process's own, so that other load on the machine does not matter;
 - error: share in error by a fresh forward, inside the box and within eps;
+- alone: images that this attack breaks and ours does not;
 - median: distance over the images that needed an attack, infinite where it failed;
 - fwd, bwd: passes per image, counted outside the attack;
 - x bare: the attack's time over that of the same passes, at the same batch sizes, with nothing around them.
@@ -38,7 +40,7 @@ import torch
 from growth import memory, scaling, sweep
 from matches import MATCHES, Match, matches
 from measure import Line, contest
-from peers import LINES, PACKAGES, installed, load
+from peers import LINES, OURS, PACKAGES, installed, load
 from rich.console import Console
 from rich.table import Table
 
@@ -53,7 +55,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--net", default="undefended", help=f"built-in nets, commas between: {','.join(nets.RECIPES)}")
     parser.add_argument("--model", help="a checkpoint or run folder of robustlit, or module:function returning a net")
     parser.add_argument("--weights", help="state dict for the net of module:function")
-    parser.add_argument("--n", type=int, default=500, help="test digits")
+    parser.add_argument("--data", help="module:function returning images in [0, 1] and classes; else test digits")
+    parser.add_argument("--n", type=int, default=500, help="images")
     parser.add_argument("--eps", type=float, default=0.3, help="L-inf budget in pixel units; L2 matches scale it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -92,7 +95,8 @@ def machine(device: str) -> dict[str, Any]:
 def table_of(match: Match, lines: list[Line], count: int) -> Table:
     """Return a match as a table."""
     table = Table(title=f"{match.name}: {count} images", title_justify="left", box=None, pad_edge=False)
-    heads = ("", "ms", "x ours (min - max)", "error", f"median {match.norm}", "median l2", "fwd", "bwd", "x bare")
+    medians = (f"median {match.norm}", "median l2")
+    heads = ("", "ms", "x ours (min - max)", "error", "alone", *medians, "fwd", "bwd", "x bare")
     for head in heads:
         table.add_column(head, justify="left" if not head else "right")
     ours = lines[0]
@@ -105,6 +109,7 @@ def table_of(match: Match, lines: list[Line], count: int) -> Table:
             f"{1e3 * seconds:.0f}",
             spread,
             f"{line.outcome.rate:.1%}",
+            str(int((line.outcome.error & ~ours.outcome.error).sum())),
             f"{line.outcome.median:.4f}",
             f"{line.outcome.median_l2:.3f}",
             f"{line.forwards:.1f}",
@@ -131,7 +136,7 @@ def compare(wanted: argparse.Namespace, console: Console) -> list[dict[str, Any]
     for library in [name for name in libraries if not installed(name)]:
         console.print(f"{library} is not installed ({LINES[library]}): left out")
         libraries.remove(library)
-    x, y = (part.to(wanted.device) for part in nets.test_digits(wanted.n))
+    x, y = (part.to(wanted.device) for part in nets.images(wanted.data, wanted.n))
     for library in libraries:
         load(library)
     records = []
@@ -141,7 +146,7 @@ def compare(wanted: argparse.Namespace, console: Console) -> list[dict[str, Any]
         with torch.no_grad():
             console.print(f"\n[bold]{name}[/], clean accuracy {float((net(x).argmax(1) == y).double().mean()):.1%}")
         for match in matches(wanted.attacks):
-            rivals = [peer for peer in match.peers if peer.library in libraries]
+            rivals = [peer for peer in match.peers if peer.library in (*libraries, OURS)]
             try:
                 match.ours(wanted.eps * match.scale)
             except (ImportError, AttributeError):

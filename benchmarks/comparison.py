@@ -71,7 +71,8 @@ def made_verdict(seed: int) -> Verdict:
     sentence = "a finding as long as they are: 17 of 500 (3.4 %; at most 0.2 %): and what could be tried next about it"
     status = ["PASS"] * 15 + ["INCONCLUSIVE"] * 3 + ["FAIL" if seed % 10 == 9 else "PASS"]
     checks = [
-        Check(k + 1, "a check of some name", status[k], sentence, 0.034, 0.002, "A. Author 2026") for k in range(CHECKS)
+        Check(k + 1, f"check {k}", s, f"{k}: {sentence}", 0.001 if s == "PASS" else 0.034, 0.002, "A. Author 2026")
+        for k, s in enumerate(status[:CHECKS])
     ]
     return Verdict(checks, "quick", 200, "linf", 0.3, 0, 10_000, 0.08)
 
@@ -96,7 +97,7 @@ def make_runs(folder: Path, count: int, n: int, knowledge: list[str]) -> list[Pa
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         results = {
             "recipe": "made_up", "name": run.name, "data": "MNIST", "n": n, "seed": seed, "parameters": 166406,
-            "clean": {"accuracy": 0.98}, "seconds": {"train": 50.0, "evaluate": 30.0},
+            "clean": {"accuracy": float(evaluation.clean_accuracy)}, "seconds": {"train": 50.0, "evaluate": 30.0},
         }  # fmt: skip
         (run / "results.json").write_text(json.dumps(results))
         runs.append(run)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peers import Peer, Settings, adv_lib, art, auto_attack, foolbox, torchattacks
+from peers import Peer, Settings, adv_lib, art, auto_attack, foolbox, torchattacks, whole_plan
 
 from robustlit.attacks import Attack
 
@@ -267,7 +267,14 @@ MATCHES: tuple[Match, ...] = (
     Match(
         "worst-case",
         _ours("worst_case", "WorstCase", lambda e: {"eps": e}),
-        (auto_attack("AutoAttack", lambda e: {"eps": e}),),
+        (auto_attack("AutoAttack", lambda e: {"eps": e}), whole_plan("linf")),
+    ),
+    Match(
+        "worst-case-l2",
+        _ours("worst_case", "WorstCase", lambda e: {"eps": e, "norm": "l2"}),
+        (auto_attack("AutoAttack", lambda e: {"eps": e, "norm": "L2"}), whole_plan("l2")),
+        norm="l2",
+        scale=5.0,
     ),
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,9 +104,7 @@ def given(model: str, weights: str | None = None) -> nn.Module:
     """
     if Path(model).exists() or ":" not in model:
         return load_classifier(model)[0].eval()
-    sys.path.insert(0, os.getcwd())
-    module, _, function = model.partition(":")
-    net: nn.Module = getattr(importlib.import_module(module), function)()
+    net: nn.Module = _called(model)
     if weights is not None:
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return net.eval()
@@ -115,3 +114,18 @@ def test_digits(count: int) -> tuple[Tensor, Tensor]:
     """Return the first `count` test digits in [0, 1] and their classes."""
     _, _, images, labels = load_mnist()
     return images[:count].float() / 255, labels[:count].clone()
+
+
+def images(data: str | None, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first `count` images in [0, 1] and classes that `module:function` returns; test digits for None."""
+    if data is None:
+        return test_digits(count)
+    x, y = _called(data)
+    return x[:count], y[:count]
+
+
+def _called(function: str) -> Any:
+    """Call `module:function`, an import path relative to the current folder."""
+    sys.path.insert(0, os.getcwd())
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)()

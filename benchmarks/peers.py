@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks import WorstCase
+
 Craft = Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # net, x, y, eps -> x_adv
 Settings = Callable[[float], dict[str, Any]]  # eps -> arguments of the peer's attack
 
@@ -31,6 +33,7 @@ LINES = {
     **dict.fromkeys(("foolbox", "art", "pyautoattack"), 'pip install -e ".[peers]"'),
     **dict.fromkeys(("adv_lib", "torchattacks"), "pip install --no-deps adv-lib torchattacks"),
 }
+OURS = "robustlit"
 AL, ART, AA, FB, TA = "adv_lib", "art", "pyautoattack", "foolbox", "torchattacks"
 
 
@@ -125,3 +128,12 @@ def auto_attack(name: str, settings: Settings) -> Peer:
         return attack.perturb(x, y)
 
     return Peer(AA, craft)
+
+
+def whole_plan(norm: str) -> Peer:
+    """WorstCase without its gates: what it alone breaks, the gates miss."""
+
+    def craft(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        return WorstCase(eps=eps, norm=norm, control=1.0)(net, x, y, seed=0)
+
+    return Peer(OURS, craft, "whole plan")

@@ -9,44 +9,48 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import Attack
-from robustlit.classifier import predicted
+from robustlit.attacks import Attack, BudgetAttack
 from robustlit.figures import images_figure, write_figure
 from robustlit.tracking.metrics import IMAGES, IMAGES_TABLE
 
-from .first_images import FirstImages
+from .example_images import ExampleImages
+from .quoted import Shown, clean_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class AdversarialImages(FirstImages):
-    """Draw the first test images under an attack: clean, adversarial, difference magnified, true → predicted class.
+class AdversarialImages(ExampleImages):
+    """Draw test images that an attack broke: clean, adversarial, difference magnified, true → predicted class.
 
     Args:
-        attack: The attack to show.
-        count, seed: See `FirstImages`.
+        attack: The attack to show; None takes the quoted one of the `AttackSweep` before this callback.
+        count, seed, norm, eps: See `ExampleImages`.
         folder: Where `adversarial_images.png` is written; None writes nothing.
     """
 
     subject = "image grid"
 
-    def __init__(self, attack: Attack, *, count: int = 10, seed: int = 0, folder: str | Path | None = None) -> None:
-        super().__init__(count, seed, folder)
-        self.attack = attack
+    def __init__(
+        self, attack: Attack | None = None, *, count: int = 10, seed: int = 0, folder: str | Path | None = None,
+        norm: str | None = None, eps: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(attack, count, seed, folder, norm, eps)
         self._rows: list[tuple[Any, ...]] = []  # of the W&B table
 
-    def draw(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Figure:
+    def draw(self, net: nn.Module, x: Tensor, y: Tensor, shown: Shown) -> Figure:
         """Attack the images and return the figure."""
-        result = self.attack.run(net, x, y, index=index, seed=self.seed)
-        with torch.no_grad():
-            before = predicted(net(x)).tolist()
-        labels, after = y.tolist(), result.prediction.tolist()
+        given: dict[str, Any] = {"eps": shown.eps} if isinstance(shown.attack, BudgetAttack) else {}
+        index = torch.tensor(shown.index, device=x.device)
+        result = shown.attack.run(net, x, y, index=index, seed=shown.seed, **given)
+        labels, before, after = y.tolist(), clean_predictions(net, x).tolist(), result.prediction.tolist()
         largest = float((result.x_adv - x).abs().max())
         magnify = float(max(1, int(1 / largest + 0.01))) if largest else 1.0
-        self._rows = list(zip(index.tolist(), labels, x, before, result.x_adv, after, strict=True))
-        title = f"true → predicted; {self.attack}"
-        return images_figure(x.cpu().numpy(), result.x_adv.cpu().numpy(), labels, before, after, title, magnify)
+        named = [[self.name_of(label) for label in each] for each in (labels, before, after)]
+        self._rows = list(zip(shown.index, named[0], x, named[1], result.x_adv, named[2], strict=True))
+        title = f"true → predicted; {shown.title}"
+        clean, adversarial = x.cpu().numpy(), result.x_adv.cpu().numpy()
+        return images_figure(clean, adversarial, labels, before, after, title, magnify, names=self.class_names)
 
     def write(self, figure: Figure, folder: Path) -> None:
         """Write `adversarial_images.png`."""
@@ -57,8 +61,12 @@ class AdversarialImages(FirstImages):
         import wandb
 
         table = wandb.Table(columns=["index", "label", "clean", "clean_prediction", "adversarial", "prediction"])
-        for row in self._rows:
-            table.add_data(*(wandb.Image(_picture(v)) if isinstance(v, Tensor) else v for v in row))
+        for number, label, clean, before, adversarial, after in self._rows:
+            pictures = [
+                wandb.Image(_picture(image), caption=f"{label} → {found}")
+                for image, found in ((clean, before), (adversarial, after))
+            ]
+            table.add_data(number, label, pictures[0], before, pictures[1], after)
         yield {IMAGES: wandb.Image(figure)}
         yield {IMAGES_TABLE: table}
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.evaluation import Sweep
-from robustlit.evaluation.batches import check_numbers, examples_of
+from robustlit.evaluation.batches import check_numbers, class_names_of, examples_of, split_size
 from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.parts import FOLDER, Parts
 from robustlit.evaluation.sweep import Columns, as_evaluation, gathered
@@ -25,6 +26,7 @@ from robustlit.tracking.console import say
 from robustlit.tracking.evaluation import log_evaluation
 from robustlit.training import load_classifier
 from robustlit.training.blackbox import distil_small_cnn
+from robustlit.training.finite import GuardedTraining
 from robustlit.training.substitute import Distilled
 
 from .progress import Progress
@@ -53,6 +55,7 @@ class AttackSweep(pl.Callback):
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
+        save_adversarials: Also write the adversarial examples, see `Adversarials`.
         keeps_parts: Leave the files of the finished batches after the test; `remove_parts` removes them.
         seconds_before: How long the batches took that an earlier test attacked.
         write_error: The error that kept a file from being written, if any; what was computed is in `evaluation`.
@@ -70,11 +73,12 @@ class AttackSweep(pl.Callback):
         self.substitute_images = substitute_images
         self.folder = None if folder is None else Path(folder)
         self.curve_ends = {"l2": curve_l2, "linf": curve_linf}
-        self.keeps_parts = False
+        self.keeps_parts = self.save_adversarials = False
         self.evaluation: Evaluation | None = None
         self.write_error: OSError | None = None
         self._parts: list[Columns] = []
         self._numbers: set[int] = set()  # of the examples so far
+        self._evaluated: np.ndarray = np.empty(0, dtype=np.int64)  # numbers of all, copies of others too
         self._kept: Parts | None = None
         self._kept_substitute: Path | None = None
         self._substitute: dict[str, Any] = {}
@@ -104,7 +108,10 @@ class AttackSweep(pl.Callback):
             self._substitute = {"distilled with queries": made.queries, "agreement": round(made.agreement, 4)}
         elif self.sweep.substitute is not None:
             self.sweep.substitute.to(pl_module.device)
-        self._kept = Parts(self.sweep, pl_module.net, self.folder)  # type: ignore[arg-type]
+        self._kept = Parts(
+            self.sweep, pl_module.net, self.folder,  # type: ignore[arg-type]
+            examples=examples_of(trainer.test_dataloaders), note=say if self.save_adversarials else None,
+        )  # fmt: skip
         batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
         for line in self._kept.notes(float(trainer.strategy.reduce(batches, reduce_op="sum"))):
             say(line)
@@ -124,7 +131,7 @@ class AttackSweep(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Attack the batch."""
-        x, y = batch[0], batch[1]
+        x, y = pl_module.pair((*batch,)) if isinstance(pl_module, GuardedTraining) else (batch[0], batch[1])
         if len(batch) > 2:
             index = batch[2]
             check_numbers(index, len(y), self._numbers)
@@ -189,12 +196,15 @@ class AttackSweep(pl.Callback):
             with suppress(OSError):
                 if self._kept_substitute is not None:
                     self._kept_substitute.unlink(missing_ok=True)
-            for line in self._kept.remove(self.evaluation.table["index"].unique()):
+            for line in self._kept.remove(self._evaluated):
                 say(line)
 
     def _finish(self, trainer: pl.Trainer, parts: list[Columns], coverage: dict[str, Any]) -> None:
-        meta = self.sweep.meta() | ({"substitute": self._substitute} if self._substitute else {})
-        self.evaluation = as_evaluation(parts, {**meta, **coverage})
+        data = getattr(trainer, "datamodule", None)
+        named = class_names_of(data) or class_names_of(trainer.test_dataloaders)
+        meta = self.sweep.meta() | named | ({"substitute": self._substitute} if self._substitute else {})
+        self._evaluated = np.unique(np.concatenate([part["index"] for part in parts]))
+        self.evaluation = as_evaluation(parts, {**meta, **coverage, "of": split_size(data)})
         if self.folder is not None:
             try:
                 write_evaluation(self.evaluation, self.folder, self.curve_ends)
@@ -203,3 +213,9 @@ class AttackSweep(pl.Callback):
                 rank_zero_warn(f"could not write the evaluation: {error}")
         for logger in trainer.loggers:
             log_evaluation(logger, self.evaluation, self.curve_ends)
+
+
+def sweep_before(callback: pl.Callback, trainer: pl.Trainer) -> AttackSweep | None:
+    """Return the last `AttackSweep` before a callback of a Trainer, None without one."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in reversed(callbacks[: callbacks.index(callback)]) if isinstance(c, AttackSweep)), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,49 +11,57 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.attack import BudgetAttack
-from robustlit.classifier import predicted
 from robustlit.figures import budgets_figure, save_figure
 from robustlit.threat import check_eps
 from robustlit.tracking.metrics import IMAGES_BY_EPS
 
-from .first_images import FirstImages
+from .example_images import ExampleImages
+from .quoted import Shown, clean_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class ImagesByEps(FirstImages):
-    """Draw the first test images under one attack at growing budgets, the clean ones first.
+class ImagesByEps(ExampleImages):
+    """Draw test images that an attack broke at growing budgets, the clean ones first.
 
     Args:
-        attack: A budget attack; its own eps is not used.
-        budgets: At least one, in pixel units.
-        count, seed: See `FirstImages`.
+        attack: A budget attack, which chooses examples at its own eps; None takes the quoted one of the `AttackSweep`
+            before this callback.
+        budgets: At least one, in pixel units; None takes a quarter, a half, once and twice the eps that chooses the
+            examples.
+        count, seed, norm, eps: See `ExampleImages`.
         folder: Where `images_by_eps.png` and `.svg` are written; None writes nothing.
     """
 
     subject = "images by eps"
+    with_budget = True
 
     def __init__(
-        self, attack: BudgetAttack, budgets: Sequence[float] = (0.1, 0.2, 0.3, 0.4), *, count: int = 5, seed: int = 0,
-        folder: str | Path | None = None,
+        self, attack: BudgetAttack | None = None, budgets: Sequence[float] | None = None, *, count: int = 5,
+        seed: int = 0, folder: str | Path | None = None, norm: str | None = None, eps: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(count, seed, folder)
-        if not budgets:
+        super().__init__(attack, count, seed, folder, norm, eps)
+        if budgets is not None and not budgets:
             raise ValueError("budgets must name at least one eps, got none")
-        self.attack = attack
-        self.budgets = sorted({check_eps(float(eps), attack.norm, name="budgets") for eps in budgets})
+        norm = "l2" if attack is None else attack.norm  # of the quoted attack it is not known yet: no upper bound
+        self.budgets = None if budgets is None else sorted({check_eps(float(e), norm, name="budgets") for e in budgets})
 
-    def draw(self, net: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Figure:
+    def draw(self, net: nn.Module, x: Tensor, y: Tensor, shown: Shown) -> Figure:
         """Attack the images at every budget and return the figure."""
-        with torch.no_grad():
-            images, predictions = [x.cpu().numpy()], [predicted(net(x)).tolist()]
-        for eps in self.budgets:
-            result = self.attack.run(net, x, y, index=index, seed=self.seed, eps=eps)
+        attack: Any = shown.attack
+        assert shown.eps is not None
+        largest, index = 1.0 if attack.norm == "linf" else np.inf, torch.tensor(shown.index, device=x.device)
+        budgets = self.budgets or sorted({min(factor * shown.eps, largest) for factor in (0.25, 0.5, 1, 2)})
+        images, predictions = [x.cpu().numpy()], [clean_predictions(net, x).tolist()]
+        for eps in budgets:
+            result = attack.run(net, x, y, index=index, seed=shown.seed, eps=eps)
             images.append(result.x_adv.cpu().numpy())
             predictions.append(result.prediction.tolist())
-        budgets, title, norm = [0.0, *self.budgets], _title(self.attack, len(y)), self.attack.norm
-        return budgets_figure(np.stack(images), budgets, y.tolist(), np.array(predictions), title, norm=norm)
+        return budgets_figure(
+            np.stack(images), [0.0, *budgets], y.tolist(), np.array(predictions), shown.title, norm=attack.norm,
+            names=self.class_names,
+        )  # fmt: skip
 
     def write(self, figure: Figure, folder: Path) -> None:
         """Write `images_by_eps.png` and `.svg`."""
@@ -65,10 +72,3 @@ class ImagesByEps(FirstImages):
         import wandb
 
         yield {IMAGES_BY_EPS: wandb.Image(figure)}
-
-
-def _title(attack: BudgetAttack, count: int) -> str:
-    """Describe the attack without the eps that is not used and without the norm, which the axis names."""
-    kept = {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in ("eps", "norm")}
-    settings = ", ".join(f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str))
-    return f"{attack.name}{f' ({settings})' if settings else ''} at growing eps, the first {count} test images"

@@ -1,4 +1,4 @@
-"""Verdict: check whether the sweep's robust accuracy can be trusted."""
+"""Verdict: check whether the sweep's robust accuracy is believable, overstated or undecided."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustlit.training.blackbox import distil_small_cnn
 from robustlit.verdict import verdict
 from robustlit.verdict.judge import PROFILES, quoted_budget
 
-from .attack_sweep import AttackSweep
+from .attack_sweep import AttackSweep, sweep_before
 from .save_on_interrupt import SaveOnInterrupt
 
 
@@ -99,8 +99,7 @@ class Verdict(pl.Callback):
         return made.net if made else None
 
     def _sweep(self, trainer: pl.Trainer) -> AttackSweep:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        sweeps = [c for c in callbacks[: callbacks.index(self)] if isinstance(c, AttackSweep)]
-        if not sweeps:
+        sweep = sweep_before(self, trainer)
+        if sweep is None:
             raise ValueError("Verdict judges an AttackSweep: put one before it in the Trainer's callbacks")
-        return sweeps[-1]
+        return sweep

@@ -61,8 +61,8 @@ save_figure(curves_figure(plain, "linf"), folder / "plain" / "curves_linf")
 # %% 3. A false defense
 #
 # Rounding every pixel to black or white makes the gradient zero, so PGD finds nothing, and the accuracy under attack
-# looks excellent. The verdict detects this. Each check that fails says what it found and what to try next. The default,
-# profile="quick", costs a tenth of the attack and probes few examples; "full" probes more examples for longer.
+# looks excellent. The verdict finds this figure overstated. Each check that fails says what it found and what to try
+# next. The default, profile="quick", costs a tenth of the attack and probes few examples; "full" probes more.
 
 
 class Rounded(torch.nn.Module):
@@ -129,7 +129,7 @@ for eps in (0.02, 0.05, 0.1):
     print(f"   worst case at L-inf {eps:<5g}{here:>7.1%}   (the net of part 2: {before:.1%})")
 print(f"   the median distance to the nearest adversarial example is L2 {robust.median_distance('nearest_l2'):.2f}")
 found = verdict(robust, robust_net, (x, y), {"worst_case": WorstCase(eps=0.1)}, profile="full")
-print(f"   verdict: {found.status}, {found.counts}")
+print(f"   {found.title}; checks: {found.counts}")
 print(f"   {found.caution}")
 
 # %% 5. Compare

@@ -16,6 +16,20 @@ def rounded_up(eps: Any, norm: str) -> Any:
     return eps + TOLERANCE * (1 + eps if norm in ("l1", "l2") else 1)
 
 
+def budget_text(eps: float) -> str:
+    """Return a budget as people write it: "8/255" for a whole or half number of grey levels, else "0.3"."""
+    if abs(eps - float(f"{eps:.3g}")) > 1e-6 * abs(eps):  # .2 is 51/255 too, and written as .2
+        levels = f"{round(510 * eps) / 2:g}"
+        if float(levels) and abs(255 * eps - float(levels)) <= 1e-5 * float(levels):  # float32 and six digits suffice
+            return f"{levels}/255"
+    return f"{eps:.4g}"
+
+
+def meant_levels(value: float) -> str:
+    """Return "; did you mean 8/255?" for a value that is most likely in grey levels of 255, else ""."""
+    return f"; did you mean {value:g}/255?" if 0 < value <= 255 else ""
+
+
 def did_you_mean(name: str, names: Iterable[str], *, most: int = 1, cutoff: float = 0.6, prefix: str = "") -> str:
     """Return "did you mean NAME?" with the `names` most similar to a mistyped one, "" if none is similar.
 
@@ -81,8 +95,8 @@ def check_step_size(step_size: object, relative_step_size: object, norm: str) ->
     if step_size is not None and (not is_number(step_size) or float(step_size) <= 0):  # type: ignore[arg-type]
         raise ValueError(f"step_size must be positive pixel units, or None for the attack's rule, got {step_size!r}")
     if step_size is not None and norm == "linf" and float(step_size) >= 2:  # type: ignore[arg-type]
-        given = f"{step_size:g}"  # twice the largest ball: most likely 2/255 was meant
-        raise ValueError(f"step_size must be below 2 pixel units, got {given}; did you mean {given}/255?")
+        # Twice the largest ball: most likely 2/255 was meant.
+        raise ValueError(f"step_size must be below 2 pixel units, got {step_size:g}{meant_levels(float(step_size))}")  # type: ignore[arg-type]
     if relative_step_size is not None:
         advice = "; it is a multiple of eps, None for the attack's rule"
         check_positive(relative_step_size, "relative_step_size", advice)

@@ -9,13 +9,25 @@ is looked up by itself: a defense that has only one of them, or is wrapped by a 
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.swa_utils import AveragedModel
 
 NO_CLASS = -1  # the prediction of a model whose logits name no class
 _DEFENDED = ("attack_view", "undefended", "stochastic", "rejects")
+_MOST_HELD = 1000  # entries of a list that are looked at: a longer one holds data
+_TRANSPARENT = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)  # they call their `module`
+_HIDDEN = (
+    "{outer} hides the {inner} inside it, so that attacks would take it for a plain net: pass the defense itself (of a "
+    "LightningModule, its net), or give the module around it attack_view(), undefended() and stochastic of its own"
+)
 DRAWS = 20  # draws of a stochastic model for one gradient, unless it has `draws`
 
 
@@ -46,33 +58,57 @@ class Detecting(Protocol):
         ...
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the module that a wrapper calls on its input as it is, or the model itself where it is no such wrapper.
+
+    Of nn.DataParallel, DistributedDataParallel, AveragedModel, `torch.compile` and an nn.Sequential of one module; not
+    where it was given an attribute of a defended classifier itself.
+    """
+    while isinstance(model, nn.Module) and not any(name in vars(model) for name in _DEFENDED):
+        inside = dict(model.named_children())
+        if type(model) in _TRANSPARENT:
+            model = inside["module"]
+        elif "_orig_mod" in inside:
+            model = inside["_orig_mod"]
+        elif type(model) is nn.Sequential and len(model) == 1:
+            model = model[0]
+        else:
+            break
+    return model
+
+
+def _asked(model: nn.Module, name: str) -> nn.Module:
+    inner = unwrapped(model)
+    answer = getattr(inner, name, None)
+    found = answer() if callable(answer) else inner
+    return model if found is inner else found
+
+
 def attack_view(model: nn.Module) -> nn.Module:
     """Return the model's attack view, which an adaptive attacker differentiates, or the model itself."""
-    answer = getattr(model, "attack_view", None)
-    return answer() if callable(answer) else model
+    return _asked(model, "attack_view")
 
 
 def undefended(model: nn.Module) -> nn.Module:
     """Return the model without its defense, or the model itself."""
-    answer = getattr(model, "undefended", None)
-    return answer() if callable(answer) else model
+    return _asked(model, "undefended")
 
 
 def is_stochastic(model: nn.Module) -> bool:
     """Return whether two forwards of one input may differ by design."""
-    return getattr(model, "stochastic", False) is True
+    return getattr(unwrapped(model), "stochastic", False) is True
 
 
 def can_reject(model: nn.Module) -> bool:
     """Return whether the last logit is the model's refusal to name a class: right on adversarial images only."""
-    return getattr(model, "rejects", False) is True
+    return getattr(unwrapped(model), "rejects", False) is True
 
 
 def draws_of(model: nn.Module) -> int:
     """Return the number of draws that attacks average gradients over: 1 if deterministic, else its `draws` or 20."""
     if not is_stochastic(model):
         return 1
-    draws = getattr(model, "draws", DRAWS)
+    draws = getattr(unwrapped(model), "draws", DRAWS)
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(
             f"draws of {type(model).__name__} must be a whole number of at least 1, got {draws!r}: over how many draws "
@@ -82,21 +118,73 @@ def draws_of(model: nn.Module) -> int:
 
 
 def check_not_hidden(model: nn.Module) -> None:
-    """Raise a ValueError for a plain module around a defended classifier, such as `nn.Sequential(defense)`.
+    """Raise a ValueError for a plain module around a defended classifier, such as `nn.Sequential(blur, defense)`.
 
-    It hides what the defense says of itself, and would be attacked as a plain net: the defense would look better.
+    It hides what the defense says of itself, and would be attacked as a plain net: the defense would look better. The
+    defense may also be held in a list, a dict, a partial, a closure or as a bound method.
     """
-    if any(hasattr(model, name) for name in _DEFENDED):
+    if _is_plain(model):
+        for inner in _held(model, set()):
+            if inner is not model and (_says_more(inner, model) or undefended(inner) is not inner):
+                raise ValueError(_HIDDEN.format(outer=type(model).__name__, inner=type(inner).__name__))
+
+
+@contextmanager
+def watched(net: nn.Module, model: nn.Module) -> Iterator[None]:
+    """Raise a ValueError if a forward of `net` calls a defense that attacks on `model` do not know of.
+
+    This finds one that `check_not_hidden` cannot see, such as a global, or in the attack view of a wrapper. `net` is
+    the model or its attack view. Compiled nets are not watched.
+    """
+    compiled = any("_orig_mod" in dict(m.named_children()) or vars(m).get("_compiled_call_impl") for m in net.modules())
+    if compiled or not _is_plain(net):
+        yield
         return
-    for inner in model.modules():
-        # Some views are the module itself, whose gradients work anywhere: of `robustlit.attacks.BPDA` around a layer.
-        replaced = attack_view(inner) is not inner or undefended(inner) is not inner
-        if inner is not model and (replaced or is_stochastic(inner) or can_reject(inner)):
-            raise ValueError(
-                f"{type(model).__name__} hides the {type(inner).__name__} inside it, so that attacks would take it for "
-                "a plain net: pass the defense itself (of nn.DataParallel or AveragedModel, its .module), or give the "
-                "module around it attack_view(), undefended() and stochastic of its own"
-            )
+
+    def look(inner: nn.Module, inputs: object) -> None:
+        if inner is not net and _says_more(inner, model):
+            raise ValueError(_HIDDEN.format(outer=type(net).__name__, inner=type(inner).__name__))
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_plain(model: nn.Module) -> bool:
+    return not any(hasattr(unwrapped(model), name) for name in _DEFENDED)
+
+
+def _says_more(inner: nn.Module, model: nn.Module) -> bool:
+    """Return whether `inner` has an attack view, or declares something of itself that `model` does not."""
+    if (is_stochastic(inner) and not is_stochastic(model)) or (can_reject(inner) and not can_reject(model)):
+        return True
+    # Some views are the module itself, whose gradients work anywhere: of `robustlit.attacks.BPDA` around a layer.
+    return attack_view(inner) is not inner
+
+
+def _held(value: Any, seen: set[int]) -> Iterator[nn.Module]:
+    """Yield the modules in an object."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    parts: Any = ()
+    if isinstance(value, nn.Module):
+        yield value
+        parts = (*value.children(), *vars(value).values())
+    elif isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) <= _MOST_HELD:
+        parts = value
+    elif isinstance(value, partial):
+        parts = (value.func, value.args, value.keywords)
+    elif isinstance(value, MethodType):
+        parts = (value.__self__,)
+    elif isinstance(value, FunctionType):
+        parts = [cell.cell_contents for cell in value.__closure__ or () if cell != type(cell)()]
+    for part in parts:
+        yield from _held(part, seen)
 
 
 def check_logits(logits: object, batch: int) -> Tensor:
@@ -132,11 +220,14 @@ def predicted(logits: Tensor) -> Tensor:
 def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: str = "labels") -> None:
     """Raise a ValueError unless `y` is (batch,) of integers in [0, num_classes)."""
     if y.shape != (batch,):
-        raise ValueError(f"{name} must have shape ({batch},) to match the images, got {tuple(y.shape)}")
+        way_out = ""
+        if y.ndim == 2 and len(y) == batch:
+            way_out = "; use y.squeeze(1)" if y.shape[1] == 1 else "; of one-hot labels use y.argmax(1)"
+        raise ValueError(f"{name} must have shape ({batch},) to match the images, got {tuple(y.shape)}{way_out}")
     if y.is_floating_point() or y.is_complex():
-        raise ValueError(f"{name} must be integers, got {y.dtype}")
+        raise ValueError(f"{name} must be integers, the numbers of classes, got {y.dtype}; use y.long()")
     if num_classes is not None and batch:
-        low, high = (int(v) for v in y.aminmax())
+        low, high = (int(v) for v in y.long().aminmax())  # there is no aminmax of unsigned integers
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"{name} must lie in [0, {num_classes - 1}] for a model with {num_classes} outputs, "

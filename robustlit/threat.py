@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustlit.checks import check_choice
+from robustlit.checks import check_choice, meant_levels
 
 NORMS = ("linf", "l2")
 # A projection onto an L2 ball aims so many roundings short of eps: of the norm, the factor, the product and the sum.
@@ -48,8 +48,7 @@ def check_eps(eps: object, norm: str = "linf", name: str = "eps") -> float:
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"{name} must be positive and finite, in pixel units, got {value:g}")
     if norm == "linf" and value > 1:
-        hint = f"; did you mean {value:g}/255?" if value <= 255 else ""
-        raise ValueError(f"{name} must be in (0, 1] pixel units, got {value:g}{hint}")
+        raise ValueError(f"{name} must be in (0, 1] pixel units, got {value:g}{meant_levels(value)}")
     return value
 
 
@@ -59,6 +58,9 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"images must be a batch (B, C, H, W) or (B, D), got shape {tuple(x.shape)}")
     if x.shape[0] == 0:
         raise ValueError("the batch is empty: there is no example to attack")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        way_out = "give them in float32: x.float() (in training trainer.precision=16-mixed or bf16-mixed)"
+        raise ValueError(f"images are in half precision ({x.dtype}), which rounds them; {way_out}")
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images must be float32 in [0, 1], got {x.dtype}; for uint8 use x.float() / 255")
     low, high = (float(v) for v in torch.aminmax(x.detach()))  # NaN propagates to both

@@ -1,17 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from robustlit.attacks import BPDA, FGSM
+from robustlit.attacks import BPDA, EOT, FGSM
 from robustlit.classifier import (
     DefendedClassifier,
     attack_view,
+    can_reject,
     check_labels,
     check_logits,
     check_not_hidden,
     draws_of,
     is_stochastic,
     undefended,
+    unwrapped,
 )
 
 
@@ -169,18 +178,89 @@ def test_good_labels_pass() -> None:
     check_labels(torch.tensor([0, 99, 1]), 3)  # the number of classes is not known yet
 
 
+class Calls(nn.Module):
+    """Calls what it is given, which it does not register."""
+
+    def __init__(self, held: Any, call: Callable[[Any, Tensor], Tensor] = lambda held, x: held(x)) -> None:
+        super().__init__()
+        self.held, self.call = [held], call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.held[0], x)
+
+
 def test_a_module_around_a_defense_must_not_hide_it() -> None:
+    defense = OnlyAView()
     hiding = [
-        nn.Sequential(OnlyAView()),
+        nn.Sequential(nn.Identity(), OnlyAView()),
         nn.Sequential(nn.Identity(), nn.Sequential(Defended(), nn.Identity())),
-        nn.DataParallel(Defended()),
-        torch.optim.swa_utils.AveragedModel(Defended()),
+        nn.DataParallel(nn.Sequential(nn.Identity(), Defended())),
+        torch.compile(nn.Sequential(nn.Identity(), Defended())),
+        Calls(Defended()),
+        Calls({"net": (defense,)}, lambda held, x: held["net"][0](x)),
+        Calls(defense.forward),
+        Calls(partial(lambda net, x: net(x), defense)),
+        Calls(lambda x: defense(x)),
+        torch.compile(Calls(defense)),
     ]
     for model in hiding:
         with pytest.raises(ValueError, match=f"{type(model).__name__} hides the (Defended|OnlyAView)"):
             check_not_hidden(model)
         with pytest.raises(ValueError, match="hides the"):
             FGSM(eps=0.1).run(model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+        with pytest.raises(ValueError, match="hides the"):
+            EOT(model)
     rounding = BPDA(torch.round)  # its gradient works inside any module
     for model in (Defended(), OnlyAView(), nn.Sequential(rounding, nn.Linear(4, 3)), torch.compile(Defended())):
         check_not_hidden(model)
+
+
+_FAR = {"defense": OnlyAView()}  # of which no object in the model knows
+
+
+class Global(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _FAR["defense"](x)
+
+
+class DefendedByAPart(Defended):
+    """Its attack view hides another defense."""
+
+    def attack_view(self) -> nn.Module:
+        return Global()
+
+
+@pytest.mark.parametrize("model", [Global(), DefendedByAPart()])
+def test_a_defense_that_only_a_forward_reaches_is_found(model: nn.Module) -> None:
+    check_not_hidden(model)
+    with pytest.raises(ValueError, match="Global hides the OnlyAView"):
+        FGSM(eps=0.1).run(model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+    handle = register_module_forward_pre_hook(lambda module, inputs: None)
+    assert len(handle.hooks_dict_ref()) == 1  # this one: no hook of the attack is left
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        nn.Sequential,
+        torch.compile,
+        lambda model: nn.DataParallel(torch.compile(nn.Sequential(model))),
+    ],
+)
+def test_a_wrapper_that_changes_nothing_is_seen_through(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = Defended()
+    model.draws, model.rejects = 3, True
+    wrapped = wrap(model)
+    inner = unwrapped(wrapped)
+    assert type(inner) is Defended
+    assert attack_view(wrapped) is inner.view
+    assert undefended(wrapped) is inner.net
+    assert is_stochastic(wrapped)
+    assert can_reject(wrapped)
+    assert draws_of(wrapped) == 3
+    check_not_hidden(wrapped)
+    plain = wrap(nn.Linear(4, 3))
+    assert attack_view(plain) is undefended(plain) is plain

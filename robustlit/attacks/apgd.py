@@ -83,18 +83,19 @@ class APGD(BudgetAttack):
         for step in range(self.steps):
             loss = loss_for(self.loss, climbers.aim)
             logits, losses, gradient = victim.gradient(climbers.z, loss, climbers.rows)
+            votes = logits
             if not victim.sees_itself:
-                logits = victim.logits(climbers.z, climbers.rows)
+                votes, logits = victim.judge(climbers.z, climbers.rows)
                 losses = loss(logits)
-            climbers.record(best, logits, losses, gradient)
+            climbers.record(best, votes, logits, losses, gradient)
             if not climbers.drop(best.success[climbers.at], step):
                 return
             if step == check_at:
                 check_at += next(windows)
                 climbers.halve_where_stalled(self.rho)
             climbers.move()
-        logits = victim.logits(climbers.z, climbers.rows)
-        climbers.record(best, logits, loss_for(self.loss, climbers.aim)(logits), climbers.gradient)
+        votes, logits = victim.judge(climbers.z, climbers.rows)
+        climbers.record(best, votes, logits, loss_for(self.loss, climbers.aim)(logits), climbers.gradient)
         best.record(climbers.at, climbers.best, torch.zeros_like(climbers.halved), climbers.best_margin)
 
 
@@ -126,9 +127,9 @@ class _Climbers(Climbers):
         self.halved = torch.ones_like(eps, dtype=torch.bool)  # at the last check
         self.moved = False
 
-    def record(self, best: Best, logits: Tensor, losses: Tensor, gradient: Tensor) -> None:
-        """Record logits (b, K), losses (b,) and gradients (b, ...) at `z`; successes go to `best`."""
-        reached, margin = self.criterion.reached(logits), self.criterion.margin(logits).to(self.best_margin.dtype)
+    def record(self, best: Best, votes: Tensor, logits: Tensor, losses: Tensor, gradient: Tensor) -> None:
+        """Record losses (b,) and gradients (b, ...) at `z`, and successes in `best`: see `Victim.judge`."""
+        reached, margin = self.criterion.reached(votes), self.criterion.margin(logits).to(self.best_margin.dtype)
         best.record_success(self.at, self.z, reached, margin)
         loss = losses.to(self.best_loss.dtype)
         higher = loss > self.best_loss  # never where it is NaN

@@ -138,6 +138,7 @@ class Ascent:
     lengths: Sequence[float]  # of the steps, as multiples of eps
     decay: float | None  # share of its velocity that a step keeps; None steps along the gradient itself
     loss: Loss
+    score: Loss | None = None  # by which failed attempts are ranked; None means by the loss
 
 
 @dataclass
@@ -177,10 +178,11 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
             logits, _, climbers.gradient = victim.gradient(climbers.z, loss, climbers.rows)
         if step == 0 and not bool(climbers.gradient.any()):
             warnings.warn(_ZERO_GRADIENT.format(name=type(victim.view).__name__), stacklevel=2)
+        votes = logits
         if not victim.sees_itself:
-            logits = victim.logits(climbers.z, climbers.rows)
-        record = best.record if step else best.record_success
-        record(climbers.at, climbers.z, climbers.criterion.reached(logits), ascent.loss(climbers.criterion, logits))
+            votes, logits = victim.judge(climbers.z, climbers.rows)
+        record, score = best.record if step else best.record_success, ascent.score or ascent.loss
+        record(climbers.at, climbers.z, climbers.criterion.reached(votes), score(climbers.criterion, logits))
         if not climbers.drop(best.success[climbers.at], step):
             return
         climbers.advance(length, ascent.decay)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import HALF, Criterion
 from robustlit.attacks.victim import Victim
+from robustlit.checks import meant_levels
 from robustlit.classifier import check_labels, check_not_hidden
 from robustlit.threat import NORMS, check_eps, check_images, distance, expand
 
@@ -68,6 +69,7 @@ class Attack(ABC):
     targeted: ClassVar[bool] = True  # can seek a given class
     untargeted: ClassVar[bool] = True  # can seek any class but the true one
     needs_gradients: ClassVar[bool] = True  # differentiates the model; else it can run in a black box as it is
+    goes_on_blind: ClassVar[bool] = False  # where the model gives no gradient it warns and does what needs none
     adaptive_only: ClassVar[bool] = False  # works on the parts of a defense, which the attacker must know
     norm: str = field(default="linf", kw_only=True)
 
@@ -110,7 +112,7 @@ class Attack(ABC):
     def _run(self, model: nn.Module, given: Batch, eps: Tensor | None) -> AttackResult:
         self._check(given)
         check_not_hidden(model)
-        with Victim(model, given.x, keep_generators=given.seed is not None) as victim:
+        with Victim(model, given.x, keep_generators=given.seed is not None, watch=True) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.
             x, y, target, index = given.copies()
             if given.seed is not None and victim.is_stochastic:
@@ -125,6 +127,8 @@ class Attack(ABC):
                 check_labels(target, len(x), classes, name="target")
             x_adv, done = x.clone(), sought.reached(clean)
             rows = torch.nonzero(~done).squeeze(1)
+            if eps is None:  # a minimal attack ends next to the boundary
+                sought = sought.guarded(clean)
             if len(rows):
                 draws = Draws(given.seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
@@ -183,7 +187,8 @@ class Batch:
 
 
 def _are_probabilities(logits: Tensor) -> bool:
-    tolerance = 1e-4 if logits.dtype in (torch.float32, torch.float64) else 1e-2
+    rounded = any(torch.equal(logits.to(half).to(logits.dtype), logits) for half in HALF)  # and widened since
+    tolerance = 1e-2 if rounded else 1e-4
     return bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < tolerance).all())
 
 
@@ -225,6 +230,6 @@ class BudgetAttack(Attack):
         largest = 1.0 if self.norm == "linf" else float("inf")
         wrong = eps[~((eps >= 0) & (eps <= largest) & torch.isfinite(eps))].tolist()
         if wrong:
-            hint = f"; did you mean {wrong[0]:g}/255?" if largest < wrong[0] <= 255 else ""
+            hint = meant_levels(wrong[0]) if wrong[0] > largest else ""
             raise ValueError(f"eps per example must be finite, in [0, {largest:g}] pixel units, got {wrong[0]:g}{hint}")
         return eps.to(x)

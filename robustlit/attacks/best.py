@@ -52,8 +52,8 @@ class Best:
         """Record the current points as the model itself classifies them. Return (b,) bool, which of them succeed."""
         if not len(active.at):
             return active.at.bool()
-        logits = victim.logits(active.z, active.rows)
-        reached = active.criterion.reached(logits)
+        votes, logits = victim.judge(active.z, active.rows)
+        reached = active.criterion.reached(votes)
         self.record(active.at, active.z, reached, loss(active.criterion, logits))
         return reached
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.classifier import draws_of, is_stochastic, undefended
+from robustlit.classifier import can_reject, check_not_hidden, draws_of, is_stochastic, undefended
 
 Function = nn.Module | Callable[[Tensor], Tensor]
 _SHAPES = (
@@ -39,11 +39,13 @@ class BPDA(nn.Module):
         backward: What is differentiated instead, from the same input to the same shape. None is the identity.
 
     Raises:
-        ValueError: At the forward, if `model` does not return a tensor or the two shapes differ.
+        ValueError: If `model` hides a defense; at the forward, if it does not return a tensor or the two shapes differ.
     """
 
     def __init__(self, model: Function, backward: Function | None = None) -> None:
         super().__init__()
+        if isinstance(model, nn.Module):
+            check_not_hidden(model)
         self.model: Any = model  # a module or a function
         self.surrogate = backward
 
@@ -69,6 +71,11 @@ class BPDA(nn.Module):
     def draws(self) -> int:
         """Number of draws that a gradient is averaged over: that of the wrapped model."""
         return draws_of(self.model)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the last logit is the wrapped model's refusal to name a class."""
+        return can_reject(self.model)
 
     def attack_view(self) -> nn.Module:
         """Return itself: its output is the model's own, so the attack view may also judge."""

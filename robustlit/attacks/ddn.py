@@ -91,7 +91,7 @@ class Walk:
         direction = unit(gradient)
         flat = ~direction.flatten(1).any(1)
         delta = self.z - x + expand(length, x) * torch.where(expand(flat, x), self.random, direction)
-        self.norm = torch.minimum(self.norm * torch.where(reached, 1 - gamma, 1 + gamma), self.farthest)
+        self.norm = torch.minimum(self.norm * torch.where(reached, 1 - gamma, 1 + gamma).to(x), self.farthest)
         self.z = (x + unit(delta) * expand(self.norm, x)).clamp_(0, 1)
 
 

@@ -82,8 +82,6 @@ class DeepFool(Attack):
             active.logits = victim.logits(active.z, active.rows)
             margin = active.criterion.margin(active.logits).to(x.dtype)
             reached = active.criterion.reached(active.logits)
-            if not victim.is_stochastic:  # votes have no margin
-                reached &= margin > _rounding(active.logits)
             best.record(active.at, active.z, reached, margin)
             if not active.keep(~reached):
                 break
@@ -215,11 +213,6 @@ def _gaps(logits: Tensor, criterion: Criterion) -> Tensor:
     return logits - criterion.own(logits).unsqueeze(1)
 
 
-def _rounding(logits: Tensor) -> Tensor:
-    """Return (b,) by how much a logit may change when the same image is judged in another batch."""
-    return 100 * torch.finfo(logits.dtype).eps * logits.abs().nan_to_num(posinf=0.0).amax(1)
-
-
 def _trim(victim: Victim, images: _Images, x_adv: Tensor, last: Tensor) -> Tensor:
     """Return the adversarial examples nearest to the images on the way to `x_adv` (b, ...), whose margins are `last`.
 
@@ -238,7 +231,7 @@ def _trim(victim: Victim, images: _Images, x_adv: Tensor, last: Tensor) -> Tenso
         way, criterion = x[at], images.criterion.select(at)
         logits = victim.logits(way + expand(share, way) * (x_adv[at] - way), images.rows[at])
         margin = criterion.margin(logits).to(x.dtype)
-        beyond = criterion.reached(logits) & (margin > _rounding(logits))
+        beyond = criterion.reached(logits)
         far[at], near[at] = torch.where(beyond, share, high), torch.where(beyond, low, share)
         # Illinois: the end that stays counts half, else it would stay for ever.
         last[at] = torch.where(beyond, margin, last[at] / 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robustlit.checks import check_count
-from robustlit.classifier import DRAWS, attack_view, undefended
+from robustlit.classifier import DRAWS, attack_view, can_reject, check_not_hidden, undefended
 
 
 class EOT(nn.Module):
@@ -22,12 +22,12 @@ class EOT(nn.Module):
     depends on which examples share a batch. Attacks hold the model in eval mode, where `nn.Dropout` adds no noise.
 
     Args:
-        model: From images (B, C, H, W) in [0, 1] to logits (B, K), different on every call. Its `attack_view()` and
-            `undefended()` are passed on.
+        model: From images (B, C, H, W) in [0, 1] to logits (B, K), different on every call. Its `attack_view()`,
+            `undefended()` and `rejects` are passed on.
         n: Draws for each gradient.
 
     Raises:
-        ValueError: n is not a whole number of at least 1.
+        ValueError: n is not a whole number of at least 1, or the model hides a defense.
     """
 
     stochastic = True
@@ -35,11 +35,17 @@ class EOT(nn.Module):
     def __init__(self, model: nn.Module, n: int = DRAWS) -> None:
         super().__init__()
         check_count(n, "n")
+        check_not_hidden(model)
         self.model, self.draws = model, n
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of one draw."""
         return self.model(x)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the last logit is the wrapped model's refusal to name a class."""
+        return can_reject(self.model)
 
     def attack_view(self) -> nn.Module:
         """Return the attack view of the wrapped model."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
 from robustlit.checks import check_count, check_positive
-from robustlit.classifier import is_stochastic, undefended
+from robustlit.classifier import can_reject, check_not_hidden, is_stochastic, undefended
 
 
 class EvolutionStrategies(nn.Module):
@@ -41,7 +41,7 @@ class EvolutionStrategies(nn.Module):
         batch_size: Most images in one forward of the model; a larger batch of the attack is not split.
 
     Raises:
-        ValueError: sigma, samples, seed or batch_size out of range.
+        ValueError: sigma, samples, seed or batch_size out of range, or the model hides a defense.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class EvolutionStrategies(nn.Module):
         check_count(batch_size, "batch_size")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
+        check_not_hidden(model)
         self.model: nn.Module = model
         self.sigma, self.samples, self.seed, self.batch_size = float(sigma), samples, seed, batch_size
 
@@ -86,6 +87,11 @@ class EvolutionStrategies(nn.Module):
     def stochastic(self) -> bool:
         """Whether the wrapped model is stochastic."""
         return is_stochastic(self.model)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the last logit is the wrapped model's refusal to name a class."""
+        return can_reject(self.model)
 
     @property
     def draws(self) -> int:

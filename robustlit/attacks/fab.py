@@ -19,7 +19,7 @@ from robustlit.checks import check_counts, check_share, is_number
 from robustlit.threat import Ball, check_eps, expand
 
 _NEWTON = 12  # Newton steps of a projection
-_FINAL = 8  # forwards of the final search between the image and the adversarial example
+_FINAL = 8  # forwards at the end of a run, of the search between the image and the adversarial example
 
 
 @dataclass(frozen=True)
@@ -76,27 +76,28 @@ class FAB(Attack):
                 return criterion.margin(logits).unsqueeze(1)
             return logits.gather(1, classes) - criterion.own(logits).unsqueeze(1)
 
-        def judge(z: Tensor) -> Tensor:
+        def judge(z: Tensor, nearest: Nearest) -> Tensor:
             logits = victim.logits(z, rows)
             reached = criterion.reached(logits)
-            found.record(z, reached, criterion.margin(logits))
+            nearest.record(z, reached, criterion.margin(logits))
             return reached
 
         for run in range(self.restarts):
-            z = x
+            z, mine = x, Nearest(x, self.norm)
             if run:
                 near = torch.where(found.distances.isinf(), self.eps, found.distances)
                 z = Ball(x, near / 2, self.norm).random_point(draws)
             for _ in range(self.steps):
                 _, values, gradients = victim.jacobian(z, leads, rows)
                 z = self._step(z, x, values, gradients.flatten(2))
-                z = torch.where(expand(judge(z), z), x + self.beta * (z - x), z)
-        low, high = torch.zeros_like(found.distances), torch.ones_like(found.distances)
-        end, success = found.points.clone(), found.distances.isfinite()
-        for _ in range(_FINAL):
-            middle = (low + high) / 2
-            reached = judge(x + expand(middle, x) * (end - x))
-            low, high = torch.where(reached, low, middle), torch.where(reached & success, middle, high)
+                z = torch.where(expand(judge(z, mine), z), x + self.beta * (z - x), z)
+            low, high = torch.zeros_like(mine.distances), torch.ones_like(mine.distances)
+            end, success = mine.points.clone(), mine.found
+            for _ in range(_FINAL):
+                middle = (low + high) / 2
+                reached = judge(x + expand(middle, x) * (end - x), mine)
+                low, high = torch.where(reached, low, middle), torch.where(reached & success, middle, high)
+            found.record(mine.points, mine.found, mine.margins)
         return found.points
 
     def _step(self, z: Tensor, x: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class FAB(Attack):
         far_here, far_clean = (torch.linalg.vector_norm(d, order, dim=1) for d in (d_here, d_clean))
         share = (far_here / (far_here + far_clean).clamp_min(1e-12)).clamp(max=self.alpha_max).unsqueeze(1)
         mixed = (1 - share) * (here + self.eta * d_here) + share * (clean + self.eta * d_clean)
-        return mixed.clamp(0, 1).view_as(x)
+        return mixed.clamp(0, 1).view_as(x).to(x)  # logits may be wider than images
 
 
 def project_on_plane(points: Tensor, w: Tensor, level: Tensor, norm: str) -> Tensor:

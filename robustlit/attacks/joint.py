@@ -20,7 +20,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.attacks.worst_case import DECAY
 from robustlit.checks import check_choice, check_counts, check_not_negative, check_positive
-from robustlit.classifier import attack_view, can_reject, draws_of
+from robustlit.classifier import attack_view, can_reject, draws_of, unwrapped
 from robustlit.threat import Ball
 
 METHODS = ("weighted", "alternate")
@@ -93,7 +93,7 @@ class JointAttack(BudgetAttack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        model, best = victim.model, Best(x)
+        model, best = unwrapped(victim.model), Best(x)
         if not callable(getattr(model, "detection", None)):
             raise ValueError(_NO_DETECTION.format(name=type(model).__name__))
         sides = [_Side(model, _unflagged)] if can_reject(model) else [_Side(model, _unflagged), _flagged_side(model)]

@@ -14,7 +14,9 @@ from torch import Tensor
 from robustlit.classifier import NO_CLASS, names_class, predicted
 
 LOSSES = ("ce", "dlr", "margin")
-_HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
+HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
+_ROUNDINGS, _ROUNDINGS_OF_HALF = 100, 2  # by which a logit may change with the batch, relative to the largest
+_GUARD = 1e-4  # share of the clean margin that a minimal attack goes beyond the boundary
 _Self = TypeVar("_Self", bound="Criterion")
 
 
@@ -31,16 +33,34 @@ class Criterion:
         share: 0 asks for the prediction. A positive share asks that the wanted classes have this probability together,
             whichever of them comes first: for logits that are log shares of the votes of a stochastic model.
         rejects: The last logit is not a class but the model's refusal to name one. A refusal is not a success.
+        lead: (B,) margins that must be exceeded, in logits; None asks for the prediction alone. See `guarded`.
     """
 
     label: Tensor
     target: Tensor | None = None
     share: float = 0.0
     rejects: bool = False
+    lead: Tensor | None = None
 
     def select(self: _Self, keep: Tensor) -> _Self:
         """Return the criteria of the examples in `keep`."""
-        return replace(self, label=self.label[keep], target=None if self.target is None else self.target[keep])
+        target, lead = (None if values is None else values[keep] for values in (self.target, self.lead))
+        return replace(self, label=self.label[keep], target=target, lead=lead)
+
+    def guarded(self: _Self, clean: Tensor) -> _Self:
+        """Return the criteria for a search that stops next to the boundary, from the logits (B, K) of the clean images.
+
+        A point on the boundary is judged either way, as the batch and the kernel round. The lead asked for is above
+        rounding and a ten-thousandth of the margin that the search has to cross, so it costs about that share of the
+        distance. Votes (a positive share) have no margin: their criterion is safe without.
+        """
+        if self.share:
+            return self
+        roundings = _ROUNDINGS_OF_HALF if clean.dtype in HALF else _ROUNDINGS
+        logits = full_precision(clean)
+        own, other = self.own(logits), self.others(logits).amax(1)  # no others: a sentinel such as -1e9 says nothing
+        lead = roundings * torch.finfo(clean.dtype).eps * torch.maximum(own.abs(), other.abs())
+        return replace(self, lead=(lead + _GUARD * (other - own).abs()).nan_to_num(nan=0.0, posinf=0.0))
 
     def toward(self: _Self, target: Tensor) -> _Self:
         """Return the criteria of the same examples with a class (B,) to reach."""
@@ -81,6 +101,8 @@ class Criterion:
             reached = prediction != self.label if self.target is None else prediction == self.target
             if self.rejects:
                 reached = reached & (prediction < logits.shape[1] - 1)
+        if self.lead is not None:
+            reached = reached & (self.margin(logits) > self.lead)
         return reached | ~named if self.target is None else reached & named
 
     def prediction(self, logits: Tensor, reached: Tensor) -> Tensor:
@@ -142,7 +164,7 @@ class Criterion:
 
 def full_precision(logits: Tensor) -> Tensor:
     """Return the logits (B, K) in float32 where they are in half precision."""
-    return logits.float() if logits.dtype in _HALF else logits
+    return logits.float() if logits.dtype in HALF else logits
 
 
 def loss_for(name: str, criterion: Criterion) -> Callable[[Tensor], Tensor]:

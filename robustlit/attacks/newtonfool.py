@@ -34,6 +34,8 @@ class NewtonFool(Attack):
     The softmax saturates: of a confident net p is 1 and grad p is 0 in float32, and the step 0 / 0. But
     grad p = p (1 - p) grad o with o = log(p / (1 - p)), the log odds, whose gradient does not fade. The step is
     therefore formed as min(eta |x_0|, (p - 1/K) / (p (1 - p) |grad o|)) along -grad o / |grad o|, which is the same.
+    Of a confident net only eta |x_0| would limit it, which grows with the number of pixels while the distance to the
+    boundary need not: a step is therefore also no longer than the linearised o needs to come down to chance.
 
     Args:
         eta: Length of a step as a share of the image's own L2 norm.
@@ -96,8 +98,11 @@ def _newton_step(images: _Images, classes: int) -> Tensor:
     p, rest = torch.sigmoid(-odds), torch.sigmoid(odds)
     chance = 1 / classes
     # At chance and not yet broken (a defense, where only the attack view is broken): on towards 0.
-    drop = torch.where(p > chance, p - chance, p)
+    above = p > chance * 1.001  # next to chance the steps would be too short to change a pixel
+    drop = torch.where(above, p - chance, p)
     tiny = torch.finfo(z.dtype).tiny
     newton = drop / (p * rest).clamp_min(tiny) / (scaled * largest).clamp_min(tiny)
+    by_odds = (math.log(max(classes - 1, 1)) - odds) / (scaled * largest).clamp_min(tiny)
+    newton = torch.where(above, torch.minimum(newton, by_odds), newton)
     length = torch.minimum(images.longest, newton.nan_to_num(math.inf))
     return (z + gradient.mul_(expand(length / scaled, z))).clamp_(0, 1)

@@ -11,13 +11,18 @@ import torch
 from torch import nn
 
 
+def is_training(module: nn.Module) -> bool:
+    """Return whether a module is in training mode; a frozen TorchScript module has none."""
+    return getattr(module, "training", False)
+
+
 @contextmanager
 def held_in_eval(*roots: nn.Module) -> Iterator[None]:
     """Hold every submodule of the given modules in eval mode, and restore each one's own mode afterwards.
 
     By the flag itself: `train(True)` may be overridden (to freeze a BatchNorm), and two roots may share layers.
     """
-    training = list({id(module): module for root in roots for module in root.modules() if module.training}.values())
+    training = list({id(module): module for root in roots for module in root.modules() if is_training(module)}.values())
     for module in training:
         module.training = False
     try:

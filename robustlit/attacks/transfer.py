@@ -75,7 +75,8 @@ class Transfer(Attack):
             # The source has its own criterion: unlike the victim it may be deterministic and unable to refuse.
             criterion = source.criterion(criterion.label, criterion.target, safely=True)
             if eps is None:
-                here = torch.nonzero(~criterion.reached(source.logits(x))).squeeze(1)
+                clean = source.logits(x)
+                here, criterion = torch.nonzero(~criterion.reached(clean)).squeeze(1), criterion.guarded(clean)
             else:
                 here = torch.arange(len(x), device=x.device)
                 criterion = _Endless(criterion.label, criterion.target, criterion.share, criterion.rejects)

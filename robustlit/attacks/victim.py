@@ -7,33 +7,35 @@ attack has to treat it differently.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from operator import attrgetter
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks.calls import Call
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
+from robustlit.attacks.memory import is_out_of_memory
 from robustlit.attacks.passes import PassCounter
 from robustlit.attacks.surroundings import attack_precision, held_in_eval, kept_generators, seed_generators
-from robustlit.classifier import attack_view, can_reject, check_logits, draws_of, is_stochastic, names_class
+from robustlit.classifier import attack_view, can_reject, draws_of, is_stochastic, names_class, watched
 
 LossPerExample = Callable[[Tensor], Tensor]  # logits (B, K) -> (B,), or (B, k) for a Jacobian
 VOTES = 20  # fresh draws by which a stochastic model is judged
 _HALF = 0.48  # 10 votes of 20; a thousandth of each vote goes by probability, so not quite 0.5
 _SAFE = 0.63  # 13 votes of 20: a search that stopped at a bare half would lose every other recount
 _VOTE_BY_PROBABILITY = 1e-3  # small enough to decide between equal votes only
-_writes = attrgetter("_version")  # how often a tensor was written to; PyTorch has no public name for it
 _NO_GRADIENT = (
-    "{name} gives no gradient with respect to its input, so a gradient-based attack cannot see it; give the model an "
-    "attack_view() that is differentiable (see robustlit.attacks.BPDA), or use an attack that needs no gradients "
-    "(Square). A model without gradients is not thereby robust."
+    "{name} gives no gradient with respect to its input{why}, so a gradient-based attack cannot see it; a model "
+    "without gradients is not thereby robust. Where a part of it hides the gradient (NumPy, detach, rounding), put "
+    "robustlit.attacks.BPDA(part) in its place, or attack BPDA(model, backward=NET) with a differentiable NET of as "
+    "many classes; a defense returns such a model from its attack_view(). Checkpointing needs use_reentrant=False. "
+    "Square needs no gradients"
 )
-_SOMETIMES_IN_PLACE = (
-    "{name} changes its input in place, but did not on its first batch: work on a copy in its forward (x = x.clone()), "
-    "or the images under attack are corrupted"
-)
+
+
+class NoGradientError(ValueError):
+    """A model that answers, but cannot be differentiated with respect to its input."""
 
 
 class Victim:
@@ -53,17 +55,19 @@ class Victim:
         ambient_autocast: Keep the precision of the surrounding autocast region if it is bfloat16, as in training.
         keep_generators: Restore the global random generators on leaving; a stochastic model draws from them.
         draws: Number of draws that a gradient is averaged over; None takes the model's own (1 if deterministic).
+        watch: Raise a ValueError if the first forward reaches a defense that the model does not declare.
     """
 
     def __init__(self, model: nn.Module, like: Tensor, *, eval_mode: bool = True, ambient_autocast: bool = False,
-                 keep_generators: bool = True, draws: int | None = None) -> None:  # fmt: skip
+                 keep_generators: bool = True, draws: int | None = None, watch: bool = False) -> None:  # fmt: skip
         self.model = model
         self.view = model  # the attack view, once entered
         self.draws = draws_of(model) if draws is None else draws
         self.batch, self.device = len(like), like.device
         self.eval_mode, self.ambient_autocast, self.keep_generators = eval_mode, ambient_autocast, keep_generators
+        self.watch = watch
         self._opening: tuple[Tensor, Tensor] | None = None
-        self._works_in_place: dict[int, bool] = {}
+        self._calls: dict[int, Call] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Victim:
@@ -134,20 +138,33 @@ class Victim:
         Of a stochastic model these are log shares of the votes of `VOTES` fresh draws, at as many forwards. A draw that
         names no class (`names_class`) votes for none; NaN where no class has as many votes as there are such draws.
         """
+        return self.judge(x, rows)[0]
+
+    def judge(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `logits` returns, and the logits (b, K) that tell how near to success an attempt is.
+
+        Of a deterministic model these are the same. Of a stochastic one, votes judge, but log shares of votes are no
+        margins: the second are the mean logits of the same draws, so that a deterministic model that is declared
+        stochastic is searched in the same way as without.
+        """
         if not self.is_stochastic:
-            return self.forward_once(x, rows)
+            logits = self.forward_once(x, rows)
+            return logits, logits
         with torch.no_grad():
-            votes: Tensor | None = None
+            votes = mean = named = torch.zeros((), device=x.device)
             for _ in range(VOTES):
                 logits = self._forward(self.model, x, rows)
                 vote = torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
                 vote = vote.add_(logits.softmax(1).nan_to_num(), alpha=_VOTE_BY_PROBABILITY)
-                vote = torch.where(names_class(logits).unsqueeze(1), vote, 0.0)
-                votes = vote if votes is None else votes + vote
-            assert votes is not None
+                names = names_class(logits).unsqueeze(1)
+                votes, named = votes + torch.where(names, vote, 0.0), named + names.to(logits.dtype)
+                # A running mean, so that equal draws have exactly that mean; an infinite one stays.
+                moves = names & (logits != mean) & mean.isfinite()
+                mean = torch.where(moves, mean + (logits - mean) / named.clamp_min(1), mean)
             shares = votes.div_(VOTES * (1 + _VOTE_BY_PROBABILITY))
             unanswered = 1 - shares.sum(1) > shares.amax(1)
-            return shares.clamp_min_(1e-12).log_().masked_fill_(unanswered.unsqueeze(1), float("nan"))
+            mean = mean.masked_fill(named == 0, float("nan"))
+            return shares.clamp_min_(1e-12).log_().masked_fill_(unanswered.unsqueeze(1), float("nan")), mean
 
     def open(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of the whole batch and keep their graph for `gradient_of_opening`: saves a forward.
@@ -155,7 +172,7 @@ class Victim:
         Only for a victim that `sees_itself`.
         """
         leaf = x.detach().requires_grad_(True)
-        logits = self._forward(self.view, leaf, None)
+        logits = self._differentiable(leaf, None)
         self._opening = leaf, logits
         return logits.detach()
 
@@ -183,12 +200,12 @@ class Victim:
             The view's logits (b, K), the losses (b,), and the gradient of each loss with respect to its image (b, ...).
 
         Raises:
-            ValueError: The model gives no gradient.
+            NoGradientError: The model gives no gradient.
         """
 
         def one_draw() -> tuple[Tensor, Tensor, Tensor]:
             leaf = x.detach().requires_grad_(True)
-            logits = self._forward(self.view, leaf, rows)
+            logits = self._differentiable(leaf, rows)
             losses = loss(logits)
             gradient = self._backward(losses.sum(), leaf, rows)
             return logits.detach(), losses.detach(), gradient
@@ -204,7 +221,7 @@ class Victim:
 
         def one_draw() -> tuple[Tensor, Tensor, Tensor]:
             leaf = x.detach().requires_grad_(True)
-            logits = self._forward(self.view, leaf, rows)
+            logits = self._differentiable(leaf, rows)
             values = losses(logits)  # (b, k)
             heads = values.sum(0).unbind()
             # Written one by one: stacking a thousand classes' gradients would hold each of them twice.
@@ -224,29 +241,54 @@ class Victim:
             logits, values, gradients = logits / self.draws, values / self.draws, gradients.div_(self.draws)
         return logits, values, gradients
 
+    def _differentiable(self, leaf: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the attack view's logits (b, K) of images that require gradients."""
+        try:
+            return self._forward(self.view, leaf, rows)
+        except Exception as error:  # libraries raise many kinds
+            if isinstance(error, ValueError) or is_out_of_memory(error):
+                raise
+            try:
+                with torch.no_grad():
+                    self.view(leaf.detach().clone())
+            except Exception:
+                raise error from None  # it does not answer either
+            raise self._no_gradient(error) from error
+
     def _forward(self, net: nn.Module, x: Tensor, rows: Tensor | None) -> Tensor:
-        # A net that works in place would change the images under attack, or fail on a leaf that requires gradients. Its
-        # first batch is a copy, and whether that changed decides if later batches are copied (writing to x.data leaves
-        # the version, so values are compared too). A stochastic net may work in place now and then: always copied.
-        works_in_place = self._works_in_place.get(id(net))
-        given = x if works_in_place is False else x.clone()
-        before = _writes(given)
-        logits = check_logits(net(given), len(x))
-        if works_in_place is None:
-            # In training always copied: comparing would wait for the GPU in every step.
-            touched = self.ambient_autocast or self.is_stochastic or _writes(given) != before
-            self._works_in_place[id(net)] = touched or not torch.equal(given.detach(), x.detach())
-        elif given is x and _writes(given) != before:
-            raise ValueError(_SOMETIMES_IN_PLACE.format(name=type(net).__name__))
+        if (call := self._calls.get(id(net))) is None:
+            # A stochastic net may work in place now and then; in training, comparing would wait for the GPU every step.
+            copy, training = self.ambient_autocast or self.is_stochastic, self.ambient_autocast
+            call = Call(net, always_copy=copy, keep_dtype=training, first=lambda: self._watched(net))
+            self._calls[id(net)] = call
+        logits = call(x)
         self.passes.forward(logits, rows)
         return logits
 
+    def _watched(self, net: nn.Module) -> AbstractContextManager[None]:
+        return watched(net, self.model) if self.watch else nullcontext()
+
     def _backward(self, loss: Tensor, leaf: Tensor, rows: Tensor | None, retain_graph: bool = False) -> Tensor:
         gradient = None
-        if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=retain_graph, allow_unused=True)
+        try:
+            if loss.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=retain_graph, allow_unused=True)
+        except RuntimeError as error:  # an operation without a derivative, checkpointing of the old kind
+            if is_out_of_memory(error):
+                raise
+            raise self._no_gradient(error) from error
         if gradient is None:
-            raise ValueError(_NO_GRADIENT.format(name=type(self.view).__name__))
+            raise self._no_gradient()
         self.passes.backward(rows)
         # A pixel whose slope is not finite (a square root at 0) must not spread NaN to the other pixels and iterates.
         return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a copy, the caller's to write into
+
+    def _no_gradient(self, error: Exception | None = None) -> NoGradientError:
+        why = "" if error is None else f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return NoGradientError(_NO_GRADIENT.format(name=type(self.view).__name__, why=why))
+
+
+def check_differentiable(model: nn.Module, x: Tensor) -> None:
+    """Raise a NoGradientError unless the model gives a gradient at images (B, ...) in [0, 1]; it may be zero."""
+    with Victim(model, x, draws=1) as victim:
+        victim.gradient(x.clone(), lambda logits: logits.sum(1))  # `x` may be an inference tensor

@@ -14,18 +14,22 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
+from robustlit import __version__
 from robustlit.checks import did_you_mean
-from robustlit.cli import compare, dashboard, evaluate, figures, recipes, sync, train
+from robustlit.cli import compare, dashboard, evaluate, export, figures, recipes, sync, train
 from robustlit.cli.parser import Parser, UsageError, print_error, run_reporting_errors, until_pipe_closes
 
 # Each module has its page for --help as its docstring, `add_arguments(parser)` and `run(arguments) -> exit code`.
-COMMANDS = {m.__name__.rpartition(".")[2]: m for m in (train, evaluate, compare, figures, dashboard, sync, recipes)}
+COMMANDS = {
+    m.__name__.rpartition(".")[2]: m for m in (train, evaluate, compare, figures, export, dashboard, sync, recipes)
+}
 _COMPUTES = ("train", "evaluate")  # the others only read
 
 
 def program() -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the program, and the parsers of its commands by name."""
     parser = Parser(prog="robustlit", **_texts(__doc__))
+    parser.add_argument("--version", action="version", version=f"robustlit {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, module in COMMANDS.items():
         texts = _texts(module.__doc__)

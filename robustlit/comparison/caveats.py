@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
-from robustlit.checks import TOLERANCE
+from robustlit.checks import TOLERANCE, budget_text
+from robustlit.comparison.agreement import disagreements
 from robustlit.comparison.curves import AXES
 from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.measures import broken_by_less
@@ -13,9 +14,10 @@ from robustlit.comparison.origin import again
 from robustlit.comparison.runs import Run, section, text
 from robustlit.figures.extent import Search, searched
 from robustlit.figures.panel import NORMS
-from robustlit.results.verdict import FAIL
+from robustlit.results.table import IMAGE
+from robustlit.results.verdict import OVERSTATED
 
-_EACH = 3  # failed verdicts, up to which each has a note of its own
+_EACH = 3  # overstated figures, up to which each has a note of its own
 _FEW = 4  # budgets that are listed one by one
 # Settings of the data that do not change the test images.
 _TRAINING_DATA = ("batch_size", "eval_batch_size", "train_size", "val_size", "test_size", "seed", "shuffle_seed",
@@ -26,9 +28,11 @@ def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
     """Return one sentence for each way in which the runs' numbers are not like for like, most serious first."""
     attacked = [run for run in runs if run.evaluation is not None]
     return [
-        *_failed(attacked),
+        *_overstated(attacked),
+        *_edited(attacked),
         *_not_adaptive(attacked),
         *_other_examples(attacked, excerpt),
+        *_other_pictures(attacked),
         *_budgets(attacked),
         *(note for axis in AXES for note in _searched(attacked, axis)),
         *_other_verdicts(attacked),
@@ -38,15 +42,24 @@ def caveats(runs: Sequence[Run], excerpt: Excerpt) -> list[str]:
     ]
 
 
-def _failed(runs: Sequence[Run]) -> Iterator[str]:
-    failing = [(run, run.verdict) for run in runs if run.verdict is not None and run.verdict.status == FAIL]
+def _overstated(runs: Sequence[Run]) -> Iterator[str]:
+    failing = [(run, run.verdict) for run in runs if run.verdict is not None and run.verdict.status == OVERSTATED]
     if len(failing) > _EACH:
         names = _names([run for run, _ in failing], 12)
-        yield f"{names}: the verdicts are FAIL. Do not trust their worst-case accuracies."
+        yield f"{names}: their figures are overstated. Do not trust their worst-case accuracies."
         return
     for run, verdict in failing:
         failures = ", ".join(text(check.failure) for check in verdict.failed)
-        yield f"{_names([run])}: the verdict is FAIL ({failures}). Do not trust its worst-case accuracy."
+        yield f"{_names([run])}: its figure is overstated ({failures}). Do not trust its worst-case accuracy."
+
+
+def _edited(runs: Sequence[Run]) -> Iterator[str]:
+    """Runs with a results.json that contradicts the table beside it."""
+    for run in runs:
+        if wrong := disagreements(run):
+            said = text(", ".join(wrong), 200)
+            why = "It was edited, or is of another evaluation; its accuracies are not shown"
+            yield f"{_names([run])}: results.json says {said}. {why}."
 
 
 def _not_adaptive(runs: Sequence[Run]) -> Iterator[str]:
@@ -72,10 +85,24 @@ def _other_examples(runs: Sequence[Run], excerpt: Excerpt) -> Iterator[str]:
             f"The runs were tested on different examples. All numbers here are of the {n} examples that every run has, "
             f"of {excerpt.of} in all; each run's own results.json may differ, and verdicts are on its own examples."
         )
+    if excerpt.lost:
+        yield f"{excerpt.lost}."
     for run in runs:
         if run.evaluation is not None and run.complete is False:
             mine = f"its numbers are of {run.evaluation.n} of {n} examples"
             yield f"The evaluation of {_names([run])} was cut short: {mine}."
+
+
+def _other_pictures(runs: Sequence[Run]) -> Iterator[str]:
+    """Examples of one number and class that are different pictures, by the digests in the tables."""
+    tables = [(run, run.evaluation.table) for run in runs if run.evaluation is not None]
+    each = [(run, t.drop_duplicates("index").set_index("index")[IMAGE]) for run, t in tables if IMAGE in t]
+    for run, images in each[1:]:
+        first, others = each[0]
+        shared = images.index.intersection(others.index)
+        if count := int((images.loc[shared].to_numpy() != others.loc[shared].to_numpy()).sum()):
+            same = f"{count} of {len(shared)} examples of the same number are other images than in {_names([first])}"
+            yield f"{_names([run])}: {same}. The data differ, or the images were prepared in another way."
 
 
 def _budgets(runs: Sequence[Run]) -> Iterator[str]:
@@ -106,8 +133,8 @@ def _where(search: Search) -> str:
     if search.nearest:
         return "everywhere"
     if len(search.budgets) <= _FEW:
-        return ", ".join(f"{b:.4g}" for b in search.budgets)
-    return f"{len(search.budgets)} budgets up to {search.budgets[-1]:.4g}"
+        return ", ".join(map(budget_text, search.budgets))
+    return f"{len(search.budgets)} budgets up to {budget_text(search.budgets[-1])}"
 
 
 def _other_verdicts(runs: Sequence[Run]) -> Iterator[str]:
@@ -162,7 +189,7 @@ def _groups(runs: Sequence[tuple[Run, Hashable]], shown: Callable[[Any], str], w
 
 
 def _budget(budget: tuple[str, float]) -> str:
-    return f"{NORMS.get(budget[0], text(budget[0]))} {budget[1]:.4g}"
+    return f"{NORMS.get(budget[0], text(budget[0]))} {budget_text(budget[1])}"
 
 
 def _names(runs: Sequence[Run], most: int = 4) -> str:

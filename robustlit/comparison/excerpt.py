@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from robustlit.comparison.runs import ComparisonError, Run
-from robustlit.figures.several import labels_of
+from robustlit.figures.several import labels_of, lost_classes
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Excerpt:
     labels: np.ndarray  # (n,) true classes
     data: str | None  # name of the data set, None where no run names it
     of: int | None = None  # number of examples of all runs together, where they were intersected to fewer
+    lost: str = ""  # a sentence without its dot that names the classes which no example is left of
 
 
 def common_excerpt(runs: Sequence[Run], intersect: bool = False) -> tuple[list[Run], Excerpt]:
@@ -54,7 +55,8 @@ def common_excerpt(runs: Sequence[Run], intersect: bool = False) -> tuple[list[R
         )
     kept = [replace(run, evaluation=run.evaluation.on(shared)) if run.evaluation else run for run in runs]
     of = len(together) if len(shared) < len(together) else None
-    return kept, Excerpt(shared.to_numpy(), together.loc[shared].to_numpy(), data, of)
+    lost = lost_classes(together, together.loc[shared], tested[0][0].evaluation)
+    return kept, Excerpt(shared.to_numpy(), together.loc[shared].to_numpy(), data, of, lost)
 
 
 def _one_data_set(runs: Sequence[Run]) -> str | None:

@@ -17,6 +17,7 @@ from robustlit.comparison.excerpt import Excerpt
 from robustlit.comparison.origin import again, origin
 from robustlit.comparison.runs import Run, section, text
 from robustlit.results.evaluation import Evaluation
+from robustlit.results.rows import rows_of
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
 
 
@@ -138,18 +139,25 @@ def _number(value: Any) -> float | int | None:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    """Return status, counts and checks: all of those that did not pass, the names of those that did."""
+    """Return the figure's status, counts and checks: all of those that did not pass, the names of those that did."""
+    rows = rows_of(verdict.checks)
     checks = [
         {
-            "status": check.status, "number": check.number, "name": text(check.name), "failure": text(check.failure),
-            "finding": text(check.finding, 600), "source": text(check.source),
+            "status": row.first.status, "numbers": row.numbers, "name": text(row.name),
+            "failure": text(row.first.failure), "finding": text(row.first.finding, 600),
+            "source": text(row.first.source) if len(row.checks) == 1 else "",
         }
-        for check in sorted(verdict.checks, key=lambda check: check.status != FAIL)
-        if check.status in (FAIL, INCONCLUSIVE)
+        for row in sorted(rows, key=lambda row: row.first.status != FAIL)
+        if row.first.status in (FAIL, INCONCLUSIVE)
     ]  # fmt: skip
     budget = {"norm": text(verdict.norm), "eps": _number(verdict.eps)}
-    passed = [text(f"{check.number} {check.name}") for check in verdict.checks if check.status == PASS]
+    passed = [
+        text(f"{row.numbers} {row.name}" if len(row.checks) == 1 else f"{row.numbers}: {row.first.finding}")
+        for row in rows
+        if row.first.status == PASS
+    ]
+    robust = None if verdict.accuracy is None else [verdict.accuracy.correct, verdict.accuracy.n]
     return {
-        "status": verdict.status, "profile": text(verdict.profile), "counts": verdict.counts, "budget": budget,
-        "n": _number(verdict.n), "checks": checks, "passed": passed,
+        "status": verdict.status, "robust": robust, "profile": text(verdict.profile), "counts": verdict.counts,
+        "budget": budget, "n": _number(verdict.n), "checks": checks, "passed": passed,
     }  # fmt: skip

@@ -86,8 +86,10 @@ def content(runs: Sequence[Run], excerpt: Excerpt) -> dict[str, Any]:
     return {
         "version": __version__,
         "data": excerpt.data,
+        "split": _split(runs, excerpt),
         "index": excerpt.index.tolist(),
         "labels": excerpt.labels.tolist(),
+        "classes": _class_names(runs),
         "caveats": caveats(runs, excerpt),
         "views": [{"name": name, "knowledge": v.knowledge, "worst": v.attack is None} for name, v in named],
         "axes": axes,
@@ -98,6 +100,20 @@ def content(runs: Sequence[Run], excerpt: Excerpt) -> dict[str, Any]:
         "settings": differences(runs),
         "pictures": mnist_pictures(excerpt, _pictured(wrong, excerpt)),
     }
+
+
+def _class_names(runs: Sequence[Run]) -> list[str] | None:
+    """Return the names of the classes, None where no run stores any or runs disagree."""
+    stored = [run.evaluation.meta.get("class_names") for run in runs if run.evaluation is not None]
+    named = [names for names in stored if names]
+    return [text(name, 60) for name in named[0]] if named and all(names == named[0] for names in named) else None
+
+
+def _split(runs: Sequence[Run], excerpt: Excerpt) -> int | None:
+    """Return how many images the test split has that the examples were chosen from; None where that is not known."""
+    known = {run.evaluation.of for run in runs if run.evaluation is not None} - {None}  # older tables do not say
+    of = known.pop() if len(known) == 1 and excerpt.of is None else None
+    return of if of is not None and len(excerpt.index) < of < 1e9 else None
 
 
 def render(values: dict[str, Any]) -> str:

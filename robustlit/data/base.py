@@ -12,7 +12,7 @@ from torch import Tensor
 from robustlit.checks import check_choice
 from robustlit.data.batches import Batch, IndexedLoader
 from robustlit.data.errors import DataError
-from robustlit.data.splits import check_size, stratified
+from robustlit.data.splits import check_size, nested, stratified
 
 SPLITS = ("train", "val", "test")
 
@@ -40,9 +40,12 @@ class ClassificationData(pl.LightningDataModule):
     Args:
         batch_size: Training examples per batch, in each process.
         eval_batch_size: Validation and test examples per batch.
-        train_size: How many of the examples left after validation to train on; number, fraction, or None for all.
+        train_size: How many of the examples left after validation to train on; number, fraction, or None for all. Each
+            size is drawn on its own, not nested as `test_size` is.
         val_size: How many training examples to hold out for validation; number or fraction.
-        test_size: How many test examples to use; number, fraction, or None for all.
+        test_size: How many test examples to use; number, fraction, or None for all. They are the first of one fixed
+            order that keeps the shares of the classes (see `robustlit.data.splits.nested`): the images of a smaller
+            size are among those of a larger one, so figures of 100 and of 1 000 images compare.
         seed: Decides which examples are in which split.
         shuffle_seed: Decides the order of the training batches.
         augment: Random crops (and flips, where they keep the class) of training batches.
@@ -71,6 +74,11 @@ class ClassificationData(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
         self.seed, self.shuffle_seed, self.augment = seed, shuffle_seed, augment
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by number, for figures and tables; the numbers themselves where the data have none."""
+        return tuple(map(str, range(self.num_classes)))
 
     def split_labels(self) -> tuple[Tensor, Tensor]:
         """Return the labels of the whole training and of the whole test split, int64, on the CPU."""
@@ -110,7 +118,10 @@ class ClassificationData(pl.LightningDataModule):
     def test_indices(self) -> Tensor:
         """Places in the test split of the test examples, int64, ascending."""
         labels = self._labels[1]
-        return self.excerpt(torch.arange(len(labels)), labels, self.test_size, "test_size")
+        return torch.arange(len(labels)) if self.test_size is None else self._first(self.test_size, "test_size")
+
+    def _first(self, size: int | float, name: str) -> Tensor:
+        return nested(self._labels[1], size, name, self.seed)
 
     def excerpt(self, indices: Tensor, labels: Tensor, size: int | float | None, name: str) -> Tensor:
         """Return a stratified part of `indices` (places in `labels`), of the given size; all of them for None."""
@@ -150,7 +161,7 @@ class ClassificationData(pl.LightningDataModule):
 
         Args:
             split: "train", "val" or "test".
-            size: At most so many, stratified by class; None: all.
+            size: At most so many, stratified by class (of "test" the first, as by `test_size`); None: all.
 
         Raises:
             ValueError: An unknown split, a size below 1.
@@ -158,7 +169,9 @@ class ClassificationData(pl.LightningDataModule):
         check_choice(split, "split", SPLITS)
         self.setup({"train": "fit", "val": "validate"}.get(split, split))
         indices = self.test_indices if split == "test" else self.train_val_indices[split == "val"]
-        if size is not None and size < len(indices):
+        if size is not None and size < len(indices) and split == "test":
+            indices = self._first(size, "size")
+        elif size is not None and size < len(indices):
             stratifiable = len(indices) - size >= self.num_classes  # the rest needs one example of each class as well
             indices = self.excerpt(indices, self.labels_of(split), size, "size") if stratifiable else indices[:size]
         return self.examples(split, indices)

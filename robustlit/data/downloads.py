@@ -28,6 +28,7 @@ class DownloadedDataModule(InMemoryDataModule):
 
     source: ClassVar[str]  # name of the data set in torchvision.datasets
     files: ClassVar[str]  # what must lie in `root`, for the message
+    _classes: list[str] | None = None
 
     def __init__(self, root: str | Path = "data", *, download: bool = True, **settings: Unpack[Settings]) -> None:
         super().__init__(**settings)
@@ -46,7 +47,15 @@ class DownloadedDataModule(InMemoryDataModule):
             self._open(train, download=self.download)
 
     def read(self) -> tuple[Tensor, ...]:
-        return tuple(tensor for train in (True, False) for tensor in self.arrays(self._open(train, download=False)))
+        train, test = (self._open(train, download=False) for train in (True, False))
+        self._classes = getattr(test, "classes", None)  # SVHN's are digits, and torchvision has no names of them
+        return (*self.arrays(train), *self.arrays(test))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that torchvision gives the classes; they are read with the data."""
+        _ = self._tensors
+        return super().class_names if self._classes is None else tuple(self._classes)
 
     def _open(self, train: bool, download: bool) -> Any:
         from torchvision import datasets

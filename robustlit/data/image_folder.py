@@ -60,6 +60,10 @@ class ImageFolder(ClassificationData):
         self.classes = _class_names(self.root / "train")
         self.num_classes = len(self.classes)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.classes)
+
     def split_labels(self) -> tuple[Tensor, Tensor]:
         return _labels(self._samples("train")), _labels(self._samples("test"))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.bpda import BPDA
+from robustlit.classifier import attack_view, can_reject, is_stochastic
 
 
 class BitDepth(nn.Module):
@@ -23,14 +24,22 @@ class BitDepth(nn.Module):
         ValueError: `bits` is out of range.
     """
 
-    stochastic = False
-
     def __init__(self, net: nn.Module, bits: int = 1) -> None:
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
             raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
         self.net = net
         self.bits = bits
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the classifier is stochastic; the rounding is not."""
+        return is_stochastic(self.net)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the last logit is the classifier's refusal to name a class."""
+        return can_reject(self.net)
 
     def squeeze(self, x: Tensor) -> Tensor:
         """Return the images at the reduced depth, in [0, 1]."""
@@ -43,7 +52,7 @@ class BitDepth(nn.Module):
 
     def attack_view(self) -> nn.Module:
         """Return the same function with the gradient of the identity in place of the rounding's."""
-        return nn.Sequential(BPDA(self.squeeze), self.net)
+        return nn.Sequential(BPDA(self.squeeze), attack_view(self.net))
 
     def undefended(self) -> nn.Module:
         """Return the classifier without the rounding."""

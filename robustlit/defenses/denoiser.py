@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustlit.classifier import attack_view, is_stochastic
+from robustlit.classifier import attack_view, can_reject, is_stochastic
 
 
 class Denoiser(nn.Module):
@@ -36,6 +36,11 @@ class Denoiser(nn.Module):
     def stochastic(self) -> bool:
         """Whether the classifier is stochastic; the autoencoder is not."""
         return is_stochastic(self.net)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the last logit is the classifier's refusal to name a class."""
+        return can_reject(self.net)
 
     def denoise(self, x: Tensor) -> Tensor:
         """Return the images (B, C, H, W) after the autoencoder."""

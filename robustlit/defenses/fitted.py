@@ -85,7 +85,7 @@ def check_finite_logits(logits: Tensor, images: str, defense: str) -> None:
 
 def subset(clean: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return `count` of the examples, or all where there are fewer, drawn without replacement by `seed` alone."""
-    x, y = clean
+    x, y = clean[0], clean[1].long()
     if len(x) <= count:
         return x, y
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count].to(x.device)

@@ -4,10 +4,11 @@ import warnings
 from importlib import import_module
 from typing import Any
 
+from robustlit.evaluation.adversarials import load_adversarials
 from robustlit.evaluation.evaluate import evaluate
 from robustlit.evaluation.sweep import Sweep
 
-__all__ = ["Sweep", "evaluate"]
+__all__ = ["Sweep", "evaluate", "load_adversarials"]
 # Names that moved; importable from here, with a warning, until the next release.
 _MOVED = {"verdict": "robustlit.verdict"} | dict.fromkeys(
     ("Accuracy", "Check", "Evaluation", "EvaluationError", "Verdict", "wilson_interval"), "robustlit.results"

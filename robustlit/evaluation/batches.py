@@ -91,6 +91,22 @@ def examples_of(loader: Any) -> int | None:
     return _length(getattr(sampler, "indices", sampler))
 
 
+def class_names_of(data: Any) -> dict[str, list[str]]:
+    """Return {"class_names": names} where a DataModule, or the data set of a DataLoader, names its classes, else {}."""
+    names = getattr(data, "class_names", None)
+    if names is None and hasattr(data, "test_dataloader"):
+        data = data.test_dataloader()
+    while names is None and (data := getattr(data, "dataset", None)) is not None:  # a Subset holds a data set as well
+        names = getattr(data, "classes", None)
+    return {"class_names": [str(name) for name in names]} if isinstance(names, (list, tuple)) else {}
+
+
+def split_size(data: Any) -> int | None:
+    """Return how many images the test split of a DataModule of robustlit.data has; None of other data."""
+    labels_of = getattr(data, "labels_of", None)
+    return len(labels_of("test")) if callable(labels_of) else None
+
+
 def _length(sized: Any) -> int | None:
     try:
         return len(sized)

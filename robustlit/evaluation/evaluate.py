@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustlit.attacks import Attack, NearestL2, WorstCase
-from robustlit.evaluation.batches import batches_of
+from robustlit.attacks.victim import NoGradientError, check_differentiable
+from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
 from robustlit.evaluation.parts import Parts
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
 from robustlit.results.evaluation import Evaluation
+from robustlit.threat import check_images
 
 Progress = Callable[[str, float], None]  # name of the attack, share of all work done
 
@@ -26,6 +29,7 @@ def evaluate(
     grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
     substitute: nn.Module | None = None, seed: int = 0, batch_size: int = 500,
     device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
+    save_adversarials: bool = False,
 ) -> Evaluation:  # fmt: skip
     """Attack a classifier and return the result of every example.
 
@@ -33,19 +37,21 @@ def evaluate(
         model: Network from images (B, C, H, W) in [0, 1] to logits (B, K); normalisation belongs inside it.
         data: A DataLoader of (x, y) or (x, y, index), a pair of tensors (x, y), or a LightningDataModule (test split).
         attacks: A list, or a mapping from names. None takes those that a claim can rest on: `WorstCase` at the largest
-            budget of each norm in `grid`, and `NearestL2` for curves over L2.
+            budget of each norm in `grid`, and `NearestL2` for curves over L2 (where the model gives a gradient).
         grid: Norm -> budgets in pixel units, e.g. `{"linf": [0.1, 0.2, 0.3]}`, beside each attack's own eps.
         knowledge: Any of "greybox", "adaptive" and "blackbox", see `Sweep`.
         substitute: For "blackbox", a net distilled from the model, see `robustlit.training.distil`.
         seed: Seed of the random draws, which depend on (seed, example) alone.
         batch_size: Size of the batches that a pair of tensors is cut into.
-        device: Device to attack on; None takes that of the model's parameters.
+        device: Where to attack; None takes the device of the model's parameters.
         progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
         folder: Where to save the evaluation, and until then each finished batch (in `parts/`): the same call after a
             kill, Ctrl-C or power cut attacks only what is left. None saves nothing.
+        save_adversarials: Also keep the adversarial examples in `folder`, see `load_adversarials`.
 
     Returns:
-        The evaluation. After Ctrl-C it holds the finished batches, and `complete` is False.
+        The evaluation, of each distinct image once, with a warning where the data repeat some. After Ctrl-C it holds
+        the finished batches, and `complete` is False.
 
     Raises:
         TypeError: Attacks or data of another type, such as names, classes or arrays.
@@ -53,44 +59,54 @@ def evaluate(
         OutOfMemoryError: Memory does not suffice for one image; for a batch, its halves are attacked.
         OSError: `folder` cannot be written; the finished batches stay there.
     """
-    attacks = _default_attacks(grid or {}) if attacks is None else _checked(attacks)
-    sweep = Sweep(attacks, grid or {}, knowledge, seed, substitute)
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+    chosen = _default_attacks(grid or {}) if attacks is None else _checked(attacks)
     batches = batches_of(data, batch_size)
-    kept = Parts(sweep, model, folder)
+    if attacks is None:
+        chosen, batches = _that_run(chosen, model, batches, device)
+    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute)
+    kept = Parts(sweep, model, folder, examples=batches.examples, note=_note if save_adversarials else None)
     _print(kept.notes(batches.number))
     parts: list[Columns] = []
-    extent: dict[str, object] = {"complete": True}
+    extent: dict[str, object] = {"complete": True, "of": split_size(data)}
     try:
-        with _shown(progress) as show:
-            for x, y, index in batches.triples:
-                _check_precision(model, x)
-
-                def report(name: str, share: float) -> None:
-                    if batches.number:
-                        show(name, (len(parts) + share) / batches.number)
-
-                parts.append(kept.attack_batch(x.to(device), y.to(device), index.to(device), report))
+        parts.extend(_attacked(kept, batches.triples, batches.number, device, progress))
     except KeyboardInterrupt:
         if not parts:
             raise
-        extent = {"complete": False, "meant": batches.examples}
+        extent |= {"complete": False, "meant": batches.examples}
         _print([f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows"])
-    if not parts:
-        raise ValueError("the data holds no examples to attack")
-    evaluation = as_evaluation(parts, sweep.meta() | extent)
-    return evaluation if folder is None else _saved(evaluation, folder, kept)
+    evaluation = as_evaluation(parts, sweep.meta() | class_names_of(data) | extent)
+    return evaluation if folder is None else _saved(evaluation, parts, folder, kept)
 
 
-def _saved(evaluation: Evaluation, folder: str | Path, kept: Parts) -> Evaluation:
+def _attacked(
+    kept: Parts, triples: Iterator[Triple], number: int | None, device: torch.device | str, progress: Progress | None
+) -> Iterator[Columns]:
+    """Yield the rows of each of `number` batches, and show how far the attacks are."""
+    with _shown(progress) as show:
+        for done, (x, y, index) in enumerate(triples):
+
+            def report(name: str, share: float, done: int = done) -> None:
+                if number:
+                    show(name, (done + share) / number)
+
+            yield kept.attack_batch(x.to(device), y.to(device), index.to(device), report)
+
+
+def _saved(evaluation: Evaluation, parts: Sequence[Columns], folder: str | Path, kept: Parts) -> Evaluation:
     try:
         evaluation.save(folder)
     except OSError as error:  # what was computed is still returned
         warnings.warn(f"could not save the evaluation: {error}; try evaluation.save(FOLDER) elsewhere", stacklevel=3)
         return evaluation
     if evaluation.complete:
-        _print(kept.remove(evaluation.table["index"].unique()))
+        _print(kept.remove(number for part in parts for number in part["index"]))
     return evaluation
+
+
+def _note(line: str) -> None:
+    _print([line])
 
 
 def _print(lines: Sequence[str]) -> None:
@@ -102,6 +118,25 @@ def _default_attacks(grid: Mapping[str, Sequence[float]]) -> list[Attack]:
     if not any(grid.values()):
         raise ValueError('give attacks, or budgets to attack at in full strength: grid={"linf": [8 / 255]}')
     return [*(WorstCase(eps=max(budgets), norm=norm) for norm, budgets in grid.items() if budgets), NearestL2()]
+
+
+def _that_run(
+    attacks: list[Attack], model: nn.Module, batches: Batches, device: torch.device | str
+) -> tuple[list[Attack], Batches]:
+    """Return the attacks that run on the model, where it gives no gradient with a warning, and all the batches."""
+    if (first := next(batches.triples, None)) is None:
+        return attacks, batches
+    batches = Batches(itertools.chain([first], batches.triples), batches.number, batches.examples)
+    x = first[0][:1].to(device)
+    check_images(x)
+    try:
+        check_differentiable(model, x)
+    except NoGradientError as error:
+        left = [attack for attack in attacks if attack.goes_on_blind]
+        out = ", ".join(attack.name for attack in attacks if attack not in left)
+        warnings.warn(f"{out} is left out: {error}", stacklevel=3)
+        return left, batches
+    return attacks, batches
 
 
 def _checked(attacks: Any) -> Any:
@@ -122,13 +157,6 @@ def _checked(attacks: Any) -> Any:
         if not isinstance(attack, Attack):
             raise TypeError(f"each of attacks must be an attack, got {shortly(attack)}; {example}")
     return attacks
-
-
-def _check_precision(model: nn.Module, x: Tensor) -> None:
-    """Raise a ValueError if the images are of higher precision than the model's weights."""
-    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
-    if x.dtype == torch.float64 and weights != torch.float64:
-        raise ValueError(f"images are {x.dtype}, and the model's weights {weights}; use x.float()")
 
 
 @contextmanager

@@ -19,17 +19,23 @@ _PASSES = ("forwards", "backwards")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The columns of the table that an attack fills in, (B,) each: success, prediction, distances and passes."""
+    """The columns of the table that an attack fills in, (B,) each: success, prediction, distances and passes.
+
+    `x_adv` (B, C, H, W) is the adversarial example or best attempt of each, the image itself before an attack; None
+    where they are not kept.
+    """
 
     columns: dict[str, Tensor]
+    x_adv: Tensor | None = None
 
     @classmethod
-    def unattacked(cls, prediction: Tensor, clean: Tensor, x: Tensor) -> Outcome:
+    def unattacked(cls, prediction: Tensor, clean: Tensor, x: Tensor, *, keep: bool = False) -> Outcome:
         """Return the outcome before any attack: a misclassified example is broken at distance 0."""
         unknown = torch.where(clean, x.new_tensor(float("nan")), x.new_tensor(0.0))
         found = {"success": ~clean, "prediction": prediction.masked_fill(clean, -1)}
         distances = {d: unknown.clone() for d in DISTANCES}
-        return cls({**found, **distances, **{name: torch.zeros_like(prediction) for name in _PASSES}})
+        passes = {name: torch.zeros_like(prediction) for name in _PASSES}
+        return cls({**found, **distances, **passes}, x.clone() if keep else None)
 
     @property
     def success(self) -> Tensor:
@@ -38,29 +44,37 @@ class Outcome:
 
     def copy(self) -> Outcome:
         """Return a copy that shares no memory."""
-        return Outcome({name: values.clone() for name, values in self.columns.items()})
+        kept = None if self.x_adv is None else self.x_adv.clone()
+        return Outcome({name: values.clone() for name, values in self.columns.items()}, kept)
 
     def select(self, rows: Tensor) -> Outcome:
         """Return the outcome of some examples."""
-        return Outcome({name: values[rows] for name, values in self.columns.items()})
+        kept = None if self.x_adv is None else self.x_adv[rows]
+        return Outcome({name: values[rows] for name, values in self.columns.items()}, kept)
 
     @classmethod
     def joined(cls, parts: Sequence[Outcome]) -> Outcome:
         """Return the outcome of the examples of all parts, in order; a single part is returned as it is."""
         if len(parts) == 1:
             return parts[0]
-        return cls({name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns})
+        kept = [part.x_adv for part in parts if part.x_adv is not None]
+        columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
+        return cls(columns, torch.cat(kept) if kept else None)
 
     def put(self, rows: Tensor, other: Outcome) -> None:
         """Replace what is known of `rows` by `other`, and add its passes."""
         for name, values in self.columns.items():
             values[rows] = values[rows] + other.columns[name] if name in _PASSES else other.columns[name]
+        if self.x_adv is not None and other.x_adv is not None:
+            self.x_adv[rows] = other.x_adv
 
     def inherit(self, other: Outcome, norm: str, eps: float) -> None:
         """Take over the adversarial examples of `other` that lie within `eps`, the budget of this outcome."""
         better = other.success & ~self.success & (other.columns[norm] <= rounded_up(eps, norm))
         for name in {*self.columns}.difference(_PASSES):
             self.columns[name] = torch.where(better, other.columns[name], self.columns[name])
+        if self.x_adv is not None and other.x_adv is not None:
+            self.x_adv[better] = other.x_adv[better]
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class Batch:
     index: Tensor
     seed: int
     pieces: Pieces = field(default_factory=Pieces)
+    keep: bool = False  # the adversarial examples, in each `Outcome`
 
     def attacked(self, attack: Attack, rows: Tensor, eps: Tensor | None = None) -> Outcome:
         """Attack the examples `rows` (b,), a `BudgetAttack` at the budgets `eps` (b,), and return their outcome."""
@@ -92,4 +107,5 @@ class Batch:
         result = attack.run(self.model, x, y, index=index, seed=self.seed, **given)
         found = {"success": result.success, "prediction": result.prediction}
         distances = {d: distance(result.x_adv, x, d) for d in DISTANCES}
-        return Outcome({**found, **distances, "forwards": result.forwards, "backwards": result.backwards})
+        passes = {"forwards": result.forwards, "backwards": result.backwards}
+        return Outcome({**found, **distances, **passes}, result.x_adv if self.keep else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from robustlit.evaluation.adversarials import Adversarials
 from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.sweep import Columns, Report, Sweep
 from robustlit.files import write_file
-from robustlit.results.table import COLUMNS, VERSION, check_columns, digest
+from robustlit.results.table import COLUMNS, IMAGE, VERSION, check_columns, digest
 
 FOLDER = "parts"
 
@@ -31,20 +32,29 @@ class Parts:
     Args:
         sweep, model: What is run, and on which model, as `Sweep.attack_batch` takes them.
         folder: The evaluation's folder; the files lie in `parts/` in it. None keeps nothing.
+        examples, note: With a `note`, the adversarial examples are kept as well, see `Adversarials`.
 
     Attributes:
         before: Number of batches of this sweep that were there at the start.
         seconds: How long the batches took that were taken from files.
     """
 
-    def __init__(self, sweep: Sweep, model: nn.Module, folder: str | Path | None) -> None:
+    def __init__(
+        self, sweep: Sweep, model: nn.Module, folder: str | Path | None, *, examples: int | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        if note is not None and folder is None:
+            raise ValueError("save_adversarials needs a folder to keep them in: folder=PATH")
         self.sweep, self.model = sweep, model
         self.folder = None if folder is None else Path(folder) / FOLDER
         self.seconds, self.before = 0.0, 0
         self._warned = False
+        self.adversarials: Adversarials | None = None
         if self.folder is not None:
             about = (sweep.named, sweep.grid, tuple(sweep.knowledge), sweep.seed, sweep.substitute)
             self._sweep = fingerprint(version("robustlit"), VERSION, about, model)
+            if note is not None:
+                self.adversarials = Adversarials(sweep, self._sweep, Path(folder), examples, note)  # type: ignore[arg-type]
             self.before = len([*self.folder.glob(f"{self._sweep}-*.parquet")])
 
     def notes(self, batches: float | None = None) -> list[str]:
@@ -64,18 +74,21 @@ class Parts:
         """Return the rows of a batch, from its file or from `Sweep.attack_batch`; then they are written to the file."""
         if self.folder is None:
             return self.sweep.attack_batch(self.model, x, y, index, report)
-        file = self.folder / f"{self._sweep}-{fingerprint(x, y.long(), index.long())}.parquet"
-        if (kept := self._read(file, index)) is not None:
+        batch = fingerprint(x, y.long(), index.long())
+        file, adversarials = self.folder / f"{self._sweep}-{batch}.parquet", self.adversarials
+        there = adversarials is None or adversarials.holds(index, batch)
+        if there and (kept := self._read(file, index)) is not None:
             if report is not None:
                 report(self.sweep.jobs[-1][1], 1.0)
             return kept
         started = time.monotonic()
-        columns = self.sweep.attack_batch(self.model, x, y, index, report)
+        keep = [] if adversarials is None else [adversarials.keeper(x, index, batch)]
+        columns = self.sweep.attack_batch(self.model, x, y, index, report, *keep)
         self._write(file, columns, time.monotonic() - started)
         return columns
 
     def remove(self, evaluated: Iterable[int]) -> list[str]:
-        """Remove the files of this sweep; `evaluated` are the numbers of the examples in its table.
+        """Remove the files of this sweep; `evaluated` are the numbers of the examples that it attacked.
 
         Returns:
             A line where files stay, because their examples are not in the table or they cannot be removed.
@@ -114,10 +127,11 @@ class Parts:
             warnings.warn(f"{file} is damaged ({reason}): its batch is attacked again", stacklevel=3)
             return None
         self.seconds += seconds
-        return {name: table[name].to_numpy() for name in COLUMNS}
+        return {name: table[name].to_numpy() for name in (*COLUMNS, IMAGE) if name in table}
 
     def _write(self, file: Path, columns: Columns, seconds: float) -> None:
-        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
+        kinds = COLUMNS | {IMAGE: "int64"}
+        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in kinds.items()})
         table.attrs = {"digest": digest(table), "seconds": round(seconds, 3)}
         try:
             write_file(file, table.to_parquet(index=False, write_page_checksum=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,14 +13,14 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack, Transfer
 from robustlit.attacks.memory import Pieces
-from robustlit.attacks.victim import Victim
+from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.checks import check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import COLUMNS, KNOWLEDGE
+from robustlit.results.table import COLUMNS, IMAGE, KNOWLEDGE
 from robustlit.threat import check_eps, check_images, check_norm
 
 Columns = dict[str, np.ndarray]
@@ -27,6 +29,7 @@ _NO_SUBSTITUTE = (
     "substitute=robustlit.training.distil(model, SmallCNN(), images).net, or take attacks that need none (Square)"
 )
 Report = Callable[[str, float], None]  # name of the attack, share of this batch's work done
+Keep = Callable[[str, dict[str, Tensor]], None]  # name of an attack at a budget; x_adv and the columns that go with it
 
 
 @dataclass
@@ -89,15 +92,22 @@ class Sweep:
         needed = any(known == "blackbox" and self.named[name].needs_gradients for known, name in self.jobs)
         return needed and self.substitute is None
 
+    @property
+    def _needs_gradient(self) -> bool:
+        own = [self.named[name] for known, name in self.jobs if known == "adaptive"]
+        return any(a.needs_gradients and not a.adaptive_only and not a.goes_on_blind for a in own)
+
     def attack_batch(
-        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None
-    ) -> Columns:
+        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None,
+        keep: Keep | None = None,
+    ) -> Columns:  # fmt: skip
         """Run every attack on one batch and return the rows of `Evaluation`'s table as columns.
 
         Args:
             model, x: The classifier, defended or not, and images (B, C, H, W) in [0, 1].
             y, index: (B,) true classes, and numbers of the examples, unique over the data set.
             report: Called after each attack with its name and the share of the work done.
+            keep: Called with the adversarial examples of each attack and budget, see `Adversarials`.
 
         Raises:
             ValueError: Images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
@@ -107,17 +117,23 @@ class Sweep:
         check_labels(y, len(x))
         check_not_hidden(model)
         logits, broken = self._answers(model, x, y, index)
+        if self._needs_gradient:  # here: an error that comes later would lose what other attacks have found
+            check_differentiable(model, x[:1])
         clean = ~broken
-        start = Outcome.unattacked(predicted(logits), clean, x)
-        batch = Batch(model, x, y, index, self.seed, self._pieces)
+        start = Outcome.unattacked(predicted(logits), clean, x, keep=keep is not None)
+        batch = Batch(model, x, y, index, self.seed, self._pieces, keep is not None)
         parts: list[Columns] = []
+        images = image_digests(x)
         for done, (known, name) in enumerate(self.jobs):
-            attack = self._informed(self.named[name], known, model)
+            attack = self.informed(self.named[name], known, model)
             for eps, outcome in self._outcomes(attack, batch, start).items():
                 values = {"index": index, "label": y, "clean": clean, **outcome.columns}
                 constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
-                columns = {c: v.cpu().numpy() for c, v in values.items()}
+                columns = {c: v.cpu().numpy() for c, v in values.items()} | {IMAGE: images}
                 parts.append(columns | {c: np.full(len(y), v) for c, v in constants.items()})
+                if keep is not None and outcome.x_adv is not None:
+                    shown = {c: values[c] for c in ("index", "label", "clean", "success", "prediction")}
+                    keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
             if report is not None:
                 report(name, (done + 1) / len(self.jobs))
         return _joined(parts)
@@ -127,7 +143,7 @@ class Sweep:
 
         def answers(rows: Tensor) -> tuple[Tensor, Tensor]:
             images, labels = x[rows], y[rows]
-            with Victim(model, images) as victim:
+            with Victim(model, images, watch=True) as victim:
                 if victim.is_stochastic:
                     victim.reseed(self.seed, index[rows])
                 logits = victim.logits(images)
@@ -140,7 +156,7 @@ class Sweep:
         logits, broken = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logits, broken
 
-    def _informed(self, attack: Attack, known: str, model: nn.Module) -> Attack:
+    def informed(self, attack: Attack, known: str, model: nn.Module) -> Attack:
         """Return the attack as an attacker with this knowledge of `model` would run it."""
         if known == "greybox":
             return Transfer(attack, undefended(model))
@@ -153,13 +169,27 @@ class Sweep:
     def _outcomes(self, attack: Attack, batch: Batch, start: Outcome) -> dict[float, Outcome]:
         """Return the outcome at each budget of an attack; a minimal attack has one, at NaN."""
         if isinstance(attack, BudgetAttack):
-            budgets = sorted({*self.grid.get(attack.norm, ()), attack.eps})
-            return BudgetSearch(batch, attack, budgets, start).run()
+            return BudgetSearch(batch, attack, self.budgets_of(attack), start).run()
         outcome = start.copy()
         rows = torch.nonzero(~start.success).squeeze(1)
         if len(rows):
             outcome.put(rows, batch.attacked(attack, rows))
         return {float("nan"): outcome}
+
+    def budgets_of(self, attack: Attack) -> list[float]:
+        """Return the budgets that an attack runs at; a minimal attack has one, NaN."""
+        if not isinstance(attack, BudgetAttack):
+            return [float("nan")]
+        return sorted({*self.grid.get(attack.norm, ()), attack.eps})
+
+    @property
+    def run_names(self) -> list[str]:
+        """The names of all attacks at all budgets, see `run_name`."""
+        return [
+            run_name(known, name, self.named[name].norm, eps)
+            for known, name in self.jobs
+            for eps in self.budgets_of(self.named[name])
+        ]
 
     def meta(self) -> dict[str, object]:
         """Return what was run, for the file beside the table."""
@@ -172,6 +202,12 @@ class Sweep:
         }
 
 
+def run_name(known: str, name: str, norm: str, eps: float) -> str:
+    """Return the name of an attack at a budget, such as "pgd_linf_0.3" or "pgd-greybox_linf_0.3"."""
+    label = name if known == "adaptive" else f"{name}-{known}"
+    return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.6g}"
+
+
 def _named(attacks: Iterable[Attack]) -> dict[str, Attack]:
     named: dict[str, Attack] = {}
     for attack in attacks:
@@ -182,12 +218,24 @@ def _named(attacks: Iterable[Attack]) -> dict[str, Attack]:
     return named
 
 
+def image_digests(x: Tensor) -> np.ndarray:
+    """Return a number for each image (B, C, H, W): int64 (B,), equal for images with equal pixels at 8 bits."""
+    pixels = (x.detach().cpu().float() * 255).round().to(torch.uint8).flatten(1).numpy()
+    shape = str(tuple(x.shape[1:])).encode()
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8, key=shape).digest() for row in pixels)
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+
 def _joined(parts: Sequence[Columns]) -> Columns:
-    return {c: np.concatenate([p[c] for p in parts]) for c in COLUMNS}
+    # Batches that an older version finished, and kept, have no digests of their images.
+    names = [*COLUMNS, *([IMAGE] if all(IMAGE in part for part in parts) else [])]
+    return {c: np.concatenate([p[c] for p in parts]) for c in names}
 
 
 def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluation:
-    """Return the evaluation of the rows of all parts."""
+    """Return the evaluation of the rows of all parts; raise a ValueError if there are none."""
+    if not parts:
+        raise ValueError("the data holds no examples to attack")
     return Evaluation.from_columns(_joined(parts), dict(meta))
 
 

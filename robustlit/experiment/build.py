@@ -13,8 +13,9 @@ from torch import nn
 
 from robustlit.attacks import Attack
 from robustlit.classifier import check_finite
+from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.plan import Plan, Recipe, make
-from robustlit.experiment.recipes import stored
+from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.trainer import make_trainer
 from robustlit.files import write_tensors
 from robustlit.objectives import Objective, Standard
@@ -46,12 +47,12 @@ def build_module(plan: Plan, data: Any) -> tuple[Any, Recipe]:
     """
     defended, config = bool(plan.config.get("defense")), plan.config
     if not config.get("module") and not defended:
-        net = make(config, "model")
+        net = recipes_net(config, filled=plan.resumed is None)  # a resumed run has its weights in the checkpoint
         objective, recipe = _prepared_objective(plan, data)
         attack = make(config, "validation_attack")
         return _classifier(plan, data, net, objective, attack, recipe), recipe
     if defended and not config.get("base"):
-        make(config, "defense", make(config, "model"))  # raises before the classifier is trained for nothing
+        make(config, "defense", recipes_net(config, filled=False))  # raises before anything is trained for nothing
     net, recipe = _pretrained(plan, data)
     if defended:
         # So that it does not matter whether the classifier was trained here.
@@ -59,6 +60,7 @@ def build_module(plan: Plan, data: Any) -> tuple[Any, Recipe]:
         net = make(config, "defense", net)
         own: Any = OmegaConf.to_container(config.defense, resolve=True)
         recipe = {**recipe, "model": {**own, "net": recipe["model"]}}
+    recipe = without_weights(recipe)
     if not config.get("module"):
         return module_to_evaluate(net, data.num_classes, plan.seed, recipe), recipe
     warnings.filterwarnings("ignore", message=r"Found \d+ module.* in eval mode")  # the classifier is meant to be
@@ -95,7 +97,7 @@ def _classifier(
     optimizer, schedule = make(plan.config, "optimizer"), make(plan.config, "schedule")
     classifier = RobustClassifier(
         net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, validation_attack=attack,
-        seed=plan.seed, config=recipe,
+        seed=plan.seed, config=without_weights(recipe),
     )  # fmt: skip
     classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
     return classifier
@@ -120,11 +122,17 @@ def _prepared_objective(plan: Plan, data: Any) -> tuple[Objective, Recipe]:
 def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
     """Return the classifier to start from, and the recipe with the `model` that it is rebuilt from.
 
-    It comes from the checkpoint `base=` or `victim=`; without one, `model` is trained first and its checkpoint saved.
+    It comes from the checkpoint `base=` or `victim=`, or from `model` with the file `model.weights`; without either,
+    `model` is trained first and its checkpoint saved.
     """
     config = plan.config
     role = "victim" if config.get("module") and not config.get("defense") else "base"
+    weights = weights_of(config.model)
     if checkpoint := config.get(role):
+        if weights is not None:
+            raise ConfigError(
+                f"{role}={checkpoint} and model.weights={weights} both give the classifier: leave one out"
+            )
         net, theirs = load_classifier(checkpoint)
         assert theirs is not None  # or there would be no net
         if not isinstance(theirs.get("data"), dict):
@@ -136,10 +144,12 @@ def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
                 "the same data set, or its data= here"
             )
         return net, {**stored(config), "model": theirs["model"]}
-    objective, recipe = cast(Objective, Standard()), stored(config)
+    objective, recipe = cast(Objective, Standard()), without_weights(stored(config))
+    if weights is not None:
+        return recipes_net(config, filled=plan.resumed is None or not config.get("module")).eval(), recipe
     if not getattr(make(config, "objective"), "needs_reference", False):  # else it needs what is trained here
         objective, recipe = _prepared_objective(plan, data)
-    classifier = _classifier(plan, data, make(config, "model"), objective, None, recipe)
+    classifier = _classifier(plan, data, recipes_net(config), objective, None, recipe)
     if plan.resumed is not None and config.get("module"):  # its weights are in that checkpoint
         return classifier.net, recipe
     say(f"no {role}=CHECKPOINT is given: {type(classifier.net).__name__} is trained first")

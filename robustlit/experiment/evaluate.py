@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from robustlit.experiment.build import module_to_evaluate
 from robustlit.experiment.composition import composed_for_net, overridden
+from robustlit.experiment.gate import gate_of_finished
 from robustlit.experiment.migration import migrated
 from robustlit.experiment.outcome import FAILED, measure
-from robustlit.experiment.own_net import own_net
+from robustlit.experiment.own_net import find_modules_here, own_net
+from robustlit.experiment.pixels import warn_of_pixels
 from robustlit.experiment.plan import Plan, Recipe, make, plan_evaluation
 from robustlit.experiment.preflight import check_takes
 from robustlit.experiment.recipes import ConfigError, stored
@@ -23,7 +26,7 @@ from robustlit.experiment.run_folder import in_one_line, remove_empty, removed_o
 from robustlit.experiment.stored_recipe import callers_own, resolved_plan
 from robustlit.experiment.trainer import make_run, quiet_lightning
 from robustlit.processes import exit_code, leave_on_signals, watch_parent
-from robustlit.results import FAIL, Verdict
+from robustlit.results import OVERSTATED, Verdict
 from robustlit.tracking.console import say
 from robustlit.training import read_checkpoint
 from robustlit.training.checkpoint import classifier_of
@@ -41,11 +44,13 @@ def evaluate_checkpoint(
         checkpoint: The file, or a run directory (then its best checkpoint).
         overrides: As on the command line; `group=NAME` replaces that group by its file.
         trusted: Packages of your own that the recipe may name classes from.
-        strict: Return `FAILED` where the verdict fails, and 1 where there is none.
+        strict: Return `FAILED` where the figure is overstated, and 1 where there is no verdict.
         command: The command line, as typed, stored in the run directory.
     """
     quiet_lightning()
     watch_parent()
+    if trusted:
+        find_modules_here()
     read = read_checkpoint(checkpoint)
     recipe = read["robustlit"]["config"]
     if recipe is None:
@@ -53,14 +58,15 @@ def evaluate_checkpoint(
             f"{checkpoint} holds no recipe (it was trained from Python); evaluate it from Python: "
             "robustlit.evaluate(load_classifier(path, net=...)[0], data, attacks)"
         )
-    config = overridden(callers_own(migrated(recipe), checkpoint), overrides)
+    # A key that older recipes lack; and disks are not filled because a recipe says so.
+    config = overridden({**callers_own(migrated(recipe), checkpoint), "save_adversarials": False}, overrides)
     try:
         with in_one_line():
             plan = plan_evaluation(config, checkpoint, command)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the recipe in {checkpoint} cannot be resolved: {one_line(error)}") from error
     if isinstance(plan, Path):
-        return _finished(plan, strict)
+        return _finished(plan, config, strict)
     with in_one_line(), removed_on_failure(plan.new_run_dir):
         checked = resolved_plan(plan, trusted)
         net, _ = classifier_of(read, checkpoint, model=OmegaConf.to_container(checked.config.model), trusted=trusted)
@@ -83,17 +89,27 @@ def evaluate_own_net(
     quiet_lightning()
     watch_parent()
     config, net = composed_for_net(place, overrides), own_net(place, weights)
+    if weights is not None:  # so that resume=auto takes no evaluation of others for this one
+        digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
+        config.model = {"weights": weights, "sha256": digest}
     plan = plan_evaluation(config, place, command)
-    return _finished(plan, strict) if isinstance(plan, Path) else _evaluate(plan, stored(plan.config), net, strict)
+    if isinstance(plan, Path):
+        return _finished(plan, config, strict)
+    return _evaluate(plan, stored(plan.config), net, strict, check=warn_of_pixels)
 
 
-def _finished(run: Path, strict: bool) -> int:
+def _finished(run: Path, config: DictConfig, strict: bool) -> int:
     """Return the exit code of an evaluation that needs no going on."""
     say(f"resume=auto: {run} is finished, there is nothing to do")
-    return FAILED if strict and Verdict.load(run).status == FAIL else 0
+    judged = FAILED if strict and Verdict.load(run).status == OVERSTATED else 0
+    reached = gate_of_finished(run, config)
+    return judged or reached
 
 
-def _evaluate(plan: Plan, recipe: Recipe, net: nn.Module, strict: bool) -> int:
+def _evaluate(
+    plan: Plan, recipe: Recipe, net: nn.Module, strict: bool,
+    check: Callable[[nn.Module, Any, str], None] | None = None,
+) -> int:  # fmt: skip
     try:
         with removed_on_failure(plan.new_run_dir):
             write_recipe(plan.run_dir, recipe, plan.command)
@@ -101,6 +117,8 @@ def _evaluate(plan: Plan, recipe: Recipe, net: nn.Module, strict: bool) -> int:
             with in_one_line():
                 data: Any = make(plan.config, "data")
                 check_takes(net, data, plan.config.ckpt_path)
+                if check is not None:
+                    check(net, data, plan.config.ckpt_path)
                 run = make_run(plan, module_to_evaluate(net, data.num_classes, plan.seed), data, recipe)
             code = measure(run, {}, strict=strict)
         if code >= exit_code(0):

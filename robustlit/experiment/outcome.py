@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
+from robustlit.evaluation.batches import split_size
+from robustlit.experiment.gate import gate
 from robustlit.experiment.report import print_found, print_report, print_verdict
-from robustlit.experiment.results_json import summarise
+from robustlit.experiment.results_json import plain, summarise
 from robustlit.experiment.trainer import Run
 from robustlit.files import write_file
 from robustlit.processes import deferred
-from robustlit.results import FAIL, Accuracy, Evaluation
+from robustlit.results import OVERSTATED, Accuracy, Evaluation
 from robustlit.tracking.console import say
 from robustlit.tracking.logger import end_in_wandb, failure_ends_wandb, summarise_in_wandb
 
 INTERRUPTED = 130
-FAILED = 3  # the verdict, under --strict
+FAILED = 3  # under --strict: the figure is overstated
 
 
 def measure(run: Run, seconds: dict[str, float], checkpoint: str | None = None, *, strict: bool = False) -> int:
@@ -32,10 +34,10 @@ def measure(run: Run, seconds: dict[str, float], checkpoint: str | None = None, 
         run: What is tested.
         seconds: Duration of the phases before.
         checkpoint: The weights to test; None takes those that the module has.
-        strict: Return `FAILED` where the verdict fails, and 1 where there is none.
+        strict: Return `FAILED` where the figure is overstated, and 1 where there is no verdict.
 
     Returns:
-        The exit code.
+        The exit code; `gate.BELOW` where the robust accuracy is below the recipe's `min_robust`, and all else is well.
     """
     started, code = time.monotonic(), 0
     try:
@@ -56,7 +58,8 @@ def measure(run: Run, seconds: dict[str, float], checkpoint: str | None = None, 
             if hasattr(run.sweep, "remove_parts"):
                 run.sweep.remove_parts()
             say(f"written to {run.plan.run_dir}")
-            code = code or (_strict_code(run) if strict else 0)
+            judged, reached = _strict_code(run) if strict else 0, gate(evaluation, run.plan.config)
+            code = code or judged or reached
     close(run, code)
     return code
 
@@ -97,9 +100,13 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
         n = len(run.data.test_indices)
         clean = Accuracy(round(float(run.trainer.callback_metrics["test/accuracy"]) * n), n)
     own = run.module.results() if hasattr(run.module, "results") else {}
-    results = summarise(run.plan, run.module.net, evaluation, clean, seconds) | own
+    results = summarise(run.plan, run.module.net, evaluation, clean, seconds, split_size(run.data)) | own
     if (verdict := run.judge and run.judge.verdict) is not None:
-        results["verdict"] = {"profile": verdict.profile, "status": verdict.status, **verdict.counts}
+        budget = {"norm": verdict.norm, "eps": verdict.eps}
+        judged = {} if verdict.accuracy is None else plain(verdict.accuracy)
+        results["verdict"] = {
+            "figure": verdict.status, **budget, **judged, "profile": verdict.profile, **verdict.counts
+        }  # fmt: skip
     summarise_in_wandb(run.trainer, results)
     writers: Any = run.trainer.callbacks  # type: ignore[attr-defined]
     errors: list[OSError] = [c.write_error for c in writers if getattr(c, "write_error", None) is not None]
@@ -120,7 +127,7 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
 
 def _strict_code(run: Run) -> int:
     if run.judge is not None and run.judge.verdict is not None:
-        return FAILED if run.judge.verdict.status == FAIL else 0
+        return FAILED if run.judge.verdict.status == OVERSTATED else 0
     why = run.judge and run.judge.trouble
     say(f"error: --strict, but there is no verdict: {why or 'none was asked for'}")
     return 1

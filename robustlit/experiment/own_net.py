@@ -1,19 +1,22 @@
-"""Import the net of a user's function, with weights from a file."""
+"""Build a net of the user's, for an evaluation or by a recipe, with weights from a file."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig
 from torch import nn
 
-from robustlit.classifier import check_finite
-from robustlit.experiment.recipes import ConfigError
+from robustlit.experiment.plan import Recipe, make
+from robustlit.experiment.recipes import ConfigError, read_only, stored
+from robustlit.experiment.weights import fill
+from robustlit.tracking.console import say
 
 
 def own_net(place: str, weights: str | None = None) -> nn.Module:
@@ -21,7 +24,7 @@ def own_net(place: str, weights: str | None = None) -> nn.Module:
 
     Args:
         place: The function, as `module:function`.
-        weights: A file with the net's state dict; None keeps the net's own weights.
+        weights: A file with the net's weights, see `fill`; None keeps the net's own.
 
     Raises:
         ConfigError: No such module or function, no net, weights that do not fit or are not finite.
@@ -29,8 +32,7 @@ def own_net(place: str, weights: str | None = None) -> nn.Module:
     name, _, function = place.partition(":")
     if not name or not function:
         raise ConfigError(f"--model must be module:function, such as my.module:build, got {place!r}")
-    if (folder := str(Path.cwd())) not in sys.path:  # as `python -m` would
-        sys.path.insert(0, folder)
+    find_modules_here()
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -54,22 +56,65 @@ def own_net(place: str, weights: str | None = None) -> nn.Module:
     net = build()
     if not isinstance(net, nn.Module):
         raise ConfigError(f"{place} must return the net, a torch.nn.Module, got {type(net).__name__}")
-    if weights is not None:
-        _load(net, weights)
+    for line in [] if weights is None else fill(net, weights, "--weights"):
+        say(line)
     return net.eval()
 
 
-def _load(net: nn.Module, weights: str) -> None:
-    writes = "torch.save(net.state_dict(), FILE) writes"
-    if not Path(weights).is_file():
-        raise ConfigError(f"--weights: there is no file {weights}; {writes} one")
+def find_modules_here() -> None:
+    """Let modules in the current folder be imported, as `python -m` would; installed ones of the same name win."""
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+
+
+def recipes_net(config: DictConfig, *, filled: bool = True) -> nn.Module:
+    """Build the `model` of a recipe and, if it is to be `filled`, load the file that `model.weights` names.
+
+    Raises:
+        ConfigError: The file does not fit, see `fill`.
+    """
+    if not str(config.model.get("_target_", "")).startswith("robustlit."):
+        find_modules_here()
+    file = weights_of(config.model)
+    net = make(read_only(without_weights(stored(config))), "model")
+    if not isinstance(net, nn.Module):
+        raise ConfigError(f"model must build a net, a torch.nn.Module, got {type(net).__name__}")
+    if filled and file is not None:
+        for line in fill(net, file, "model.weights"):
+            say(line)
+        say(f"{type(net).__name__} starts from the weights in {file}")
+    # Lightning keeps the modes, and the function may be the one that --model takes, whose net is in eval mode.
+    return net if net.training else net.train()
+
+
+def weights_of(model: Any) -> str | None:
+    """Return the file that the `model` of a recipe names; None where a class has an argument `weights` of its own."""
+    file = model.get("weights") if not _takes_weights(model) else None
+    return None if file is None else str(file)
+
+
+def without_weights(recipe: Recipe) -> Recipe:
+    """Return a recipe by which a net is built that opens no file: as it is stored in a checkpoint."""
+    bare: Recipe = _without_weights(recipe)
+    return bare
+
+
+def _without_weights(part: Any) -> Any:
+    # A defense holds the model's settings again, as its `net`.
+    if isinstance(part, list):
+        return [_without_weights(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    drops = "weights" in part and "_target_" in part and not _takes_weights(part)
+    return {key: _without_weights(each) for key, each in part.items() if not (drops and key == "weights")}
+
+
+def _takes_weights(model: Any) -> bool:
+    """Return whether what the `model` of a recipe builds takes an argument `weights`, as torchvision's nets do."""
+    target = str(model.get("_target_", ""))
+    if target.startswith("robustlit."):
+        return False
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        why = f"cannot be read safely ({type(error).__name__}): it must be a state dict, as {writes} it"
-        raise ConfigError(f"--weights {weights} {why}") from error
-    try:
-        net.load_state_dict(state.get("state_dict", state))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ConfigError(f"--weights {weights} do not fit {type(net).__name__}: {error}") from error
-    check_finite(net, f"--weights {weights} holds", ConfigError)
+        return "weights" in inspect.signature(get_object(target)).parameters
+    except Exception:  # what cannot be imported is reported where it is built
+        return False

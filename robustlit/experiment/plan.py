@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustlit.experiment import recipes
 from robustlit.experiment.checkpoints import BEST, LAST
+from robustlit.experiment.gate import check_gate
 from robustlit.experiment.lock import FolderLock
 from robustlit.experiment.recipes import ConfigError, read_only
 from robustlit.experiment.resume import (
@@ -60,7 +61,7 @@ class Plan:
     lock: FolderLock | None = None  # on the run directory, of the main process of a training
 
 
-def plan_training(config: DictConfig, command: str | None = None) -> Plan | None:
+def plan_training(config: DictConfig, command: str | None = None) -> Plan | Path:
     """Return the plan of a training run, in its directory, which is created or, with resume=auto, gone on in.
 
     Args:
@@ -68,7 +69,7 @@ def plan_training(config: DictConfig, command: str | None = None) -> Plan | None
         command: The command line, to be stored with the run.
 
     Returns:
-        The plan; None where resume=auto finds the run finished.
+        The plan; the directory of the run where resume=auto finds it finished.
 
     Raises:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError, FolderInUseError: The run is not possible.
@@ -103,13 +104,13 @@ def _takes_auto(recipe: Recipe) -> bool:
     return asked == AUTO
 
 
-def _plan_of_started(recipe: Recipe, run_dir: Path, command: str | None) -> Plan | None:
-    """Return the plan of a run that goes on where it stopped; None where it is finished."""
+def _plan_of_started(recipe: Recipe, run_dir: Path, command: str | None) -> Plan | Path:
+    """Return the plan of a run that goes on where it stopped; its directory where it is finished."""
     if is_finished(run_dir):
         changed = Changes.of(read_started(run_dir), recipe, command)
         if not changed.named:
             say(f"resume=auto: {run_dir} is finished, there is nothing to do")
-            return None
+            return run_dir
         changed.check_only_longer()
     make_run_dir(run_dir, Path)
     lock = _locked(run_dir)
@@ -216,6 +217,7 @@ def normalised(config: DictConfig) -> Recipe:
     recipes.check_complete(checked)
     recipes.check_name(checked.name)
     recipes.check_verdict(checked)
+    check_gate(checked)
     return recipe
 
 

@@ -19,7 +19,7 @@ GROUPS = ("model", "data", "trainer", "logger", "sweep")
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
 # Keys of paths and names, whose values are never fractions.
 _PATHS = {"run_dir", "ckpt_path", "name", "folder", "path", "root", "save_dir", "victim", "generator", "base",
-          "substitute"}  # fmt: skip
+          "substitute", "weights"}  # fmt: skip
 # Top-level keys that are allowed only beside the key on the left.
 _OPTIONAL = {"module": ("victim", "victim_epochs"), "defense": ("base", "base_epochs"), "base_epochs": ("base",)}
 _INTERPOLATION = re.compile(r"\$\{(\w+)[.}\[]")

@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from robustlit.results.verdict import Verdict
+from robustlit.checks import budget_text
+from robustlit.results.rows import rows_of
+from robustlit.results.verdict import FAIL, INCONCLUSIVE, OVERSTATED, PASS, Verdict
 
-_COLOURS = {"PASS": "green", "FAIL": "bold red"}
+_COLOURS = {PASS: "green", FAIL: "bold red", INCONCLUSIVE: "yellow"}
 
 
 def print_report(results: dict[str, Any], console: Console | None = None) -> None:
@@ -23,7 +25,10 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     if worst := results.get("worst_case"):
         rows.append(("worst case", _budget(worst), *_percent(worst), ""))
     cut = "" if results.get("complete", True) else ", cut short"
-    title = f"{results['name']}: {results['n']} test images{cut}"
+    n, of, copies = results["n"], results.get("of"), results.get("copies")
+    part = f" of {of} test images, chosen class by class" if of and n < of else " test images"
+    cut += f", {copies} copies of others left out" if copies else ""
+    title = f"{results['name']}: {n}{part}{cut}"
     if console.is_terminal:
         right = [Column(header, justify="right") for header in ("accuracy", "95 %", "passes")]
         table = Table("attack", "budget", *right, title=escape(title))
@@ -41,18 +46,24 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """Print the checks of a verdict; those that failed say what to try next."""
+    """Print whether the figure is believable, then the checks; those that failed say what to try next."""
     console = Console()
     counts = ", ".join(f"{count} {status}" for status, count in verdict.counts.items())
-    title = f"verdict ({verdict.profile}, {verdict.norm} eps {verdict.eps:.4g}): {verdict.status}: {counts}"
+    budget = f"{verdict.profile}, {verdict.norm} eps {budget_text(verdict.eps)}"
+    title = f"{verdict.title} ({budget}): {counts}"
+    rows = rows_of(verdict.checks)
     if console.is_terminal:
-        table = Table("", "check", "", "finding", title=escape(title), caption=verdict.caution)
-        for check in verdict.checks:
-            status = f"[{_COLOURS.get(check.status, 'yellow')}]{check.status}[/]"
-            table.add_row(str(check.number), check.name, status, escape(check.finding))
+        style = "bold red" if verdict.status == OVERSTATED else "bold"
+        table = Table("", "check", "", "finding", title=escape(title), title_style=style, caption=verdict.caution)
+        # Green beside 0 % would read as a robust net.
+        colours = {**_COLOURS, PASS: "default"} if verdict.none_robust else _COLOURS
+        for row in rows:
+            status = f"[{colours[row.first.status]}]{row.first.status}[/]"
+            table.add_row(row.numbers, row.name, status, escape(row.first.finding))
         console.print(table)
     else:
-        lines = [f"{check.number:>2} {check.status:<13}{check.name}: {check.finding}" for check in verdict.checks]
+        wide = max(2, *(len(row.numbers) for row in rows))
+        lines = [f"{row.numbers:>{wide}} {row.first.status:<13}{row.name}: {row.first.finding}" for row in rows]
         _print_line(console, "\n".join((title, *lines, verdict.caution)))
 
 
@@ -69,7 +80,7 @@ def _print_line(console: Console, text: str) -> None:
 
 def _budget(found: dict[str, Any]) -> str:
     if found["eps"] is not None:
-        return f"{found['norm']} {found['eps']:.4g}"
+        return f"{found['norm']} {budget_text(found['eps'])}"
     # A minimal attack: its median distance, beside the share of images for which it found nothing at all.
     return f"{found['norm']} any" if found["median"] is None else f"{found['norm']} median {found['median']:.4g}"
 

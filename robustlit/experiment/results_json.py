@@ -18,29 +18,37 @@ _PACKAGES = ("robustlit", "torch", "pytorch-lightning", "torchvision", "timm", "
 
 
 def summarise(
-    plan: Plan, net: nn.Module, evaluation: Evaluation | None, clean: Accuracy, seconds: dict[str, float]
-) -> dict[str, Any]:
-    """Return what results.json holds, as plain values. Accuracies are shares in [0, 1]."""
+    plan: Plan, net: nn.Module, evaluation: Evaluation | None, clean: Accuracy, seconds: dict[str, float],
+    split: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what results.json holds, as plain values: accuracies in [0, 1], of a test split of `split` images."""
     budget: dict[str, Any] = {"norm": plan.norm, "eps": plan.eps}
     results: dict[str, Any] = {
         "recipe": plan.config.recipe,
         "name": plan.name,
         "data": plan.config.data["_target_"].rsplit(".", 1)[-1],
         "n": clean.n,
+        **_extent(evaluation, clean.n, split),
         "seed": plan.seed,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "clean": _plain(clean),
+        "clean": plain(clean),
     }
     if evaluation is not None:
         results["complete"] = evaluation.complete
         results["attacks"] = {evaluation.label(*run): _of_attack(evaluation, *run, plan.eps) for run in evaluation.runs}
         known = any(knowledge == "adaptive" for _, knowledge in evaluation.runs)
         if known and (attacks := evaluation.rests_on(**budget)):
-            results["worst_case"] = {**budget, **_plain(evaluation.worst_case(**budget)), "rests_on": attacks}
+            results["worst_case"] = {**budget, **plain(evaluation.worst_case(**budget)), "rests_on": attacks}
     results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     results["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}}
     results["device"] = _device_name(next((p.device for p in net.parameters()), torch.device("cpu")), plan)
     return results
+
+
+def _extent(evaluation: Evaluation | None, n: int, split: int | None) -> dict[str, Any]:
+    """Return how many images the split has, how the evaluated ones were chosen, and how many copies were left out."""
+    found: dict[str, Any] = {} if split is None else {"of": split, "chosen": "class by class" if n < split else "all"}
+    return found | ({"copies": evaluation.copies} if evaluation is not None and evaluation.copies else {})
 
 
 def _of_attack(evaluation: Evaluation, attack: str, knowledge: str, eps: float) -> dict[str, Any]:
@@ -56,11 +64,12 @@ def _of_attack(evaluation: Evaluation, attack: str, knowledge: str, eps: float) 
         found["median"] = round(median, 6) if math.isfinite(median) else None
         reached = Accuracy(int(robust.sum()), len(robust))
     passes = evaluation.passes(attack, eps=found["eps"], knowledge=knowledge)
-    return {**found, **_plain(reached), "passes": round(passes, 2)}
+    return {**found, **plain(reached), "passes": round(passes, 2)}
 
 
-def _plain(accuracy: Accuracy) -> dict[str, Any]:
-    return {"accuracy": float(accuracy), "interval": [round(bound, 6) for bound in accuracy.interval]}
+def plain(accuracy: Accuracy) -> dict[str, Any]:
+    """Return an accuracy with its number of examples and its interval as plain values."""
+    return {"accuracy": float(accuracy), "n": accuracy.n, "interval": [round(bound, 6) for bound in accuracy.interval]}
 
 
 def _version(package: str) -> str | None:

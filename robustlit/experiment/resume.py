@@ -34,10 +34,11 @@ Recipe = dict[str, Any]
 AUTO, RESULTS = "auto", "results.json"
 # What a resumed run may change: what comes after training, where and how fast it runs, and how long.
 _FREE = (
-    "sweep", "verdict", "logger", "callbacks", "checkpoint_minutes", "data.test_size", "data.eval_batch_size",
-    "data.root", "data.num_workers", "trainer.max_epochs", "trainer.max_steps", "trainer.devices", "trainer.num_nodes",
-    "trainer.accelerator", "trainer.strategy", "trainer.limit_test_batches", "trainer.log_every_n_steps",
-    "trainer.num_sanity_val_steps", "trainer.benchmark", "trainer.deterministic", "trainer.fast_dev_run",
+    "sweep", "save_adversarials", "verdict", "min_robust", "logger", "callbacks", "checkpoint_minutes",
+    "data.test_size", "data.eval_batch_size", "data.root", "data.num_workers", "trainer.max_epochs",
+    "trainer.max_steps", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy",
+    "trainer.limit_test_batches", "trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.benchmark",
+    "trainer.deterministic", "trainer.fast_dev_run",
 )  # fmt: skip
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 _NO_SETTINGS = ("name", "run_dir", "ckpt_path", "resume", "logger.run_id", "generator")

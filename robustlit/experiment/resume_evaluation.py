@@ -10,7 +10,8 @@ from robustlit.experiment.run_folder import CONFIG, numbers_of
 from robustlit.results.files import read_yaml
 
 # What may differ: how and where it runs. What the rows depend on is in the digest of each kept batch, too.
-_FREE = ("name", "run_dir", "resume", "logger", "callbacks", "trainer", "verdict", "checkpoint_minutes", "ckpt_path")
+_FREE = ("name", "run_dir", "resume", "logger", "callbacks", "trainer", "verdict", "min_robust", "checkpoint_minutes",
+         "ckpt_path")  # fmt: skip
 
 
 def find_evaluation(recipe: Recipe, origin: str, run_dir: Path) -> Path | None:

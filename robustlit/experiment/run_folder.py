@@ -23,7 +23,7 @@ from robustlit.tracking.console import is_main_process
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # tells the processes that Lightning starts which directory the first one made
 CONFIG, COMMAND = "config.yaml", "command.txt"
 _COMPUTED = ("results.json", "checkpoints/*.ckpt", "**/*.pt", "evaluation/*")
-PICTURE = "adversarial_images.png"  # drawn before the sweep, of ten images: by itself no evaluation
+PICTURE = "adversarial_images.png"  # of ten images: by itself no evaluation
 
 
 def make_run_dir(path: Path, create: Callable[[Path], Path]) -> Path:

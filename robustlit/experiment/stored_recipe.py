@@ -73,7 +73,7 @@ def callers_own(recipe: dict[str, Any], checkpoint: str) -> dict[str, Any]:
         if not isinstance(recipe.get(key), kinds):
             raise CheckpointError(f"the recipe in {checkpoint} has {key}={shown(recipe.get(key))}; it is damaged")
     own: dict[str, Any] = {key: _reset(value) for key, value in recipe.items()}
-    own |= {"run_dir": None, "ckpt_path": None, "resume": None, "name": recipe.get("name")}
+    own |= {"run_dir": None, "ckpt_path": None, "resume": None, "min_robust": None, "name": recipe.get("name")}
     if recipe.get("generator") is not None:
         place = Path(checkpoint)
         beside = (place / "checkpoints" if place.is_dir() else place.parent) / "generator.pt"

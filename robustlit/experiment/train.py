@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustlit.experiment.build import build_data, build_module, fit_defense
 from robustlit.experiment.checkpoints import BEST, LAST, SaveLast
+from robustlit.experiment.gate import gate_of_finished
 from robustlit.experiment.outcome import close, death_explained, measure, stop_code
 from robustlit.experiment.plan import Plan, fits_defense, plan_training
 from robustlit.experiment.resume import StartResumed
@@ -39,8 +41,8 @@ def train(config: DictConfig, *, command: str | None = None) -> int:
     watch_parent()
     with in_one_line():
         plan = plan_training(config, command)
-    if plan is None:
-        return 0
+    if isinstance(plan, Path):
+        return gate_of_finished(plan, config)
     try:
         return _train(plan)
     finally:

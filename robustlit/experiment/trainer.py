@@ -45,6 +45,7 @@ def make_run(plan: Plan, module: Any, data: Any, recipe: Recipe, *callbacks: pl.
     sweep, judge = make(plan.config, "sweep"), None
     if hasattr(sweep, "keeps_parts"):
         sweep.keeps_parts = True  # until results.json is written
+        sweep.save_adversarials = plan.config.get("save_adversarials") is True
     recipes_own = [make(plan.config, f"callbacks.{name}") for name in plan.config.callbacks]
     if profile := plan.config.get("verdict"):
         judged = {"norm": plan.norm, "eps": plan.eps, "seed": plan.seed, "folder": f"{plan.run_dir}/evaluation"}
@@ -55,7 +56,10 @@ def make_run(plan: Plan, module: Any, data: Any, recipe: Recipe, *callbacks: pl.
     if isinstance(logger, WandbLogger):
         resolved = OmegaConf.to_container(OmegaConf.create(recipe), resolve=True)
         logger.log_hyperparams(resolved)  # type: ignore[arg-type]
-    trainer = make_trainer(plan, [*recipes_own, *callbacks, sweep, judge], logger=logger or False)
+    # Those that draw examples of the sweep come after it, as in Lightning a callback sees what earlier ones made.
+    drawing = [c for c in recipes_own if getattr(c, "after_sweep", False)]
+    others = [c for c in recipes_own if c not in drawing]
+    trainer = make_trainer(plan, [*others, *callbacks, sweep, *drawing, judge], logger=logger or False)
     run = Run(plan, module, data, trainer, sweep, judge)
     if run.guard is not None:
         run.guard.watch_children(trainer.strategy.launcher)

@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from robustlit.figures.curves import save_figure
 from robustlit.figures.lines import check_style
 from robustlit.figures.run import file_name, run_figures, run_folder, run_name
-from robustlit.figures.several import UNDEFENDED, check_same_examples, models_figure, on_common_examples
+from robustlit.figures.several import (
+    UNDEFENDED,
+    check_same_examples,
+    labels_of,
+    lost_classes,
+    models_figure,
+    on_common_examples,
+)
 from robustlit.figures.training_time import TrainedRun, training_time_figure
 from robustlit.figures.verdict import verdict_figure
 from robustlit.results.evaluation import Evaluation, EvaluationError
@@ -137,6 +146,9 @@ def _read(folders: dict[str, Path], wanted: Wanted, note: Note, judge: Callable[
         common = on_common_examples(together)
         if any(common[name].n < evaluation.n for name, evaluation in together.items()):
             note(f"drawn on the {next(iter(common.values())).n} test images that all have in common")
+        before, after = (pd.concat([labels_of(e) for e in each.values()]) for each in (together, common))
+        if lost := lost_classes(before, after, next(iter(together.values()))):
+            note(lost)
         evaluations, undefended = {name: common[name] for name in folders}, common.get(UNDEFENDED)
     else:
         check_same_examples(together)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from robustlit.checks import TOLERANCE
+from robustlit.checks import TOLERANCE, budget_text
 from robustlit.figures.extent import attacked_to, searched
 from robustlit.figures.panel import NORMS, Line, Look, Panel
 from robustlit.results.evaluation import Evaluation, EvaluationError
@@ -136,8 +136,12 @@ def budget_notes(sources: Sequence[Source], start: str, few: int) -> list[str]:
     for source in sources:
         for attack in source.evaluation.named(source.attack, source.knowledge):
             if budgets := source.evaluation.budgets(attack, source.knowledge):
-                norm, each = NORMS[source.evaluation.norm_of(attack)], ", ".join(f"{b:g}" for b in budgets)
-                shown = f"{norm} {each}" if len(budgets) <= few else f"{len(budgets)} of {norm} up to {budgets[-1]:g}"
+                norm, each = NORMS[source.evaluation.norm_of(attack)], ", ".join(map(budget_text, budgets))
+                shown = (
+                    f"{norm} {each}"
+                    if len(budgets) <= few
+                    else f"{len(budgets)} of {norm} up to {budget_text(budgets[-1])}"
+                )
                 attacks.setdefault(shown, {})[attack] = None
     return [f"{start}{budgets}: {', '.join(names)}." for budgets, names in attacks.items()]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
+from robustlit.figures.notebook import new_figure
+from robustlit.results.verdict import BELIEVABLE, FAIL, INCONCLUSIVE, OVERSTATED, PASS, UNDECIDED, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,9 @@ MARKERS = ("", "s", "^", "D", "v", "P", "X")  # from the eighth line on, where t
 KNOWLEDGE_STYLES = {"greybox": "--", "adaptive": "-", "blackbox": ":"}  # of one attack: three lines of one colour
 NORMS = {"l2": "L2", "linf": "L∞", "l1": "L1", "l0": "L0"}
 UNITS = {n: f"{name} distance ({'values changed' if n == 'l0' else 'pixel units'})" for n, name in NORMS.items()}
-VERDICTS = {PASS: "#009E73", FAIL: "#D55E00", INCONCLUSIVE: "#7A7A7A"}  # of a verdict, always beside its word
+CHECKS = {PASS: "#009E73", FAIL: "#D55E00", INCONCLUSIVE: "#7A7A7A"}  # of a check, always beside its word
+# Of the figure that was judged. A believable one may be low, so none is green.
+FIGURES = {BELIEVABLE: "#0072B2", OVERSTATED: "#D55E00", UNDECIDED: "#7A7A7A"}
 INK, FAINT = "#222222", "#666666"
 _WIDE, _THIN = 1.8, 0.9  # of a line where it is exact, and of one that is an upper bound
 
@@ -97,10 +100,8 @@ class Panel:
 
 def panel_axes(lines: int) -> tuple[Figure, Axes, float]:
     """Make a figure that has room for the names of so many lines; return it, its axes and its height in inches."""
-    from matplotlib.figure import Figure
-
     height = max(4.4, 0.8 + 0.21 * lines)
-    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    figure = new_figure(figsize=(7.2, height), dpi=150, layout="constrained")
     return figure, figure.subplots(), height
 
 
@@ -109,12 +110,17 @@ def finish(figure: Figure, axes: Axes, title: str, notes: Sequence[str], verdict
     figure.suptitle(textwrap.fill(title, 72), fontsize=11, x=0.01, ha="left", parse_math=False)
     if verdict is not None:
         headline = textwrap.fill(named_norms(verdict.headline), 84)
-        colour, weight = VERDICTS[verdict.status], "bold" if verdict.status == FAIL else "normal"
+        colour, weight = figure_colour(verdict), "bold" if verdict.status == OVERSTATED else "normal"
         axes.set_title(headline, fontsize=9, loc="left", parse_math=False, color=colour, weight=weight)
     small = textwrap.fill(" ".join(notes), 125)
     figure.supxlabel(small, fontsize=7, color=FAINT, x=0.01, ha="left", parse_math=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def figure_colour(verdict: Verdict) -> str:
+    """Return the colour of a verdict's title: neutral where no example is robust."""
+    return INK if verdict.none_robust and verdict.status == BELIEVABLE else FIGURES[verdict.status]
 
 
 def named_norms(text: str) -> str:

@@ -12,12 +12,13 @@ from robustlit.figures.lines import Source, draw_lines
 from robustlit.figures.panel import KNOWLEDGE_STYLES, Look, Panel, by_value, worst_case_note
 from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.stored_verdict import notes_beside
-from robustlit.results.verdict import FAIL, Verdict
+from robustlit.results.verdict import OVERSTATED, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNDEFENDED = "the undefended net"
+_NAMED = 10  # classes that are listed one by one
 KNOWN_AS = {"adaptive": "adaptive", "greybox": "grey-box", "blackbox": "black-box"}
 _UNDEFENDED_LOOK = Look("#000000", "-.")
 
@@ -35,7 +36,7 @@ def models_figure(
         attack: One attack; None takes each model's worst case over its attacks.
         knowledge: "greybox", "adaptive" or "blackbox".
         style: "curve", or "report" for the axes of the 2019 report (see `knob_settings`), which needs an attack.
-        verdicts: Name of the model -> the verdict on its evaluation, if there is one; a failed one is marked.
+        verdicts: Name of the model -> the verdict on its evaluation, if there is one; an overstated figure is marked.
         undefended: The net without a defense, for one more line, on the same examples.
 
     Raises:
@@ -50,7 +51,7 @@ def models_figure(
     for number, (name, evaluation) in enumerate(models.items()):
         look = Look.number(number) if name in evaluations else _UNDEFENDED_LOOK
         verdict = verdicts.get(name)
-        mark = " (verdict FAIL)" if verdict is not None and verdict.status == FAIL else ""
+        mark = " (overstated)" if verdict is not None and verdict.status == OVERSTATED else ""
         sources.append(Source(name, evaluation, attack, knowledge, look, mark))
         notes += notes_beside(evaluation, verdict, name)
     if attack is None:
@@ -58,7 +59,7 @@ def models_figure(
         notes.append(worst_case_note(ran, "lines"))
     if verdicts:
         words = {k: ", ".join([v.profile, *(check.failure for check in v.failed)]) for k, v in verdicts.items()}
-        notes.append(f"Verdicts: {by_value({k: f'{v.status} ({words[k]})' for k, v in verdicts.items()})}.")
+        notes.append(f"Figures: {by_value({k: f'{_of_figure(v)} ({words[k]})' for k, v in verdicts.items()})}.")
     if unknown := ", ".join(name for name, e in models.items() if e.complete is None):
         notes.append(f"Not known whether complete: {unknown}.")
     cut = ", ".join(name for name, e in models.items() if e.complete is False)
@@ -67,6 +68,10 @@ def models_figure(
     subject = f"{len(evaluations)} models{beside} under {attack or 'the worst case'}{known}: accuracy"
     n = f"n = {next(iter(models.values())).n}{f' (cut short: {cut})' if cut else ''}"
     return draw_lines(Panel(distance, subject, n, style, notes), sources)
+
+
+def _of_figure(verdict: Verdict) -> str:
+    return f"{verdict.status}{', the net is not robust' if verdict.none_robust else ''}"
 
 
 def knowledge_figure(
@@ -104,6 +109,16 @@ def knowledge_figure(
 def labels_of(evaluation: Evaluation) -> pd.Series:
     """Return the true classes by example number, ascending."""
     return evaluation.table.drop_duplicates("index").set_index("index")["label"].sort_index()
+
+
+def lost_classes(before: pd.Series, after: pd.Series, evaluation: Evaluation | None) -> str:
+    """Return a sentence that names the classes, as `evaluation` does, which only `before` has; "" if there is none."""
+    gone = sorted({*before} - {*after})
+    if not gone:
+        return ""
+    names = [evaluation.class_name(label) if evaluation else str(label) for label in gone[:_NAMED]]
+    more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
+    return f"No example that all share is of class {', '.join(names)}{more}, so accuracies here leave them out"
 
 
 def check_same_examples(evaluations: Mapping[str, Evaluation]) -> None:

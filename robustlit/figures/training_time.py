@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustlit.checks import budget_text
 from robustlit.figures.panel import NORMS, Look, finish, name_beside, panel_axes, spread, tie, worst_case_note
-from robustlit.results.evaluation import EvaluationError
+from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.files import read_json, read_yaml
 from robustlit.results.intervals import Accuracy
-from robustlit.results.table import rename
+from robustlit.results.table import TABLE, rename
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The cost of a run and its accuracy in the worst case, from its results.json."""
+    """The cost of a run, from its results.json, and its accuracies, from its table where there is one."""
 
     name: str
     seconds: float  # of training
@@ -52,11 +54,19 @@ class TrainedRun:
         trained = results if "train" in results["seconds"] else _trained(run)
         if trained is None:
             raise EvaluationError(f"{run} was not trained, and the run that it attacked is not beside it")
-        n = results["n"]
-        accuracy, clean = (Accuracy(round(found["accuracy"] * n), n) for found in (worst, results["clean"]))
-        attacks = tuple(map(rename, worst.get("rests_on", results.get("attacks", ()))))
+        norm, eps = str(worst["norm"]), float(worst["eps"])
+        if (run / TABLE).is_file() or (run / "evaluation" / TABLE).is_file():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # who opens the table itself gets its warnings
+                table = Evaluation.load(run)
+            accuracy, clean = table.worst_case(norm=norm, eps=eps), table.clean_accuracy
+            attacks = tuple(table.rests_on(norm=norm, eps=eps))
+        else:
+            n = results["n"]
+            accuracy, clean = (Accuracy(round(found["accuracy"] * n), n) for found in (worst, results["clean"]))
+            attacks = tuple(map(rename, worst.get("rests_on", results.get("attacks", ()))))
         name, seconds, device = run.resolve().name, float(trained["seconds"]["train"]), trained.get("device", "")
-        return cls(name, seconds, accuracy, clean, worst["norm"], float(worst["eps"]), attacks, device)
+        return cls(name, seconds, accuracy, clean, norm, eps, attacks, device)
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -97,7 +107,7 @@ def training_time_figure(runs: Sequence[TrainedRun]) -> Figure:
     if not runs:
         raise EvaluationError("a figure of training times needs at least one run")
     if len({(run.norm, run.eps) for run in runs}) > 1:
-        each = ", ".join(f"{run.name} at {run.norm} {run.eps:g}" for run in runs)
+        each = ", ".join(f"{run.name} at {run.norm} {budget_text(run.eps)}" for run in runs)
         raise EvaluationError(f"worst cases at different budgets are not to be compared: {each}")
     figure, axes, _ = panel_axes(len(runs))
     longest, shortest = max(run.seconds for run in runs), min(run.seconds for run in runs)
@@ -119,7 +129,7 @@ def training_time_figure(runs: Sequence[TrainedRun]) -> Figure:
         axes.set_xlim(0, 1.08 * longest / factor or 1.0)
     axes.set(xlabel=f"training time ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))
     n = " to ".join(str(n) for n in sorted({bound(run.accuracy.n for run in runs) for bound in (min, max)}))
-    title = f"Worst case at {NORMS[runs[0].norm]} {runs[0].eps:g} against training time, n = {n}"
+    title = f"Worst case at {NORMS[runs[0].norm]} {budget_text(runs[0].eps)} against training time, n = {n}"
     devices = {run.device for run in runs}
     alone = f"Trained on {runs[0].device or 'unknown hardware'}."
     notes = [

@@ -6,7 +6,10 @@ import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from robustlit.figures.panel import FAINT, INK, NORMS, VERDICTS, named_norms
+from robustlit.checks import budget_text
+from robustlit.figures.notebook import new_figure
+from robustlit.figures.panel import CHECKS, FAINT, INK, NORMS, figure_colour, named_norms
+from robustlit.results.rows import Row, rows_of
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check, Verdict
 
 if TYPE_CHECKING:
@@ -15,15 +18,17 @@ if TYPE_CHECKING:
 
 _NONE = "no detector"  # check 20 is made only for models with a detector
 # A status differs by shape and word as well as by colour.
-_COLOURS = {**VERDICTS, _NONE: "#7A7A7A"}
+_COLOURS = {**CHECKS, _NONE: "#7A7A7A"}
 _SHAPES = {PASS: "o", FAIL: "X", INCONCLUSIVE: "D", _NONE: "_"}
 _WORDS = {PASS: "pass", FAIL: "FAIL", INCONCLUSIVE: "undecided", _NONE: "none"}
 _DETECTOR = Check(20, "the detector was attacked too", _NONE, "the model has no detector")
 _WIDTH, _LINE, _PAD = 10.8, 0.165, 0.11  # inches: the figure, a line of text, the padding of a row
 _NUMBER, _NAME, _SHAPE, _STATUS, _GAUGE, _FIGURE, _FINDING = 0.25, 0.35, 3.78, 3.9, 4.7, 5.66, 6.83
 _GAUGE_WIDTH = 0.85  # inches; the limit is in the middle
-_LETTERS, _NAME_LETTERS = 73, 45  # of a finding on one line, of the run's name in the title
+_LETTERS, _NAME_LETTERS = 73, 24  # of a finding on one line, of the run's name in the title
+_IN_COLUMN = re.compile(r" \((?:[^()]*; )?at most [^()]*\)")
 _HEAD, _FOOT = 0.92, 0.42
+_NEUTRAL = "#7A7A7A"  # of checks that pass because nothing is robust: never green beside 0 %
 
 
 def verdict_figure(verdict: Verdict, *, name: str = "", n: int | None = None) -> Figure:
@@ -33,28 +38,26 @@ def verdict_figure(verdict: Verdict, *, name: str = "", n: int | None = None) ->
         name: Name of the run, for the title.
         n: Number of images that were evaluated; `verdict.n` of them were probed.
     """
-    from matplotlib.figure import Figure
-
     checks = [*verdict.checks, *([] if any(c.number == _DETECTOR.number for c in verdict.checks) else [_DETECTOR])]
     # Without the share and its limit, which have their own column.
-    findings = [named_norms(re.sub(r" \((?:[^()]*; )?at most [^()]*\)", "", check.finding)) for check in checks]
-    rows = [(check, textwrap.wrap(finding, _LETTERS) or [""]) for check, finding in zip(checks, findings, strict=True)]
+    found = [(row, named_norms(_IN_COLUMN.sub("", row.first.finding))) for row in rows_of(checks)]
+    rows = [(row, textwrap.wrap(finding, _LETTERS) or [""]) for row, finding in found]
     heights = [_LINE * len(lines) + _PAD for _, lines in rows]
     height = _HEAD + sum(heights) + _FOOT
-    figure = Figure(figsize=(_WIDTH, height), dpi=104)
+    figure = new_figure(figsize=(_WIDTH, height), dpi=104)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, _WIDTH), ylim=(0, height))  # in inches
     axes.axis("off")
     _head(axes, verdict, height, name, n)
     top = height - _HEAD
-    for number, ((check, lines), tall) in enumerate(zip(rows, heights, strict=True)):
-        if check.status == FAIL:
+    for number, ((row, lines), tall) in enumerate(zip(rows, heights, strict=True)):
+        if row.first.status == FAIL:
             axes.axhspan(top - tall, top, color=_COLOURS[FAIL], alpha=0.12, linewidth=0)
         elif number % 2 == 0:
             axes.axhspan(top - tall, top, color="black", alpha=0.03, linewidth=0)
-        _row(axes, check, lines, top - tall / 2)
+        _row(axes, row, lines, top - tall / 2, _NEUTRAL if verdict.none_robust else _COLOURS[PASS])
         top -= tall
-    _text(axes, 0.1, _FOOT / 2, f"{verdict.caution}.", 9, style="italic")
+    _text(axes, 0.1, _FOOT / 2, f"{verdict.caution}.", 8, style="italic")
     return figure
 
 
@@ -65,12 +68,12 @@ def _text(axes: Axes, x: float, y: float, text: str, size: float, color: str = I
 def _head(axes: Axes, verdict: Verdict, height: float, name: str, n: int | None) -> None:
     counts = verdict.counts
     short = name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…"
-    title = f"{short + ': ' if name else ''}verdict {verdict.status}"
-    _text(axes, 0.1, height - 0.22, title, 14, _COLOURS[verdict.status], weight="bold")
+    title = f"{short + ': ' if name else ''}{verdict.title}"
+    _text(axes, 0.1, height - 0.22, title, 12, figure_colour(verdict), weight="bold")
     seen = f"n = {verdict.n} images probed" + (f", of {n} evaluated" if n is not None else "")
     text = (
-        f"{NORMS.get(verdict.norm, verdict.norm)} eps {verdict.eps:.4g} (pixel units), {seen}, profile "
-        f"{verdict.profile}: {counts[PASS]} passed, {counts[FAIL]} failed, {counts[INCONCLUSIVE]} undecided"
+        f"{NORMS.get(verdict.norm, verdict.norm)} eps {budget_text(verdict.eps)} (pixel units), {seen}, profile "
+        f"{verdict.profile}: {counts[PASS]} checks pass, {counts[FAIL]} fail, {counts[INCONCLUSIVE]} undecided"
     )
     _text(axes, 0.1, height - 0.5, text, 9.5)
     heads = {_NAME: "check", _STATUS: "status", _GAUGE: "limit", _FIGURE: "found (at most)", _FINDING: "finding"}
@@ -81,11 +84,14 @@ def _head(axes: Axes, verdict: Verdict, height: float, name: str, n: int | None)
     axes.axhline(height - _HEAD, color=FAINT, linewidth=0.6)
 
 
-def _row(axes: Axes, check: Check, lines: list[str], y: float) -> None:
-    colour, weight = _COLOURS[check.status], "bold" if check.status == FAIL else "normal"
+def _row(axes: Axes, row: Row, lines: list[str], y: float, passed: str) -> None:
+    check, several = row.first, len(row.checks) > 1
+    colour, weight = {**_COLOURS, PASS: passed}[check.status], "bold" if check.status == FAIL else "normal"
     fill = colour if check.status != INCONCLUSIVE else "white"
-    _text(axes, _NUMBER, y, str(check.number), 8, FAINT, ha="right")
-    _text(axes, _NAME, y, check.name, 9, weight=weight)
+    if not several:
+        _text(axes, _NUMBER, y, row.numbers, 8, FAINT, ha="right")
+    name = textwrap.shorten(f"{row.numbers}: {row.name}", 45) if several else row.name
+    _text(axes, _NAME, y, name, 9, weight=weight)
     axes.plot(_SHAPE, y, _SHAPES[check.status], color=colour, markerfacecolor=fill, markersize=6.5)
     _text(axes, _STATUS, y, _WORDS[check.status], 9, colour, weight=weight)
     found = "" if check.figure is None else _percent(check.figure)

@@ -3,8 +3,18 @@
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.intervals import Accuracy, wilson_interval
 from robustlit.results.table import EvaluationError
-from robustlit.results.verdict import FAIL, INCONCLUSIVE, PASS, Check, Verdict
+from robustlit.results.verdict import (
+    BELIEVABLE,
+    FAIL,
+    INCONCLUSIVE,
+    OVERSTATED,
+    PASS,
+    UNDECIDED,
+    Check,
+    Verdict,
+)
 
 __all__ = [
-    "FAIL", "INCONCLUSIVE", "PASS", "Accuracy", "Check", "Evaluation", "EvaluationError", "Verdict", "wilson_interval",
+    "BELIEVABLE", "FAIL", "INCONCLUSIVE", "OVERSTATED", "PASS", "UNDECIDED", "Accuracy", "Check", "Evaluation",
+    "EvaluationError", "Verdict", "wilson_interval",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from robustlit.checks import TOLERANCE, rounded_up
+from robustlit.checks import TOLERANCE, budget_text, rounded_up
 from robustlit.results.coverage import Coverage
+from robustlit.results.html import html_table
 from robustlit.results.intervals import Accuracy
 from robustlit.results.stored_verdict import set_aside
-from robustlit.results.table import COLUMNS, DISTANCES, EvaluationError, digest, read_table, write_table
+from robustlit.results.table import (
+    COLUMNS,
+    DISTANCES,
+    IMAGE,
+    EvaluationError,
+    digest,
+    read_table,
+    without_copies,
+    write_table,
+)  # fmt: skip
+from robustlit.results.text import lines_of, text_of, title_of
 
 _OVERSTATES = (
     "no attack here searched for the nearest adversarial example in L2, so the worst case over L2 distance overstates; "
@@ -35,12 +46,14 @@ class Evaluation(Coverage):
     NaN for a minimal attack), `success` (an adversarial example within that budget is known), `prediction` on it, its
     distances `l0` (changed values), `l1`, `l2`, `linf` from the clean image in pixel units (of the best attempt where
     the attack failed, NaN where no attack was needed), `forwards` and `backwards` spent at that budget. An adversarial
-    example within one budget counts at every larger one; a misclassified example is broken at distance 0.
+    example within one budget counts at every larger one; a misclassified example is broken at distance 0. `image`,
+    which older tables lack, is a digest of the image's pixels: each distinct image counts once.
 
     Args:
         table: The rows; not to be changed, because values derived from them are cached.
         meta: What was attacked and how: `attacks` (name -> text), `seed`, `complete` and, for an interrupted sweep,
-            the number of examples it was `meant` to attack.
+            the number of examples it was `meant` to attack; how many images the test split is `of`, and how many
+            `copies` of other images were left out.
 
     Attributes:
         whole: The full evaluation that `on` took this subset from, or None.
@@ -50,7 +63,10 @@ class Evaluation(Coverage):
     whole: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return _text(self)
+        return text_of(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(title_of(self), ("attack", "budget", "accuracy, 95 % interval"), lines_of(self))
 
     @property
     def n(self) -> int:
@@ -61,6 +77,11 @@ class Evaluation(Coverage):
     def label(attack: str, knowledge: str) -> str:
         """Return the name of a run in figures and loggers: the attack, and its knowledge unless it is adaptive."""
         return attack if knowledge == "adaptive" else f"{attack}-{knowledge}"
+
+    def class_name(self, label: int) -> str:
+        """Return the name that the data give a class, or its number."""
+        names = self.meta.get("class_names") or ()
+        return str(names[label]) if 0 <= label < len(names) else str(label)
 
     @property
     def complete(self) -> bool | None:
@@ -74,11 +95,23 @@ class Evaluation(Coverage):
 
     @property
     def caveat(self) -> str:
-        """A note that belongs beside `n`: "cut short, of 1000", "not known whether complete", or nothing."""
-        if self.complete is None:
-            return "not known whether complete"
-        of = "" if self.meant is None else f", of {self.meant}"
-        return "" if self.complete else f"cut short{of}"
+        """A note that belongs beside `n`: "cut short, of 1000", "not known whether complete", copies, or nothing."""
+        notes = [] if self.complete is not None else ["not known whether complete"]
+        if self.complete is False:
+            notes.append("cut short" if self.meant is None else f"cut short, of {self.meant}")
+        if self.copies:
+            notes.append(f"{self.copies} copies left out")
+        return "; ".join(notes)
+
+    @property
+    def copies(self) -> int:
+        """Number of images that were left out because they are copies of others."""
+        return int(self.meta.get("copies") or 0)
+
+    @property
+    def of(self) -> int | None:
+        """Number of images in the test split that the examples are from; None if that is not known."""
+        return self.meta.get("of")
 
     @cached_property
     def digest(self) -> str:
@@ -115,9 +148,11 @@ class Evaluation(Coverage):
         """
         names = self.named(attack, knowledge)
         if not {*names}.intersection(self.rests_on(norm=norm, eps=eps, knowledge=knowledge)):
-            budgets = {n: ", ".join(f"{e:g}" for e in self.budgets(n, knowledge)) or "any" for n in names}
+            budgets = {n: ", ".join(map(budget_text, self.budgets(n, knowledge))) or "any" for n in names}
             held = "; ".join(f"{n}: {self.norm_of(n)} {there}" for n, there in budgets.items())
-            raise EvaluationError(f"nothing was attacked at {norm} eps {eps:g}; ask for a budget that was ({held})")
+            raise EvaluationError(
+                f"nothing was attacked at {norm} eps {budget_text(eps)}; ask for a budget that was ({held})"
+            )
         robust = self.reach(attack, distance=norm, knowledge=knowledge) > rounded_up(eps, norm)
         return Accuracy(int(robust.sum()), len(robust))
 
@@ -220,44 +255,22 @@ class Evaluation(Coverage):
         Raises:
             EvaluationError: There is no table, or it is damaged, of a newer version or lacks columns.
         """
-        return cls(*read_table(Path(folder)))
+        return cls._distinct(*read_table(Path(folder)))
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Evaluation:
-        """Make an evaluation of whole columns, with the rows sorted by example."""
-        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in COLUMNS.items()})
+        """Make an evaluation of whole columns, with the rows sorted by example and each distinct image once."""
+        kinds = COLUMNS | ({IMAGE: "int64"} if IMAGE in columns else {})
+        table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in kinds.items()})
         order = table.index[np.argsort(table["index"].to_numpy(), kind="stable")]
-        return cls(table.loc[order].reset_index(drop=True), meta)
+        return cls._distinct(table.loc[order].reset_index(drop=True), meta)
 
-
-def _text(evaluation: Evaluation) -> str:
-    """Return a few lines: clean accuracy, each attack at its budgets and the worst case, with 95 % intervals."""
-    n = evaluation.n
-    caveat = f" ({evaluation.caveat})" if evaluation.complete is False else ""
-    title = f"Evaluation of {n} example{'s' * (n != 1)}{caveat}"
-    if not n:
-        return title
-    rows = [("clean", "", str(evaluation.clean_accuracy)), *_attacks(evaluation), *_worst_cases(evaluation)]
-    wide, budget = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "\n".join([title, *(f"  {name:<{wide}}  {at:<{budget}}  {found}" for name, at, found in rows)])
-
-
-def _attacks(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
-    """Yield a line per budget of each attack; for a minimal attack one with its median distance."""
-    for attack, knowledge in evaluation.runs:
-        norm, name = evaluation.norm_of(attack), evaluation.label(attack, knowledge)
-        budgets = evaluation.budgets(attack, knowledge)
-        for eps in budgets:
-            accuracy = evaluation.accuracy(attack=attack, norm=norm, eps=eps, knowledge=knowledge)
-            yield name, f"{norm} {eps:.4g}", str(accuracy)
-        if not budgets:
-            median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
-            yield name, f"{norm} nearest", f"median distance {median:.4g}"
-
-
-def _worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
-    """Yield a line per budget at which an adaptive attack ran."""
-    ran = [attack for attack, knowledge in evaluation.runs if knowledge == "adaptive"]
-    budgets = {(evaluation.norm_of(attack), eps) for attack in ran for eps in evaluation.budgets(attack)}
-    for norm, eps in sorted(budgets):
-        yield "worst case", f"{norm} {eps:.4g}", str(evaluation.worst_case(norm=norm, eps=eps))
+    @classmethod
+    def _distinct(cls, table: pd.DataFrame, meta: dict[str, Any]) -> Evaluation:
+        table, copies = without_copies(table)
+        if not copies:
+            return cls(table, meta)
+        found = cls(table, {**meta, "copies": copies + int(meta.get("copies") or 0)})
+        what = f"{copies} of {found.n + copies} test images are copies of others; each image counts once"
+        warnings.warn(f"{what}, so n is {found.n}", stacklevel=4)
+        return found

@@ -27,7 +27,7 @@ def stored_verdict(folder: str | Path, evaluation: Evaluation) -> tuple[Verdict 
         The verdict, or None; and a note that continues "the verdict.json of RUN", empty where there is none.
 
     Raises:
-        ValueError: The verdict is damaged or of another version.
+        ValueError: The verdict is damaged, edited or of another version.
     """
     place = place_of(folder)
     if place is None:
@@ -36,7 +36,16 @@ def stored_verdict(folder: str | Path, evaluation: Evaluation) -> tuple[Verdict 
     judged = verdict.is_of(evaluation)
     if judged is None:
         return verdict, "does not say which table it judged, as it is of an older version"
-    return (verdict, "") if judged else (None, verdict.other_table((evaluation.whole or evaluation).n))
+    whole = evaluation.whole or evaluation
+    if not judged:
+        return None, verdict.other_table(whole.n)
+    with suppress(EvaluationError):  # of a budget that was not attacked
+        of_table = verdict.of(whole)
+        if verdict.robust not in (None, of_table.robust):
+            found = f"{verdict.robust} examples are robust in it, {of_table.robust} in the table that it judged"
+            raise ValueError(f"{place} was damaged or edited: {found}; judge the checkpoint again")
+        verdict = of_table
+    return verdict, ""
 
 
 def notes_beside(evaluation: Evaluation, verdict: Verdict | None, name: str = "") -> list[str]:

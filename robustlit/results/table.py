@@ -19,6 +19,8 @@ COLUMNS: dict[str, str] = {
     "eps": "float64", "success": "bool", "prediction": "int64", "l0": "float64", "l1": "float64", "l2": "float64",
     "linf": "float64", "forwards": "int64", "backwards": "int64",
 }  # fmt: skip
+# A digest of the image (see `evaluation.sweep`), by which copies are noticed; tables of older versions have none.
+IMAGE = "image"
 DISTANCES = ("l0", "l1", "l2", "linf")
 KNOWLEDGE = ("greybox", "adaptive", "blackbox")
 VERSION = 1  # of the columns and their meaning; raised when either changes
@@ -85,7 +87,24 @@ def read_table(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             raise EvaluationError(f"{folder}: the column {column!r} must hold {kind}, it holds {found}; {_AGAIN}")
         if kind == "str" and not table[column].map(type).eq(str).all():
             raise EvaluationError(f"{folder}: the column {column!r} must hold text in every row; {_AGAIN}")
+    if IMAGE in table and table[IMAGE].dtype.kind not in "iu":
+        raise EvaluationError(
+            f"{folder}: the column {IMAGE!r} must hold int64, it holds {table[IMAGE].dtype}; {_AGAIN}"
+        )
     return _with_current_names(table, meta)
+
+
+def without_copies(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return a table with each image of a class once, and the number of copies that were left out.
+
+    Of several copies the one that attacks broke most often is kept, then the first.
+    """
+    if IMAGE not in table or not table.drop_duplicates("index").duplicated([IMAGE, "label"]).any():
+        return table, 0
+    each = table.groupby("index").agg({IMAGE: "first", "label": "first", "success": "sum"}).reset_index()
+    each = each.sort_values(["success", "index"], ascending=[False, True], kind="stable")
+    copies = each.loc[each.duplicated([IMAGE, "label"]), "index"]
+    return table[~table["index"].isin(copies)].reset_index(drop=True), len(copies)
 
 
 def _check_size(file: Path) -> None:
@@ -128,9 +147,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if version > VERSION:
         newer = f"its table is of version {version}, and this robustlit reads up to {VERSION}"
         raise EvaluationError(f"{path}: {newer}: update robustlit, or {_AGAIN}")
-    for name, kinds in (("complete", (bool, type(None))), ("meant", (int, type(None)))):
+    count = (int, type(None))
+    for name, kinds in (("complete", (bool, type(None))), ("meant", count), ("of", count), ("copies", count)):
         if not isinstance(meta.get(name), kinds):
             raise EvaluationError(f"{path} is damaged: {name} cannot be {meta[name]!r}; {_AGAIN}")
+    names = meta.get("class_names")
+    if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
+        raise EvaluationError(f"{path} is damaged: class_names must be a list of text; {_AGAIN}")
     return meta
 
 
@@ -138,16 +161,18 @@ def digest(table: pd.DataFrame) -> str:
     """Return the digest of a table: "v1:" (the version of the columns) and 64 hexadecimal digits.
 
     It depends on the values of the known columns alone, not on the library that wrote the file, further columns or the
-    order of rows. "ensemble" counts as "worst_case", its current name: verdicts lie beside tables for years.
+    order of rows. "ensemble" counts as "worst_case", its current name: verdicts lie beside tables for years. It begins
+    with "v2:" for a table that has digests of its images.
     """
-    columns = {name: _plain(table[name], kind) for name, kind in COLUMNS.items()}
+    kinds = COLUMNS | ({IMAGE: "int64"} if IMAGE in table else {})
+    columns = {name: _plain(table[name], kind) for name, kind in kinds.items()}
     order = np.lexsort([columns[name][1] for name in reversed(_KEY)])
     found = hashlib.sha256()
     for name, (words, values) in columns.items():
         for part in (name, *words):
             found.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
         found.update(np.ascontiguousarray(values[order]).data)
-    return f"v{VERSION}:{found.hexdigest()}"
+    return f"v{VERSION + (IMAGE in table)}:{found.hexdigest()}"
 
 
 def _plain(column: pd.Series, kind: str) -> tuple[list[str], np.ndarray]:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustlit.checks import budget_text
 from robustlit.files import write_file
 from robustlit.results.files import read_json
+from robustlit.results.html import html_table
+from robustlit.results.intervals import Accuracy
 from robustlit.results.table import TABLE, EvaluationError, digest, read_table
 
 if TYPE_CHECKING:
     from robustlit.results.evaluation import Evaluation
 
-PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
+PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"  # of a check
+# Of the judged figure, the robust accuracy. A believable one may well be 0 %.
+BELIEVABLE, OVERSTATED, UNDECIDED = "believable", "overstated", "undecided"
 FILE = "verdict.json"
 STATUSES = (PASS, FAIL, INCONCLUSIVE)
-CAUTION = "PASS says that no sign of an overestimate was found; it does not prove robustness"
+CAUTION = (
+    "The figure is the robust accuracy. Believable means that no sign of an overestimate was found, which is no proof; "
+    "a believable figure may be low"
+)
+_AGAIN = "judge the checkpoint again (robustlit evaluate CHECKPOINT --verdict), or remove the file"
+# Status of the figure -> what files before the renaming call it.
+_FORMER = {BELIEVABLE: PASS, OVERSTATED: FAIL, UNDECIDED: INCONCLUSIVE}
 # What a failed check means, by its number, short enough for the title of a figure; read without torch.
 _FAILURES = {
     1: "adversarial examples beyond their budget", 2: "FGSM wins", 3: "an unbounded attack fails",
@@ -27,6 +39,8 @@ _FAILURES = {
     11: "adversarial examples lost", 12: "adversarial for the attack view only", 13: "Square wins",
     14: "black-box wins", 15: "random, not averaged", 16: "outputs are no logits", 17: "the undefended net is robust",
     18: "random noise wins", 19: "planted adversarial examples missed", 20: "a joint attack breaks more",
+    21: "the model remembers questions", 22: "the images are known to it", 23: "masked inside the ball",
+    24: "gradients mislead", 25: "flat between jumps", 26: "the table cannot be repeated", 27: "copies of images",
 }  # fmt: skip
 
 
@@ -58,7 +72,7 @@ class Check:
 
 @dataclass
 class Verdict:
-    """The checks of one evaluation.
+    """The checks of one evaluation, and what they say of its robust accuracy.
 
     Args:
         checks: The checks, ascending by number.
@@ -67,6 +81,7 @@ class Verdict:
         seed: Seed of the probes.
         passes, share: Forward and backward passes that the probes cost, also as a share of the evaluation's.
         table, evaluated: Digest of the evaluation's table and number of its examples; None in files of older versions.
+        robust: Number of these examples that are robust at the budget; None in files of older versions.
     """
 
     checks: list[Check]
@@ -79,15 +94,16 @@ class Verdict:
     share: float
     table: str | None = None
     evaluated: int | None = None
+    robust: int | None = None
     caution: str = field(default=CAUTION, init=False)
 
     @property
     def status(self) -> str:
-        """FAIL if a check failed, PASS if none failed and at least half are decided, else INCONCLUSIVE."""
+        """OVERSTATED if a check failed, BELIEVABLE if none did and at least half are decided, else UNDECIDED."""
         counts = self.counts
         if counts[FAIL]:
-            return FAIL
-        return PASS if counts[PASS] >= counts[INCONCLUSIVE] else INCONCLUSIVE
+            return OVERSTATED
+        return BELIEVABLE if counts[PASS] >= counts[INCONCLUSIVE] else UNDECIDED
 
     @property
     def counts(self) -> dict[str, int]:
@@ -100,17 +116,42 @@ class Verdict:
         return [check for check in self.checks if check.status == FAIL]
 
     @property
+    def accuracy(self) -> Accuracy | None:
+        """The judged robust accuracy; None where the evaluation is not known."""
+        return None if self.robust is None or not self.evaluated else Accuracy(self.robust, self.evaluated)
+
+    @property
+    def none_robust(self) -> bool:
+        """Whether no example is robust at the budget, so that nothing could be overstated."""
+        return self.robust == 0
+
+    @property
+    def title(self) -> str:
+        """The status with the figure: "figure believable: 82.70 % [80.23, 84.92] of 1000 robust"."""
+        accuracy, start = self.accuracy, f"figure {self.status}"
+        if accuracy is None:
+            return start
+        if self.none_robust and self.status == BELIEVABLE:
+            return f"{start}, the net is not robust: {accuracy} of {accuracy.n}"
+        return f"{start}: {accuracy} of {accuracy.n} robust"
+
+    @property
     def headline(self) -> str:
-        """One line for a figure: "verdict FAIL (full, linf 0.3): 1 of 19 checks (Square wins)"."""
+        """One line for a figure: the title, the profile, the budget and the checks that failed."""
         counts, total = self.counts, len(self.checks)
-        start = f"verdict {self.status} ({self.profile}, {self.norm} {self.eps:.4g})"
-        if self.status == FAIL:
-            return f"{start}: {counts[FAIL]} of {total} checks ({', '.join(c.failure for c in self.failed)})"
-        return f"{start}: {counts[PASS]} of {total} checks passed, {counts[INCONCLUSIVE]} undecided"
+        start = f"{self.title} ({self.profile}, {self.norm} {budget_text(self.eps)})"
+        if counts[FAIL]:
+            return f"{start}: {counts[FAIL]} of {total} checks fail ({', '.join(c.failure for c in self.failed)})"
+        return f"{start}: {counts[PASS]} of {total} checks pass, {counts[INCONCLUSIVE]} undecided"
+
+    def _repr_html_(self) -> str:
+        rows = [(check.number, check.name, check.status, check.finding) for check in self.checks]
+        return html_table(self.headline, ("", "check", "", "finding"), rows, self.caution)
 
     def of(self, evaluation: Evaluation) -> Verdict:
         """Return the same verdict, tied to the evaluation that was judged."""
-        return replace(self, table=evaluation.digest, evaluated=evaluation.n)
+        robust = evaluation.worst_case(norm=self.norm, eps=self.eps).correct
+        return replace(self, table=evaluation.digest, evaluated=evaluation.n, robust=robust)
 
     def is_of(self, evaluation: Evaluation) -> bool | None:
         """Return whether this verdict judged `evaluation`, or the full one it was cut from; None if not known."""
@@ -123,15 +164,16 @@ class Verdict:
         return f"judged another table than the one here (of {self.evaluated} examples; here are {n})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as written to verdict.json."""
-        return {"status": self.status, "counts": self.counts, **asdict(self)}
+        """Return plain values, as written to verdict.json; NaN and inf, which JSON lacks, become None."""
+        accuracy = self.accuracy
+        judged = {} if accuracy is None else {"accuracy": float(accuracy), "interval": [*accuracy.interval]}
+        values = {"figure": self.status, **judged, "counts": self.counts, **asdict(self)}
+        finite: dict[str, Any] = json.loads(json.dumps(values), parse_constant=lambda _: None)
+        return {**finite, "digest": digest_of(finite)}
 
     def save(self, folder: str | Path) -> Path:
         """Write `verdict.json` into `folder`, which is created if needed."""
-        path = Path(folder) / FILE
-        # JSON has neither NaN nor inf: None stands for both.
-        finite = json.loads(json.dumps(self.to_dict()), parse_constant=lambda _: None)
-        return write_file(path, json.dumps(finite, indent=2) + "\n")
+        return write_file(Path(folder) / FILE, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Verdict:
@@ -140,7 +182,7 @@ class Verdict:
         Warns where the table in the same folder is not the one that was judged.
 
         Raises:
-            ValueError: There is no verdict, or it is damaged or of another version.
+            ValueError: There is no verdict, or it is damaged, edited or of another version.
         """
         file = place_of(path)
         if file is None:
@@ -157,16 +199,16 @@ class Verdict:
         try:
             stored = read_json(file)
             checks = [Check(**check) for check in stored["checks"]]
-            tie = {name: stored.get(name) for name in ("table", "evaluated")}
+            tie = {name: stored.get(name) for name in ("table", "evaluated", "robust")}
             needed = {name: stored[name] for name in ("profile", "n", "norm", "eps", "seed", "passes", "share")}
             verdict = cls(checks, **needed, **tie)
             _check_fields(verdict)
+            _check_agreement(verdict, stored)
+        except _ContradictionError as error:
+            raise ValueError(f"{file} was damaged or edited: {error}; {_AGAIN}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise ValueError(
-                f"{file} is no verdict of this version: {what}; judge the checkpoint again (robustlit evaluate "
-                "CHECKPOINT --verdict), or remove the file"
-            ) from error
+            raise ValueError(f"{file} is no verdict of this version: {what}; {_AGAIN}") from error
         return verdict
 
     def _judged(self, table: str) -> bool | None:
@@ -212,3 +254,36 @@ def _check_fields(verdict: Verdict) -> None:
         raise TypeError("profile and norm must be text")
     if not (isinstance(verdict.table, str | None) and isinstance(verdict.evaluated, int | None)):
         raise TypeError("table must be text and evaluated a number, or both left out")
+    if verdict.robust is not None and not (
+        isinstance(verdict.robust, int) and 0 <= verdict.robust <= (verdict.evaluated or 0)
+    ):
+        raise ValueError(f"robust must be a number of the evaluated examples, got {verdict.robust!r}")
+
+
+def digest_of(stored: dict[str, Any]) -> str:
+    """Return a digest of all that a verdict.json holds beside it: a changed status or figure is noticed."""
+    text = json.dumps({key: value for key, value in stored.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _ContradictionError(ValueError):
+    """A verdict.json that contradicts itself."""
+
+
+def _check_agreement(verdict: Verdict, stored: dict[str, Any]) -> None:
+    """Raise where a file contradicts itself."""
+    for check in verdict.checks:
+        if check.figure is not None and check.threshold is not None:
+            within = check.figure <= check.threshold
+            if (check.status == PASS and not within) or (check.status == FAIL and within):
+                found = f"is {check.status} with {check.figure:.4g}, and at most {check.threshold:.4g} passes"
+                raise _ContradictionError(f"check {check.number} {found}")
+    former = "figure" not in stored  # written before the renaming, without a digest
+    if former and (verdict.robust is not None or (verdict.table or "").startswith("v2:")):
+        raise _ContradictionError("it lacks 'figure' and 'digest'")
+    told, is_so = stored["status" if former else "figure"], _FORMER[verdict.status] if former else verdict.status
+    if told != is_so or stored["counts"] != verdict.counts:
+        made = f"its checks give {is_so} and {verdict.counts}, its summary says {told} and {stored['counts']}"
+        raise _ContradictionError(made)
+    if not former and stored["digest"] != digest_of(stored):
+        raise _ContradictionError("its digest is not that of what it holds")

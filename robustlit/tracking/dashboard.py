@@ -9,6 +9,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from robustlit.checks import budget_text
 from robustlit.tracking import metrics
 from robustlit.tracking.logged import Logged
 
@@ -33,7 +34,7 @@ _CHECKS = {"fail": "Checks that fail", "inconclusive": "Checks that are undecide
 
 def view(logged: Logged, entity: str, project: str, name: str) -> ws.Workspace:
     """Return a new view of a project."""
-    summaries = (logged.rank, metrics.CLEAN, metrics.VERDICT)
+    summaries = (logged.rank, metrics.CLEAN, metrics.VERDICT, metrics.VERDICT_ACCURACY)
     settings = ws.WorkspaceSettings(max_runs=MANY)
     runs = ws.RunsetSettings(
         filters="Metric('JobType') in ['train', 'eval']",
@@ -68,9 +69,10 @@ def sections(logged: Logged) -> list[ws.Section]:
     made = {
         **_rankings(logged),
         "Verdict": [
+            _bars("The figure that was judged", metrics.VERDICT_ACCURACY),
             *(_bars(title, metrics.verdict_count(status), end=None) for status, title in _CHECKS.items()),
             wr.WeavePanelSummaryTable(table_name=metrics.VERDICT_TABLE),
-            wr.MediaBrowser(title="The checks", media_keys=[metrics.VERDICT_FIGURE]),
+            wr.MediaBrowser(title="Is the figure believable?", media_keys=[metrics.VERDICT_FIGURE]),
         ],
         **{
             f"Accuracy against {name} distance": [_lines([label], distance) for label in logged.ordered]
@@ -115,7 +117,7 @@ def _rankings(logged: Logged) -> dict[str, list[Any]]:
 
 
 def _within(norm: str, eps: float) -> str:
-    return f"within {_NORMS[norm]} {eps:g}"
+    return f"within {_NORMS[norm]} {budget_text(eps)}"
 
 
 def _bars(title: str, name: str, *, end: float | None = 1.0) -> wr.BarPlot:

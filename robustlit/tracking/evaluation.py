@@ -44,19 +44,25 @@ def log_evaluation(logger: Logger, evaluation: Evaluation, ends: Mapping[str, fl
 
 
 def log_verdict(logger: Logger, verdict: Verdict, n: int) -> None:
-    """Log the counts of checks by status, for `n` images; to W&B also a figure and a table. Failures are warnings."""
+    """Log the judged accuracy and the counts of checks, of `n` images; to W&B also the status, a figure and a table."""
     counts = {metrics.verdict_count(status): float(count) for status, count in verdict.counts.items()}
     with _failure_is_warning(logger, "verdict"):
         if not isinstance(logger, WandbLogger):
-            logger.log_metrics(counts)
+            logger.log_metrics(counts | _judged(verdict))
             return
         import wandb
 
         run = logger.experiment
-        rows = [[c.number, c.name, c.status, c.finding, c.figure, c.threshold, c.source] for c in verdict.checks]
-        run.summary.update({metrics.VERDICT: verdict.status, **counts})
+        share = None if verdict.accuracy is None else float(verdict.accuracy)
+        rows: list[list[Any]] = [[0, "the figure is", verdict.status, verdict.headline, share, None, ""]]
+        rows += [[c.number, c.name, c.status, c.finding, c.figure, c.threshold, c.source] for c in verdict.checks]
+        run.summary.update({metrics.VERDICT: verdict.status, **counts} | _judged(verdict))
         run.log({metrics.VERDICT_FIGURE: wandb.Image(verdict_figure(verdict, n=n))})
         run.log({metrics.VERDICT_TABLE: wandb.Table(columns=_CHECK_COLUMNS, data=rows)})
+
+
+def _judged(verdict: Verdict) -> dict[str, float]:
+    return {} if verdict.accuracy is None else {metrics.VERDICT_ACCURACY: float(verdict.accuracy)}
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import re
 CLEAN = "clean/accuracy"
 WORST = "worst_case"  # the label of the worst case over all attacks
 PARAMETERS = "parameters"
-VERDICT = "verdict"
+VERDICT = "verdict"  # believable, overstated or undecided: what the figure is (older runs: PASS, FAIL, INCONCLUSIVE)
+VERDICT_ACCURACY = "verdict/robust_accuracy"  # the figure that was judged, beside it
 
 # Tables and pictures.
 ROBUST_TABLE = "robust/table"

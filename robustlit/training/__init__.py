@@ -5,6 +5,7 @@ from robustlit.training.checkpoint import CheckpointError, load_classifier, read
 from robustlit.training.classifier import RobustClassifier
 from robustlit.training.denoiser import DenoiserTraining
 from robustlit.training.finite import NonFiniteError
+from robustlit.training.loading import load
 from robustlit.training.modules import (
     BaseCNNClassifier,
     JumpReLUClassifier,
@@ -19,5 +20,5 @@ __all__ = [
     "AdvGANTraining", "BaseCNNClassifier", "CheckpointError", "DenoiserTraining", "Distilled", "JumpReLUClassifier",
     "LabelEmbeddingClassifier", "NonFiniteError", "PGDAdversarialClassifier",
     "RandomJumpReLUClassifier", "RobustClassifier",
-    "SubstituteTraining", "TRADESClassifier", "distil", "load_classifier", "read_checkpoint",
+    "SubstituteTraining", "TRADESClassifier", "distil", "load", "load_classifier", "read_checkpoint",
 ]  # fmt: skip

@@ -135,6 +135,10 @@ class AdvGANTraining(GuardedTraining):
         self.net.eval()
         return self
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return adversarial images (B, C, H, W) in [0, 1], which the generator makes of images."""
+        return perturb(self.generator, x, self.eps)
+
     # Training
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -161,7 +165,7 @@ class AdvGANTraining(GuardedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Step the substitute, in a black box; then the discriminator and the generator."""
-        x, y = batch[0], batch[1]
+        x, y = self.pair(batch)
         optimizers: Any = self.optimizers()
         if self.current_epoch < self.distillation_epochs:
             self._distil(optimizers[2], x)
@@ -219,7 +223,7 @@ class AdvGANTraining(GuardedTraining):
         """Attack the victim with the generator as it is now."""
         if batch_idx == 0:
             self._check(batch)
-        self._fooling.add(batch[0], batch[1], self.generator, self.eps, self.substitute)
+        self._fooling.add(*self.pair(batch), self.generator, self.eps, self.substitute)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Do the same on the test split; other budgets and attacks run in the callback `AttackSweep`."""
@@ -261,7 +265,7 @@ class AdvGANTraining(GuardedTraining):
         return {"advgan": found | {name: shares[name] for name in names}}
 
     def _check(self, batch: Batch) -> None:
-        x, y = batch[0], batch[1]
+        x, y = self.pair(batch)
         check_images(x)
         with Victim(self.net, x[:1]) as victim:
             classes = victim.logits(x[:1]).shape[1]

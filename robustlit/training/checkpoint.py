@@ -219,6 +219,8 @@ def build_net(model: Any, weights: dict[str, Tensor], trusted: Sequence[str] = (
         CheckpointError: It names anything else, or cannot be built.
     """
     checked = plain_values(model)
+    if isinstance(checked, dict) and checked.get("weights", "") is None:  # of a recipe: training started from no file
+        del checked["weights"]
     check_names(checked, NETS, trusted)
     checked = _offline(checked, weights, "")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -80,6 +81,21 @@ class RobustClassifier(GuardedTraining):
 
     # Training
 
+    @property
+    def lr(self) -> float:
+        """The learning rate that the optimizer is built with; Lightning's learning-rate finder sets it."""
+        rate = getattr(self._optimizer, "keywords", {}).get("lr")
+        if rate is None:
+            raise AttributeError("the learning rate is known of an optimizer that is given with it: partial(Adam, lr=)")
+        return float(rate)
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self._optimizer = partial(self._optimizer, lr=rate)  # type: ignore[call-arg]
+        if "max_lr" in getattr(self._schedule, "keywords", {}):
+            assert self._schedule is not None
+            self._schedule = partial(self._schedule, max_lr=rate)
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, if there is one, the schedule over the whole training."""
         self._total_steps = training_steps(self.trainer)
@@ -108,7 +124,7 @@ class RobustClassifier(GuardedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of the objective."""
-        x, y = batch[0], batch[1]
+        x, y = self.pair(batch)
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
         output = self.objective(self.net, x, y)
@@ -126,9 +142,9 @@ class RobustClassifier(GuardedTraining):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure clean and robust accuracy on the held-out split."""
-        x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
+        x, y = self.pair(batch)
         self.val_accuracy.update(predicted(self._evaluated(x)), y)
         self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
         if self.validation_attack is not None:
@@ -142,9 +158,9 @@ class RobustClassifier(GuardedTraining):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure clean accuracy on the test split; the callback `AttackSweep` attacks it."""
-        x, y = batch[0], batch[1]
         if batch_idx == 0:
             self._check(batch)
+        x, y = self.pair(batch)
         self.test_accuracy.update(predicted(self._evaluated(x)), y)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
 
@@ -154,9 +170,9 @@ class RobustClassifier(GuardedTraining):
             return self.net(x)
 
     def _check(self, batch: Batch) -> None:
-        x, y = batch[0], batch[1]
-        check_images(x)
-        check_labels(y, len(x), self.num_classes)
+        check_images(batch[0])
+        check_labels(batch[1], len(batch[0]), self.num_classes)
+        x, _ = self.pair(batch)
         with torch.no_grad():
             modes = [(module, module.training) for module in self.net.modules()]
             self.net.eval()  # the check must not update BatchNorm's averages

@@ -184,7 +184,7 @@ class DenoiserTraining(RobustClassifier):
         super().validation_step(batch, batch_idx)
         if self.validation_attack is None:
             return
-        x, y = batch[0], batch[1]
+        x, y = self.pair(batch)
         index = batch[2] if len(batch) > 2 else torch.arange(len(y), device=y.device) + batch_idx * len(y)
         attack = Transfer(self.validation_attack, undefended(self.net))
         result = attack.run(self.net, x, y, index=index, seed=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -38,14 +38,14 @@ class _Step:
     number: int
     epoch: int
     batches: list[tuple[Batch, Tensor]]  # batches of the step with their losses, several where gradients accumulate
-    largest: Tensor  # () largest absolute entry of the gradient, on the CPU
-    copied: torch.cuda.Event | None = None  # when `largest` has come from the GPU
+    probe: Tensor  # () of the gradient, on the CPU; finite exactly where the gradient is
+    copied: torch.cuda.Event | None = None  # when `probe` has come from the GPU
 
     @property
     def failed(self) -> bool:
         if self.copied is not None:
             self.copied.synchronize()
-        return not math.isfinite(float(self.largest))
+        return not math.isfinite(float(self.probe))
 
     @property
     def culprit(self) -> tuple[Batch, str] | None:
@@ -100,6 +100,20 @@ class GuardedTraining(pl.LightningModule):
 
     # Batches
 
+    def pair(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return a batch's images (B, C, H, W), in the dtype of the weights, and its classes (B,) as int64.
+
+        Loaders of other people give float64 images, or labels in few bits, which PyTorch's losses refuse.
+        """
+        return as_weights(self, batch[0]), batch[1].long()
+
+    def predict_step(self, batch: Tensor | Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return what `forward` gives for a batch of images in [0, 1], with or without labels, in full precision."""
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        check_images(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self(as_weights(self, x))
+
     def check_range(self, batch: Batch) -> None:
         """Raise a ValueError unless the images lie in [0, 1] and the classes in [0, num_classes)."""
         check_images(batch[0])
@@ -147,20 +161,20 @@ class GuardedTraining(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Look at the gradient: stop, or leave the step out, where it is not finite."""
         batches, self._batches = self._batches, []
-        step = _Step(self.global_step, self.current_epoch, batches, self._largest(optimizer, batches))
-        if self.on_non_finite == "stop" and step.largest.is_cuda:
-            here = torch.empty((), dtype=step.largest.dtype, pin_memory=True).copy_(step.largest, non_blocking=True)
+        step = _Step(self.global_step, self.current_epoch, batches, self._probe(optimizer, batches))
+        if self.on_non_finite == "stop" and step.probe.is_cuda:
+            here = torch.empty((), dtype=step.probe.dtype, pin_memory=True).copy_(step.probe, non_blocking=True)
             step.copied = torch.cuda.Event()
             step.copied.record()
-            step.largest = here
+            step.probe = here
             step, self._late = self._late, step  # type: ignore[assignment]
         if step is not None and step.failed:
             self._skip(step, optimizer) if self.on_non_finite == "skip" else self._stop(step)
         elif self.on_non_finite == "skip":
             self._in_a_row, self._buffers_before = 0, []
 
-    def _largest(self, optimizer: Optimizer, batches: list[tuple[Batch, Tensor]]) -> Tensor:
-        """Return () the largest absolute entry of the gradient, NaN where any is; the same in every process."""
+    def _probe(self, optimizer: Optimizer, batches: list[tuple[Batch, Tensor]]) -> Tensor:
+        """Return () a number that is finite exactly where the gradient is; the same in every process."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             # float16 gradients overflow now and then, and the scaler leaves those steps out: losses alone count.
             lost = any(not bool(loss.isfinite()) for _, loss in batches)
@@ -171,8 +185,9 @@ class GuardedTraining(pl.LightningModule):
             return torch.zeros(())
         if gradients[0].is_cuda:
             return get_total_norm(gradients, math.inf)  # a few launches for all
-        # On a CPU that norm takes twenty times as long.
-        return torch.stack([end.double() for gradient in gradients for end in gradient.aminmax()]).abs().amax()
+        # On a CPU that norm takes ten times as long as sums. The sum of finite entries may overflow: then each counts.
+        total = torch.stack([gradient.sum() for gradient in gradients]).sum()
+        return total if bool(total.isfinite()) else torch.stack([g.abs().amax().double() for g in gradients]).amax()
 
     def _skip(self, step: _Step, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
@@ -256,6 +271,11 @@ class GuardedTraining(pl.LightningModule):
         except OSError as error:
             return f"; the batch could not be saved in {path} ({error})"
         return f"; the batch is in {path}"
+
+
+def as_weights(module: nn.Module, x: Tensor) -> Tensor:
+    """Return `x` in the dtype of a module's weights."""
+    return x.to(next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype))
 
 
 def not_finite(state: Any, name: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ from robustlit.classifier import names_class, predicted
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.classifier import step_seed
-from robustlit.training.finite import Batch, GuardedTraining
+from robustlit.training.finite import Batch, GuardedTraining, as_weights
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)  # the optimizer where none is given
 
@@ -189,6 +189,7 @@ def distil(
         OutOfMemoryError: Memory does not suffice for a single image.
     """
     check_images(images)
+    images = as_weights(net, images)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if not 0 < held_out < 1 or len(images) < 2:

@@ -1,4 +1,4 @@
-"""Is a robust accuracy to be believed? Twenty checks of a model and its evaluation."""
+"""Is a robust accuracy to be believed? Checks of a model and its evaluation."""
 
 from robustlit.verdict.judge import verdict
 

@@ -1,4 +1,4 @@
-"""The twenty checks: what each needs, costs and asks, its limit, and the paper that it comes from.
+"""The checks: what each needs, costs and asks, its limit, and the paper that it comes from.
 
 A check is one function `(spec, context) -> Check`: `from_table` asks the evaluation's table, `from_model` takes a few
 passes, `from_attacks` and `binarisation` attack once more. `robustlit.verdict.judge` walks the list.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from robustlit.classifier import Detecting, attack_view, undefended
-from robustlit.verdict import from_attacks, from_model, from_table
+from robustlit.verdict import from_attacks, from_model, from_table, moved, records
 from robustlit.verdict.binarisation import binarisation
 from robustlit.verdict.effort import QUICK_QUERIES, Price, steps_of
-from robustlit.verdict.spec import FEW, HARD, TABLE, WIDE, CheckSpec, Need
+from robustlit.verdict.spec import FEW, HARD, ROWS, SHORT, TABLE, WIDE, CheckSpec, Need
 
 ATHALYE = "Athalye et al. 2018, arXiv:1802.00420"
 ATTACKBENCH = "AttackBench 2024, arXiv:2404.19460"
@@ -47,6 +47,14 @@ def votes(count: int) -> Callable[[Price], float]:
     return lambda price: float(count * price.votes)
 
 
+ROBUSTLIT = "robustlit"  # no paper asks for it; limits of 21 to 27: measured on the honest nets of docs/evaluation.md
+
+
+def short_attacks(count: int, steps: int) -> Callable[[Price], float]:
+    """Return the cost of a check that makes `count` attacks of so many steps on each example."""
+    return lambda price: count * (2.0 * steps * price.draws + 3 * price.votes)
+
+
 CHECKS = (
     CheckSpec(1, "adversarial examples are valid", 0.0, ATTACKBENCH, TABLE, reads=from_table.valid,
               advice="leaves its ball: project onto it before the point is returned"),
@@ -58,8 +66,8 @@ CHECKS = (
               needs=(GRADIENT,), cost=lambda price: 0.3 * price.attack,  # it succeeds early
               advice="the attack misses what must exist: look at the size and sign of its steps; where a layer masks "
               f"gradients, {SURROGATE}"),
-    CheckSpec(4, "accuracy falls with eps", HALF_POINT, CARLINI, FEW, from_attacks.smaller_budget, from_table.monotone,
-              needs=(GRADIENT,), cost=lambda price: 0.0 if price.several_budgets else 80.0 * price.draws,
+    CheckSpec(4, "accuracy falls with eps", HALF_POINT, CARLINI, SHORT, from_attacks.smaller_budget,
+              from_table.monotone, needs=(GRADIENT,), cost=short_attacks(2, from_attacks.SMALLER_STEPS), fewest=1,
               advice="the attack loses at the larger budget what a smaller one finds: give it more, smaller steps"),
     CheckSpec(5, "no robustness beyond the distance of classes", 0.1, CARLINI, FEW,
               from_attacks.nearest_in_l2, from_table.plausible, needs=(GRADIENT,),
@@ -82,7 +90,7 @@ CHECKS = (
               needs=(GRADIENT, NO_ENSEMBLE), cost=lambda price: price.attack if price.steps else 0.0,
               advice="the attack returns its last point instead of the best: judge every iterate"),
     CheckSpec(12, "adversarial examples of the attack view hold", 0.01, PINTOR, FEW, from_attacks.view_holds,
-              needs=(GRADIENT, ATTACK_VIEW), cost=lambda price: price.attack if price.has_view else 0.0,
+              needs=(GRADIENT, ATTACK_VIEW), cost=lambda price: 1.3 * price.attack if price.has_view else 0.0,
               advice="the attack view is too far from the model: judge on the model while searching, or find a better "
               "surrogate"),
     CheckSpec(13, "gradient-free does not win", FIFTH_OF_A_POINT, AUTOATTACK, HARD,
@@ -107,4 +115,26 @@ CHECKS = (
               advice="the attack is too weak for this model: more steps and restarts, another loss, a surrogate"),
     CheckSpec(20, "the detector was attacked too", HALF_POINT, CARLINI, FEW, from_attacks.detector,
               fewest=1, applies=lambda c: isinstance(c.model, Detecting), advice="evaluate with sweep=detector"),
+    CheckSpec(21, "answers do not depend on earlier questions", HALF_POINT, ROBUSTLIT, SHORT, moved.first_questions,
+              needs=(GRADIENT,), cost=short_attacks(1, moved.MOVED_STEPS),
+              advice="the model remembers what it was asked, and what it answered then counts as robust: attack a copy "
+              "that forgets, or leave the memory out"),
+    CheckSpec(22, "images moved by a pixel are as robust", 0.2, ROBUSTLIT, SHORT, moved.shifted,
+              needs=(GRADIENT,), cost=short_attacks(1, moved.MOVED_STEPS),
+              advice="the model may know the images of the evaluation: look whether they were used in its training, "
+              "and evaluate others"),
+    CheckSpec(23, "answers and gradients inside the ball", 0.02, ATHALYE, WIDE, from_model.alive_inside,
+              needs=(GRADIENT,), cost=lambda price: 9.0 * price.draws,
+              advice=f"the model masks its gradient where the image is disturbed: {SURROGATE}"),
+    CheckSpec(24, "gradients point uphill", 0.1, ATHALYE, WIDE, from_model.uphill, needs=(GRADIENT,),
+              advice="the gradient is that of another function, or is shattered: correct attack_view(), average over "
+              "neighbours (EOT), or evaluate with Square and WorstCase"),
+    CheckSpec(25, "gradients account for the loss", 0.05, ATHALYE, WIDE, from_model.accounted_for, needs=(GRADIENT,),
+              advice="the loss jumps between flat places, as that of votes or saturated outputs does: "
+              f"{SURROGATE}, such as the mean of the logits"),
+    CheckSpec(26, "the table can be repeated", 0.0, ROBUSTLIT, ROWS, records.replayed,
+              cost=lambda price: price.attack, fewest=1,
+              advice="the table was changed, or is that of another model, attack or machine: evaluate again"),
+    CheckSpec(27, "the images differ", 0.02, ROBUSTLIT, TABLE, reads=records.distinct,
+              advice="the interval counts them as independent, and is too narrow: evaluate different images"),
 )  # fmt: skip

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks import Attack
 from robustlit.attacks.losses import Criterion
 from robustlit.classifier import undefended
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.verdict import INCONCLUSIVE, PASS
+from robustlit.verdict.landscape import Landscape, survey
 from robustlit.verdict.probe import Probe, nearest_of
-from robustlit.verdict.spec import FEW, FEWEST, HARD, WIDE
+from robustlit.verdict.spec import FEW, FEWEST, HARD, SHORT, WIDE
 
 TOO_SMALL = "what a quick verdict may cost pays for too few examples; evaluate more images, or take the full profile"
 _NONE_ROBUST = "no example is robust at this budget, so its accuracy cannot be overstated"
 _NONE_RIGHT = "no example is classified correctly"
-_MOST_COMPARED = 2000  # images that the distance between classes is measured on
+MOST_COMPARED = 2000  # images whose distances to each other are measured
 _POOL = 2  # times the examples to attack: so many at least are taken as near the boundary by the table
 
 
@@ -34,6 +36,8 @@ class Context:
     sizes: Mapping[str, int]  # number of examples in each sample
     allowed: int | None  # passes that all checks together may cost; None in the full profile
     substitute: nn.Module | None  # a network distilled from the model, to craft on
+    named: Mapping[str, Attack] = field(default_factory=dict)  # the attacks of the evaluation, as far as known
+    attack_name: str | None = None  # of the probes' attack among these
 
     @property
     def full(self) -> bool:
@@ -59,6 +63,16 @@ class Context:
     def few(self) -> Probe:
         """The first of the wide sample, for checks that attack."""
         return self.wide.first(self.sizes[FEW])
+
+    @cached_property
+    def short(self) -> Probe:
+        """Robust examples, for checks that attack them with a few steps."""
+        return self.right.part(self.right.robust).drawn(self.sizes[SHORT])
+
+    @cached_property
+    def landscape(self) -> Landscape:
+        """The loss and its gradient at points of the balls around the wide sample."""
+        return survey(self.wide)
 
     @cached_property
     def hard(self) -> Probe:
@@ -89,7 +103,7 @@ class Context:
     @cached_property
     def half_way(self) -> float:
         """Half the median L2 distance of an image to the nearest of another class; inf where there is one class."""
-        return other_class_distance(self.images[:_MOST_COMPARED], self.labels[:_MOST_COMPARED]) / 2
+        return other_class_distance(self.images[:MOST_COMPARED], self.labels[:MOST_COMPARED]) / 2
 
     def nothing_to_probe(self, fewest: int = FEWEST) -> tuple[str, str] | None:
         """Return status and finding of all checks where fewer than `fewest` examples are left to look at, else None."""

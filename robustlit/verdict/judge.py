@@ -19,11 +19,12 @@ from robustlit.verdict import effort
 from robustlit.verdict.checks import CHECKS
 from robustlit.verdict.context import TOO_SMALL, Context
 from robustlit.verdict.probe import Probe, robust_examples
-from robustlit.verdict.spec import FEW, HARD, TABLE, WIDE, CheckSpec
+from robustlit.verdict.spec import FEW, HARD, ROWS, SHORT, TABLE, WIDE, CheckSpec
 
 PROFILES = ("quick", "full")
 _NO_MEMORY = "memory does not suffice for this check; judge on a device with more, or fewer images in the quick profile"
-_TURNS = (TABLE, WIDE, FEW, HARD)  # the order in which the samples are looked at
+_LONGEST_REASON = 300  # characters of an error that a finding quotes
+_TURNS = (TABLE, WIDE, FEW, SHORT, ROWS, HARD)  # the order in which the samples are looked at
 
 
 def verdict(
@@ -38,8 +39,8 @@ def verdict(
         model, data: As they were given to `evaluate`.
         attacks: The attacks of the evaluation, which are then probed with more steps; None takes PGD.
         norm, eps: The budget to judge, eps in pixel units; None takes the first budget attack's own.
-        profile: "quick" (as many examples as a tenth of the evaluation's passes pays for, or 100 passes for each image,
-            at most 10 000, where that is more; no check 19, and 7 and 11 only for attacks with steps) or "full" (500
+        profile: "quick" (as many examples as a tenth of the evaluation's passes pays for, or 120 passes for each image,
+            at most 12 000, where that is more; no check 19, and 7 and 11 only for attacks with steps) or "full" (500
             examples).
         substitute: A network distilled from the model, for check 14 of a model without a defense.
         seed: Seed of the probes.
@@ -50,7 +51,7 @@ def verdict(
     check_choice(profile, "profile", PROFILES)
     named = dict(attacks) if isinstance(attacks, Mapping) else {a.name: a for a in attacks or ()}
     norm, eps = _budget_of(evaluation, named, norm, eps)
-    attack = _strongest(evaluation, named, norm, eps)
+    attack, name = _strongest(evaluation, named, norm, eps)
     x, y, index = _examples(data, model, evaluation)
     known = robust_examples(evaluation, norm, eps)
     robust = torch.tensor([known.get(int(i), False) for i in index.tolist()], dtype=torch.bool, device=x.device)
@@ -60,9 +61,9 @@ def verdict(
     sizes, allowed = effort.FULL, None
     if profile == "quick":
         price = effort.price_of(model, attack, evaluation, eps)
-        passes = max(int(effort.SHARE * spent), min(effort.LEAST_EACH * evaluation.n, effort.LEAST))
+        passes = max(int(effort.SHARE * spent), effort.least(price, evaluation.n))
         sizes, allowed = effort.affordable(effort.PLANNED * passes, CHECKS, price), int(effort.SPENT * passes)
-    context = Context(evaluation, x, y, probe, sizes, allowed, substitute)
+    context = Context(evaluation, x, y, probe, sizes, allowed, substitute, named, name)
     ordered = sorted(CHECKS, key=lambda spec: (spec.last, _TURNS.index(spec.sample)))
     checks = sorted((make_check(s, context) for s in ordered if s.applies(context)), key=lambda check: check.number)
     cost, n = probe.meter["passes"], len(context.wide)
@@ -71,6 +72,17 @@ def verdict(
 
 
 def make_check(spec: CheckSpec, context: Context) -> Check:
+    """Make one check; one that raises an error is undecided, so that the others are not lost."""
+    try:
+        return _made(spec, context)
+    except Exception as error:  # of the model's code, or of its attack view: any kind
+        if is_out_of_memory(error):
+            return spec.undecided(_NO_MEMORY)
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        return spec.undecided(f"the check ended in {type(error).__name__}: {reason}")
+
+
+def _made(spec: CheckSpec, context: Context) -> Check:
     """Make one check: by the table, else by a look at its examples if it has what it needs."""
     if spec.reads is not None and (check := spec.reads(spec, context)) is not None:
         return check
@@ -81,12 +93,7 @@ def make_check(spec: CheckSpec, context: Context) -> Check:
             return spec.check(PASS, need.otherwise, 0.0, spec.limit) if need.passes else spec.undecided(need.otherwise)
     if spec.look is None or (not context.full and context.sizes[spec.sample] < spec.fewest):
         return spec.check(INCONCLUSIVE, TOO_SMALL)
-    try:
-        return spec.look(spec, context)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return spec.undecided(_NO_MEMORY)
+    return spec.look(spec, context)
 
 
 def _examples(data: Any, model: nn.Module, evaluation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,8 +134,13 @@ def _budget_of(
     )
 
 
-def _strongest(evaluation: Evaluation, named: Mapping[str, Attack], norm: str, eps: float) -> BudgetAttack:
-    """Return the gradient-based budget attack that leaves the lowest accuracy at `eps`; PGD where none is known."""
+def _strongest(
+    evaluation: Evaluation, named: Mapping[str, Attack], norm: str, eps: float
+) -> tuple[BudgetAttack, str | None]:
+    """Return the gradient-based budget attack that leaves the lowest accuracy at `eps`, at this eps, and its name.
+
+    Where none is known it is PGD, which has no name in the evaluation.
+    """
     known = {
         name: attack
         for name, attack in named.items()
@@ -139,14 +151,14 @@ def _strongest(evaluation: Evaluation, named: Mapping[str, Attack], norm: str, e
         and name in evaluation.rests_on(norm=norm, eps=eps)
     }
     if not known:
-        return PGD(eps=eps, norm=norm)
+        return PGD(eps=eps, norm=norm), None
 
     # Of attacks with the same accuracy, take the one with the most steps.
     def rank(name: str) -> tuple[float, int]:
         return float(evaluation.accuracy(attack=name, norm=norm, eps=eps)), -effort.steps_of(known[name])
 
     least = min(known, key=rank)
-    return replace(known[least], eps=eps)
+    return replace(known[least], eps=eps), least
 
 
 def quoted_budget(evaluation: Evaluation, norm: str | None, eps: float | None) -> tuple[str | None, float | None]:

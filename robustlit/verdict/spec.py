@@ -19,6 +19,8 @@ TABLE = "table"  # none: the evaluation's table answers
 WIDE = "wide"  # many examples, a few passes each
 FEW = "few"  # some of these, an attack each
 HARD = "hard"  # as many, the nearest to the decision boundary, several attacks each
+SHORT = "short"  # as many, a short attack each
+ROWS = "rows"  # rows of the table, whose attack is run again
 
 FEWEST = 5  # examples below which a probe says nothing
 
@@ -40,7 +42,7 @@ class CheckSpec:
     name: str  # what holds where the check passes
     limit: float  # the largest figure that passes
     source: str  # the paper that asks for the check, or names its limit
-    sample: str  # the examples that `look` looks at: TABLE, WIDE, FEW or HARD
+    sample: str  # the examples that `look` looks at: TABLE, WIDE, FEW or HARD, SHORT or ROWS
     look: Callable[[CheckSpec, Context], Check] | None = None
     reads: Callable[[CheckSpec, Context], Check | None] | None = None  # where the table answers alone; before `look`
     needs: tuple[Need, ...] = ()  # conditions of `look`, in the order in which they are tested

@@ -59,7 +59,7 @@ def _climbers() -> _Climbers:
 
 def _record(climbers: _Climbers, losses: list[float]) -> None:
     robust = torch.tensor([[1.0, 0.0]]).expand(3, 2)
-    climbers.record(Best(climbers.z), robust, torch.tensor(losses), torch.ones(3, 4))
+    climbers.record(Best(climbers.z), robust, robust, torch.tensor(losses), torch.ones(3, 4))
 
 
 def test_a_step_is_halved_where_it_rises_too_seldom() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -186,7 +187,11 @@ def test_what_it_refuses_and_warns_about(case: Case, net: nn.Module, batch: Batc
 @each
 def test_a_model_that_hides_its_gradient_is_not_called_robust(case: Case, net: nn.Module, batch: Batch) -> None:
     hides = Function(lambda x: net(x).detach())
-    if case.gradients:
+    if case.kind_of_attack.goes_on_blind:
+        warnings.simplefilter("error")  # the random search would take long
+        with pytest.raises(UserWarning, match=r"random search alone.*far too high.*BPDA"):
+            batch.run(case, hides)
+    elif case.gradients:
         with pytest.raises(ValueError, match=r"Function gives no gradient .* not thereby robust"):
             batch.run(case, hides)
     else:

@@ -118,7 +118,7 @@ REFUSED: dict[type[Attack], list[dict[str, object]]] = {
     NearestL2: [{name: 0} for name in ("explore", "candidates", "kept", "refine", "finish")],
     NewtonFool: [{"steps": 0}, {"eta": 0}, {"eta": INF}],
     Square: [{"queries": 0}, {"patch": 0}, {"patch": 1.5}, {"restarts": 0}],
-    WorstCase: [{"rounds": 0}],
+    WorstCase: [{"rounds": 0}, {"control": -0.1}, {"control": 1.5}, {"control": NAN}, {"version": 1}],
 }  # fmt: skip
 
 

@@ -125,3 +125,21 @@ def test_probabilities_do_make_an_attack_look_weaker(net: nn.Module, digits: tup
     with pytest.warns(UserWarning, match="probabilities"):
         masked = attack.run(Function(lambda z: (net(z) * 100).softmax(1)), x, y).success.float().mean()
     assert masked < plain - 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_guard_asks_for_a_little_more_than_the_boundary(dtype: torch.dtype) -> None:
+    clean = torch.tensor([[10.0, 0.0, -1e9], [10.0, 9.0, -float("inf")]], dtype=dtype)
+    plain = Criterion(torch.zeros(2, dtype=torch.int64))
+    guarded = plain.guarded(clean)
+    assert guarded.lead is not None
+    assert (guarded.lead > 1e-4 * torch.tensor([10.0, 1.0])).all()
+    assert (guarded.lead < 0.2).all()  # a sentinel among the logits does not raise it
+    near = torch.tensor([[0.0, 1e-5, -1.0], [0.0, 1e-5, -1.0]])
+    far = torch.tensor([[0.0, 0.3, -1.0], [0.0, float("nan"), -1.0]])
+    assert plain.reached(near).all()
+    assert not guarded.reached(near).any()
+    assert guarded.reached(far).all()  # no class at all is a success
+    assert torch.equal(guarded.select(torch.tensor([1])).lead, guarded.lead[1:])
+    votes = Criterion(torch.zeros(2, dtype=torch.int64), share=0.5)
+    assert votes.guarded(clean.float().log_softmax(1)).lead is None

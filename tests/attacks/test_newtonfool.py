@@ -13,13 +13,15 @@ from robustlit.attacks.newtonfool import NewtonFool
 
 
 def _float64_step(net: nn.Module, x: Tensor, y: Tensor, eta: float) -> Tensor:
-    """The paper's formula as printed, in float64."""
+    """The paper's formula, in float64, no longer than linear log odds need to come down to chance."""
     z = x.clone().requires_grad_(True)
     p = net(z).softmax(1).gather(1, y[:, None]).squeeze(1)
     (gradient,) = torch.autograd.grad(p.sum(), z)
     gradient = gradient.masked_fill(((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0)), 0)
     length = gradient.flatten(1).norm(dim=1)
     delta = torch.minimum(eta * x.flatten(1).norm(dim=1) * length, p.detach() - 1 / 10)
+    sure = p.detach()
+    delta = torch.minimum(delta, ((sure / (1 - sure)).log() + math.log(9)) * sure * (1 - sure))
     return (x - (delta / length**2).view(-1, 1, 1, 1) * gradient).clamp(0, 1)
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import Function
 from torch import Tensor, nn
 
-from robustlit.attacks import APGD, PGD, WorstCase
+from robustlit.attacks import APGD, EOT, PGD, BudgetAttack, Square, WorstCase, worst_case
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.worst_case import _PLAN, _Patches, _start
+from robustlit.attacks.worst_case import _PLAN, _RIVALS, _Climb, _Look, _Patches, _start
 from robustlit.threat import Ball, distance
+
+
+def most_passes(classes: int) -> int:
+    """Forwards and backwards of the whole plan, with those that judge the image and the result."""
+    rivals = min(classes - 1, _RIVALS)
+    costs = {_Climb: lambda part: 2 * part.steps + 1, _Patches: lambda part: part.queries,
+             _Look: lambda _: 1 + rivals + -(-rivals // 3)}  # fmt: skip
+    return 3 + sum(costs[type(part)](part) for part in _PLAN)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.07), ("l2", 0.9)])
@@ -48,8 +59,7 @@ def test_passes_go_where_the_margin_is_nearly_gone() -> None:
     assert not result.success.any()
     spent = result.forwards + result.backwards
     assert (spent[4:] > 1.5 * spent[:4]).all()
-    most = 3 + sum(part.queries if isinstance(part, _Patches) else 2 * part.steps + 1 for part in _PLAN)
-    assert (spent <= most).all()
+    assert (spent <= most_passes(2)).all()
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "bright", "dark", "corner", "blocks", "columns", "rows", "image"])
@@ -92,5 +102,87 @@ def test_an_example_on_the_boundary_gets_the_whole_plan() -> None:
     with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself
         result = WorstCase(eps=0.1).run(Function(tie), x, torch.zeros(3, dtype=torch.int64), seed=0)
     assert not result.success.any()
-    everything = 3 + sum(part.queries if isinstance(part, _Patches) else 2 * part.steps + 1 for part in _PLAN)
-    assert (result.forwards + result.backwards == everything).all()
+    assert (result.forwards + result.backwards == most_passes(2)).all()
+
+
+def seventh(x: Tensor) -> Tensor:
+    """Ten classes, linear: class 7, far behind the others, is the only one that can win within 0.1 of grey."""
+    pattern = (torch.arange(108) * 7 % 5 > 1) * 2.0 - 1
+    along = (x.flatten(1) - 0.5) @ pattern
+    logits = (-1 - torch.arange(10) * 0.1).repeat(len(x), 1) - 0.001 * along.unsqueeze(1)  # the others lead away
+    logits[:, 0], logits[:, 7] = 0, 0.2 * along - 1.9
+    return 60 * logits  # so steep that a softmax sees one rival only
+
+
+def test_the_class_that_wins_may_be_far_behind() -> None:
+    x, y = torch.full((3, 3, 6, 6), 0.5), torch.zeros(3, dtype=torch.int64)
+    assert not PGD(eps=0.1).run(Function(seventh), x, y, seed=0).success.any()
+    result = WorstCase(eps=0.1).run(Function(seventh), x, y, seed=0)
+    assert (result.prediction == 7).all()
+    assert (result.forwards + result.backwards < 400).all()
+
+
+def test_a_thousand_classes_cost_no_more_than_ten() -> None:
+    weight = torch.randn(108, 1000, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    y = (x.flatten(1) @ weight).argmax(1)
+    result = WorstCase(eps=1e-4).run(Function(lambda z: z.flatten(1) @ weight), x, y, seed=0)
+    assert not result.success.any()
+    assert (result.backwards < 200).all()
+
+
+@pytest.fixture
+def short_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin and end of the plan, with few steps and queries."""
+    short = {_Climb: {"steps": 6}, _Patches: {"queries": 20}, _Look: {}}
+    plan = [replace(part, **short[type(part)]) for part in (*_PLAN[:9], *_PLAN[-3:])]
+    monkeypatch.setattr(worst_case, "_PLAN", tuple(plan))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        WorstCase(eps=0.06),
+        WorstCase(eps=0.35, norm="l2"),
+        APGD(eps=0.06, loss="dlr", steps=20),
+        Square(eps=0.09, queries=60),
+    ],
+    ids=repr,
+)
+@pytest.mark.usefixtures("short_plan")
+def test_a_deterministic_net_declared_random_leaves_the_same_examples(attack: BudgetAttack) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 5))
+        x = torch.rand(24, 1, 8, 8)
+    y = net(x).argmax(1)
+    plain, wrapped = (attack.run(model, x, y, seed=0) for model in (net, EOT(net, 1)))
+    assert 0 < plain.success.sum() < 24
+    assert torch.equal(plain.success, wrapped.success)
+    assert torch.equal(plain.backwards, wrapped.backwards)
+    torch.testing.assert_close(plain.x_adv, wrapped.x_adv)
+
+
+def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_miss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y, index = torch.full((12, 1, 4, 4), 0.5), torch.zeros(12, dtype=torch.int64), torch.arange(12)
+    last = _Climb("bright", 2, within=1e-3)  # gated for every example, though it breaks all
+    monkeypatch.setattr(worst_case, "_PLAN", (_Climb("dark", 1), _Look(), last))
+    bright = Function(lambda z: torch.stack([torch.zeros(len(z)), z.mean((1, 2, 3)) - 0.55], 1))
+    attack = WorstCase(eps=0.1, control=0.4)
+    with pytest.warns(UserWarning, match=r"of (\d+) such examples .* \1 were broken late"):
+        result = attack.run(bright, x, y, index=index, seed=0)
+    assert 0 < result.success.sum() < 12
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = [attack.run(bright, x[k : k + 1], y[:1], index=index[k : k + 1], seed=0).success for k in index]
+    assert torch.equal(torch.cat(alone), result.success)
+    assert not replace(attack, control=0.0).run(bright, x, y, seed=0).success.any()
+    assert replace(attack, control=1.0).run(bright, x, y, seed=0).success.all()
+
+
+def test_the_version_is_part_of_what_is_quoted() -> None:
+    assert "version=2" in repr(WorstCase(eps=0.1))
+    with pytest.raises(ValueError, match="version must be 2, the plan of this release, got 1"):
+        WorstCase(eps=0.1, version=1)

@@ -38,9 +38,9 @@ def test_the_verdict_is_written_and_logged(tmp_path: Path, net: nn.Module) -> No
     assert judge.verdict == Judged.load(tmp_path / "my-run")
     assert judge.verdict.is_of(Evaluation.load(tmp_path / "my-run")) is True
     assert {file.name for file in folder.glob("verdict.*")} == {"verdict.json", "verdict.png", "verdict.svg"}
-    assert "my-run: verdict FAIL" in (folder / "verdict.svg").read_text()
+    assert "my-run: figure overstated" in (folder / "verdict.svg").read_text()
     for distance in ("l2", "linf"):  # drawn by the sweep, before there was a verdict
-        assert "verdict FAIL (quick, L∞ 0.02)" in (folder / f"curves_{distance}.svg").read_text()
+        assert "figure overstated" in (folder / f"curves_{distance}.svg").read_text()
     assert 16 in {check.number for check in judge.verdict.failed}
     logged = pd.read_csv(tmp_path / "csv" / "metrics.csv")
     assert logged["verdict/fail"].dropna().tolist() == [judge.verdict.counts["FAIL"]]
@@ -80,7 +80,7 @@ def test_wandb_gets_table_and_figure(tmp_path: Path, net: nn.Module, monkeypatch
     judge = Verdict()
     sweep_and_judge(net, [AttackSweep({"pgd": PGD(eps=0.02, steps=5)}), judge], logger)
     assert judge.verdict is not None
-    assert len(logged["verdict/table"].data) == len(judge.verdict.checks)
+    assert len(logged["verdict/table"].data) == 1 + len(judge.verdict.checks)
     assert type(logged["figures/verdict"]).__name__ == "Image"
     assert run.summary["verdict"] == judge.verdict.status
     run.finish()

@@ -1,6 +1,7 @@
 """`robustlit evaluate` with a verdict, and of a net that a function of the user returns."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,20 +66,26 @@ def results_of(folder: Path) -> dict[str, Any]:
     return results
 
 
+def said(capsys: Capture) -> str:
+    return "\n" + capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_net_of_the_user_is_evaluated_and_judged(run: Run, own: Path, capsys: Capture) -> None:
     flags = ["--model", "own_module:build", "--weights", "weights.pt", "--data=mnist", "--n", "100", "--verdict"]
     assert run("evaluate", *flags, *SMALL) == 0
     shown = capsys.readouterr().out
-    assert "verdict (quick, linf eps 0.1)" in shown
-    assert "does not prove robustness" in shown
+    assert "(quick, linf eps 0.1): " in shown
+    assert "which is no proof" in shown
     folder = own / "runs" / "own_module.build-eval"
     found = results_of(folder)
     assert found["n"] == 100
     assert found["clean"]["accuracy"] > 0.9
     assert found["verdict"]["profile"] == "quick"
+    assert (found["of"], found["chosen"]) == (10_000, "class by class")
+    assert "own_module.build-eval: 100 of 10000 test images, chosen class by class" in shown
     stored = json.loads((folder / "evaluation" / "verdict.json").read_text())
-    assert {check["number"] for check in stored["checks"]} == set(range(1, 20))
+    assert {check["number"] for check in stored["checks"]} == {*range(1, 20), *range(21, 28)}
 
 
 @pytest.mark.slow
@@ -86,7 +93,52 @@ def test_strict_fails_where_the_verdict_does(run: Run, own: Path) -> None:
     flags = ["--model=own_module:probabilities", "--n=30", "--verdict=full"]
     assert run("evaluate", *flags, "--strict", *SMALL) == 3
     assert run("evaluate", *flags, *SMALL) == 0
-    assert results_of(own / "runs" / "own_module.probabilities-eval")["verdict"]["status"] == "FAIL"
+    assert results_of(own / "runs" / "own_module.probabilities-eval")["verdict"]["figure"] == "overstated"
+
+
+@pytest.mark.slow
+def test_the_gate_fails_below_the_share_that_is_asked_for(run: Run, own: Path, capsys: Capture) -> None:
+    flags = ["--model=own_module:trained", "--n=40", *SMALL, "eps=0.02", "resume=auto"]
+    assert run("evaluate", *flags, "--min-robust", "0.3") == 0
+    assert re.search(
+        r"\n[\d.]+ % \[.*\] of 40 images are robust at linf 0.02; --min-robust asks for 30 %", said(capsys)
+    )
+    assert run("evaluate", *flags, "--min-robust=1") == 4  # nothing is attacked again
+    shown = said(capsys)
+    assert "is finished, there is nothing to do" in shown
+    assert "error: only " in shown
+    assert OmegaConf.load(own / "runs" / "own_module.trained-eval" / "config.yaml").min_robust == 0.3
+    # A figure that is overstated goes before one that is too low.
+    flags = ["--model=own_module:probabilities", "--n=30", "--verdict=full", "--min-robust=1", *SMALL]
+    assert run("evaluate", *flags) == 4
+    assert run("evaluate", *flags, "--strict") == 3
+
+
+def test_a_gate_on_nothing_is_refused_before_anything_is_computed(run: Run, own: Path, capsys: Capture) -> None:
+    net = ["evaluate", "--model=own_module:build", "--n=20", "logger=none"]
+    for command, code, message in (
+        ([*net, "--min-robust", "40"], 2, "--min-robust must be a share in (0, 1], got 40; did you mean 0.4?"),
+        ([*net, "--min-robust=some"], 2, "--min-robust must be a share in (0, 1], got some; it is the least share"),
+        ([*net, "--min-robust=0.4", "sweep=none"], 1, "a robust accuracy at linf 0.3, and with sweep=none nothing is"),
+        (
+            [*net, "--min-robust=0.4", *WITHOUT_PGD, *DDN],
+            1,
+            "no attack of the sweep (ddn) runs at that budget",
+        ),
+        (
+            ["train", "recipe=standard", "min_robust=40", "logger=none"],
+            1,
+            "min_robust must be a share in (0, 1], got 40;",
+        ),
+        (
+            ["train", "recipe=standard", "min_robust=.4", "sweep=none"],
+            1,
+            "min_robust=0.4 (--min-robust) needs a robust",
+        ),
+    ):
+        assert run(*command) == code
+        assert message in capsys.readouterr().err
+    assert not (own / "runs").exists()
 
 
 WITHOUT_PGD = ["logger=none", "sweep=linf", "~sweep.attacks.fgsm", "~sweep.attacks.bim", "~sweep.attacks.pgd"]
@@ -185,7 +237,7 @@ def test_a_checkpoint_is_judged_too(run: Run, own: Path) -> None:
     train = ["recipe=standard", "model=small_cnn", *tiny, *SMALL, "verdict=quick"]
     assert run("train", *train) == 0
     assert results_of(own / "runs" / "standard")["verdict"]["profile"] == "quick"
-    assert run("evaluate", "runs/standard", "data.test_size=5") == 1  # too few, and nothing is left of it
+    assert run("evaluate", "runs/standard", "data.test_size=10001") == 1  # too many, and nothing is left of it
     assert [folder.name for folder in (own / "runs").iterdir()] == ["standard"]
     fewer = ["data.test_size=40", "~sweep.attacks.bim"]
     assert run("evaluate", "runs/standard", "--verdict=full", "logger=none", *fewer) == 0

@@ -79,9 +79,10 @@ def test_the_verdict_is_drawn_and_named_in_the_figures(run: Run, tmp_path: Path)
     assert run("figures", str(folder), *LINF, "--style", "report") == 0
     assert written(folder / "evaluation") == {"verdict", "curves_linf_report"}
     assert run("figures", str(folder), *LINF, "--out", "drawn") == 0
-    headline = "verdict FAIL (full, L∞ 0.3): 1 of 1 checks (Square wins)"
-    assert headline in (tmp_path / "drawn" / "curves_linf.svg").read_text()
-    assert "net: verdict FAIL" in (tmp_path / "drawn" / "verdict.svg").read_text()
+    title = Verdict.load(folder).title
+    assert title.startswith("figure overstated: ")
+    assert f"{title} (full, L∞ 0.3): 1 of 1 checks" in (tmp_path / "drawn" / "curves_linf.svg").read_text()
+    assert "net: figure overstated" in (tmp_path / "drawn" / "verdict.svg").read_text()
 
 
 def test_a_verdict_on_another_table_is_not_shown(run: Run, tmp_path: Path, capsys: Capture) -> None:
@@ -101,8 +102,8 @@ def test_a_verdict_on_another_table_is_not_shown(run: Run, tmp_path: Path, capsy
     assert run("figures", "net", "other", *LINF, "--attack", "pgd", "--out", "both") == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
     svg = (tmp_path / "both" / "models_pgd_linf.svg").read_text()
-    assert "other (verdict FAIL)" in svg
-    assert "net (verdict FAIL)" not in svg
+    assert "other (overstated)" in svg
+    assert "net (overstated)" not in svg
 
 
 def test_a_verdict_that_names_no_table_is_shown_with_a_note(run: Run, tmp_path: Path, capsys: Capture) -> None:
@@ -114,7 +115,7 @@ def test_a_verdict_that_names_no_table_is_shown_with_a_note(run: Run, tmp_path: 
         "net: verdict.json does not say which table it judged, as it is of an older version; nothing ties it to these "
         "figures. Judge it again: robustlit evaluate CHECKPOINT --verdict"
     )
-    assert "verdict FAIL" in (folder / "evaluation" / "curves_linf.svg").read_text()
+    assert "figure overstated" in (folder / "evaluation" / "curves_linf.svg").read_text()
 
 
 def test_the_images_in_common_keep_the_verdict_on_all(run: Run, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_the_images_in_common_keep_the_verdict_on_all(run: Run, tmp_path: Path) 
     judge(make_run(tmp_path / "net"))
     assert run("figures", "net", "few", "--intersect", *LINF, "--attack", "pgd", "--out", "cut") == 0
     svg = (tmp_path / "cut" / "models_pgd_linf.svg").read_text()
-    assert "net (verdict FAIL)" in svg
+    assert "net (overstated)" in svg
     assert "The verdict on net is on all 30 examples." in svg.replace("\n", " ")
 
 

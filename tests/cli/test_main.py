@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import robustlit
 from robustlit.cli.main import COMMANDS, program
 
 Run = Callable[..., int]
@@ -21,10 +22,22 @@ TAKES = {
     "evaluate": ("--model", "--weights", "--data", "--n ", "--verdict", "--strict", "trust=", "key=value"),
     "compare": ("--out", "--intersect"),
     "figures": ("--out", "--style", "--attack", "--distance", "--undefended", "--intersect"),
+    "export": ("--format", "--out", "trust="),
     "dashboard": ("--project", "--entity", "--url", "--name", "--attacks", "--runs", "--dry-run"),
     "sync": ("--dry-run",),
     "recipes": ("--config-dir",),
 }
+
+
+def test_the_version_is_printed(run: Run, capsys: Capture) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"robustlit {robustlit.__version__}\n"
+
+
+def test_dir_lists_what_there_is() -> None:
+    listed = dir(robustlit)
+    assert {"evaluate", "Evaluation", "attacks", "data", "__version__"} <= {*listed}
+    assert all(hasattr(robustlit, name) for name in listed)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -297,7 +297,7 @@ def test_ctrl_c_in_the_sweep_keeps_the_finished_part(
     assert results["n"] == 30
     assert results["complete"] is False
     assert not Evaluation.load(tmp_path / "runs" / "standard").complete
-    assert "30 test images, cut short" in capsys.readouterr().out
+    assert "30 of 10000 test images, chosen class by class, cut short" in capsys.readouterr().out
 
 
 # Bad input

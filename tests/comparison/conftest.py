@@ -48,9 +48,10 @@ def make(tmp_path: Path, labels: np.ndarray) -> Make:
             "recipe": "standard", "name": name, "run_dir": str(folder), "eps": 0.3, "norm": "linf",
             **(config or {}),
         }  # fmt: skip
+        clean = float(evaluation.clean_accuracy) if isinstance(evaluation, Evaluation) else 0.95
         found = {
             "recipe": "standard", "name": name, "data": data, "n": len(numbers), "seed": 0, "parameters": 1234,
-            "clean": {"accuracy": 0.95, "interval": [0.8, 0.99]}, "seconds": {"train": 10.0, "evaluate": 2.5},
+            "clean": {"accuracy": clean, "interval": [0.8, 0.99]}, "seconds": {"train": 10.0, "evaluate": 2.5},
             **(results or {}),
         }  # fmt: skip
         (folder / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))

@@ -16,6 +16,7 @@ from robustlit import Evaluation, evaluate
 from robustlit.attacks import FGSM, PGD
 from robustlit.comparison import compare, write_page
 from robustlit.results import Check, Verdict
+from robustlit.results.rows import rows_of
 from robustlit.verdict import verdict
 
 pytestmark = [pytest.mark.slow, needs_a_browser]
@@ -34,7 +35,7 @@ window.dispatchEvent(new Event("beforeprint"));
 const boxes = [...document.querySelectorAll("#caveats, .wide, #verdicts")];
 const seen = (box) => [...box.querySelectorAll("*")].filter((e) => e.checkVisibility());
 const inside = (box) => Math.max(0, ...seen(box).map((e) => e.getBoundingClientRect().bottom));
-const grave = [...document.querySelectorAll("#caveats li, #verdicts details:has(.fail) li")];
+const grave = [...document.querySelectorAll("#caveats li, #verdicts details:has(.overstated) li")];
 const found = {
   cut: boxes.filter((box) => inside(box) > box.getBoundingClientRect().bottom + 2).map((box) => box.id),
   wide: [...document.querySelectorAll(".wide table")].map((table) => table.getBoundingClientRect().width),
@@ -169,18 +170,19 @@ def test_real_verdicts(make: Make, body: Callable[..., str], net: nn.Module, dig
     unjudged = make("unjudged", config={"eps": 0.1}, evaluation=Evaluation.load(folders[-1]))
     (unjudged / "checkpoints").mkdir()
     page = compare([*folders, unjudged])
-    assert verdicts[0].status == "FAIL"
+    assert verdicts[0].status == "overstated"
     for run, found in zip(data_of(page)["runs"], verdicts, strict=False):
         stored = run["verdict"]
         assert (stored["status"], stored["counts"], stored["profile"]) == (found.status, found.counts, "full")
-        findings = {check["number"]: check["finding"] for check in stored["checks"]}
-        assert findings == {check.number: check.finding for check in found.checks if check.status != "PASS"}
-        assert len(findings) + len(stored["passed"]) == len(found.checks)
+        assert stored["robust"] == [found.robust, 40]
+        findings, rows = {check["numbers"]: check["finding"] for check in stored["checks"]}, rows_of(found.checks)
+        assert findings == {row.numbers: row.first.finding for row in rows if row.first.status != "PASS"}
+        assert len(findings) + len(stored["passed"]) == len(rows)
     page_body = body(page)
     for check in verdicts[0].failed:  # in full, below the table
         assert f"✕ {check.number} {check.name}" in page_body
         assert check.finding.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in page_body
-    assert re.search(r'<a href="#verdict-0"[^>]*><span class="badge fail">✕ FAIL</span>', page_body)
+    assert re.search(r'<a href="#verdict-0"[^>]*><span class="badge overstated">✕ overstated</span>', page_body)
     assert re.search(r'<details id="verdict-0" open="">', page_body)
     assert re.search(r'<a href="#verdicts-none"[^>]*>none</a>', page_body)
     assert f"<code>robustlit evaluate {unjudged} --verdict</code>" in page_body
@@ -199,11 +201,11 @@ def test_a_failed_verdict_is_marked_and_does_not_lead(make: Make, body: Callable
     order = re.findall(r'<th scope="row"><bdi class="name" title="([a-z]+)"', table)
     assert order[-1] == "overstated"
     assert shares[order[0]] >= shares[order[1]] >= shares[order[2]]
-    assert table.count("✕ overstated") == 1
+    assert table.count("✕ overstated</small>") == 1
     assert table.count("<strong") == 3  # the other worst cases
-    assert [table.count(mark) for mark in ("✕ FAIL", "✓ PASS", "? INCONCLUSIVE")] == [1, 1, 1]
+    assert [table.count(mark) for mark in ("✕ overstated</span>", "• believable", "? undecided")] == [1, 1, 1]
     assert "quick: 0 of 1 pass" in table
-    assert "runs whose verdict is FAIL come after the others" in page_body
+    assert "runs with an overstated figure come after the others" in page_body
     assert "1✕ overstated" in page_body  # beside its curve
 
 

@@ -81,7 +81,7 @@ def test_a_verdict_on_another_table_is_not_shown(make: Make) -> None:
     for folder in (a, b):
         judge(folder, of=Evaluation.load(a))
     values = data_of(compare([a, b]))
-    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["PASS", None]
+    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["believable", None]
     assert [note for note in values["caveats"] if "verdict" in note] == [
         "b: verdict.json judged another table than the one here (of as many examples, with other results), so it is "
         f"not shown; judge it again: robustlit evaluate {b} --verdict."
@@ -91,7 +91,7 @@ def test_a_verdict_on_another_table_is_not_shown(make: Make) -> None:
 def test_verdicts_that_name_no_table_are_one_note(make: Make) -> None:
     folders = [judge(make(name, seed=k)) for k, name in enumerate("ab")]
     values = data_of(compare(folders))
-    assert [run["verdict"]["status"] for run in values["runs"]] == ["PASS", "PASS"]
+    assert [run["verdict"]["status"] for run in values["runs"]] == ["believable", "believable"]
     assert [note for note in values["caveats"] if "verdict" in note] == [
         "a, b: verdict.json does not say which table it judged, as it is of an older version; nothing ties it to the "
         "numbers here."
@@ -100,12 +100,55 @@ def test_verdicts_that_name_no_table_are_one_note(make: Make) -> None:
 
 def test_many_failed_verdicts_are_one_note(make: Make) -> None:
     folders = [judge(make(f"run{k}", seed=k), "FAIL") for k in range(4)]
-    notes = [note for note in caveats_of(*folders) if "FAIL" in note]
-    assert notes == ["run0, run1, run2, run3: the verdicts are FAIL. Do not trust their worst-case accuracies."]
+    notes = [note for note in caveats_of(*folders) if "overstated" in note]
+    assert notes == ["run0, run1, run2, run3: their figures are overstated. Do not trust their worst-case accuracies."]
     notes = caveats_of(make("other", config={"eps": 0.1}), make("grey", knowledge=("greybox",), seed=2), *folders[:2])
-    assert notes[0] == "run0: the verdict is FAIL (Square wins). Do not trust its worst-case accuracy."
-    assert [note[:20] for note in notes[1:3]] == [
-        "run1: the verdict is",
-        "grey: no adaptive at",
+    assert notes[0] == "run0: its figure is overstated (Square wins). Do not trust its worst-case accuracy."
+    assert [note[:19] for note in notes[1:3]] == [
+        "run1: its figure is",
+        "grey: no adaptive a",
     ]  # the most serious first
     assert len(notes) > 4
+
+
+def test_results_that_contradict_the_table_are_named_and_not_shown(make: Make) -> None:
+    honest = make("honest")
+    found = Evaluation.load(honest)
+    told = {
+        "clean": {"accuracy": 1.0},
+        "worst_case": {"norm": "linf", "eps": 0.3, "accuracy": 0.99},
+        "attacks": {"pgd": {"norm": "linf", "eps": 0.3, "accuracy": float(found.accuracy(attack="pgd", eps=0.3))}},
+    }
+    edited = make("edited", results=told)
+    values = data_of(compare([honest, edited]))
+    worst = found.worst_case(eps=0.3)
+    assert [run["worst"]["correct"] for run in values["runs"]] == [worst.correct, worst.correct]
+    (note,) = [note for note in values["caveats"] if "results.json" in note]
+    clean = f"clean 100.00 % ({100 * found.clean_accuracy:.2f} % in the table)"
+    said = f"{clean}, worst case 99.00 % ({100 * worst:.2f} % in the table)"
+    assert note.startswith(f"edited: results.json says {said}. It was edited")
+    told |= {"clean": {"accuracy": float(found.clean_accuracy)}, "worst_case": None}
+    attacks = {"pgd": {"norm": "linf", "eps": 0.3, "accuracy": 1}}
+    for results, counted in ((told, 0), (told | {"attacks": attacks}, 1), (told | {"attacks": "many"}, 0)):
+        folder = make(f"more{len(str(results))}", results=results)
+        assert sum("results.json" in note for note in caveats_of(folder)) == counted
+
+
+def test_the_share_of_the_split_is_on_the_page(make: Make) -> None:
+    assert data_of(compare([make("a", of=10_000)]))["split"] == 10_000
+    assert data_of(compare([make("b", of=40)]))["split"] is None
+    assert data_of(compare([make("c", of=10_000), make("d")]))["split"] == 10_000  # older tables do not say
+    assert data_of(compare([make("e", of=10_000), make("f", of=9_000)]))["split"] is None
+
+
+def test_one_number_for_different_pictures_is_noted(make: Make) -> None:
+    plain = Evaluation.load(make("plain"))
+    numbers = plain.table["index"]
+    a, b, c = (
+        make(name, evaluation=Evaluation(plain.table.assign(image=images), plain.meta))
+        for name, images in (("a", numbers + 7), ("b", numbers + 7), ("c", numbers.where(numbers > 4, -numbers - 1)))
+    )
+    assert not [note for note in caveats_of(a, b) if "other images" in note]
+    (note,) = [note for note in caveats_of(a, c) if "other images" in note]
+    assert note.startswith("c: 40 of 40 examples of the same number are other images than in a. The data differ")
+    assert not [note for note in caveats_of(a, make("old")) if "other images" in note]  # without digests

@@ -86,7 +86,7 @@ def test_intersected_runs_keep_their_verdicts_and_a_table_that_is_gone_has_none(
         judge(folder, of=Evaluation.load(folder))
     (folders[2] / "evaluation" / "examples.parquet").unlink()
     values = data_of(compare(folders, intersect=True))
-    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["PASS", "PASS", None]
+    assert [run["verdict"] and run["verdict"]["status"] for run in values["runs"]] == ["believable", "believable", None]
     assert "verdicts are on its own examples." in values["caveats"][0]
     assert not any("judged" in note for note in values["caveats"])
 
@@ -99,3 +99,19 @@ def test_at_least_one_run_must_be_attacked(make: Make) -> None:
     run = values["runs"][1]
     assert (run["attacked"], run["clean"], run["worst"], run["mistakes"]) == (False, [38, 40], None, None)
     assert any("a: trained but not attacked" in note for note in caveats_of(*folders[:1], make("d")))
+
+
+def test_intersecting_names_the_classes_that_it_loses(make: Make, labels: np.ndarray) -> None:
+    one_class = np.flatnonzero(labels == 7)[:12]
+    folders = [make("a", range(90), class_names=[f"<digit {k}>" for k in range(10)]), make("b", one_class)]
+    lost = [note for note in caveats_of(*folders, intersect=True) if "is of class" in note]
+    others = ", ".join(f"<digit {k}>" for k in range(10) if k != 7)
+    assert lost == [f"No example that all share is of class {others}, so accuracies here leave them out."]
+    assert not any("is of class" in note for note in caveats_of(folders[0], make("c", range(80)), intersect=True))
+
+
+def test_classes_are_named_on_the_page_where_runs_agree(make: Make) -> None:
+    names = ["</script>", *[f"digit {k}" for k in range(1, 10)]]
+    folders = [make("a", class_names=names), make("b"), make("c", class_names=names[::-1])]
+    assert data_of(compare(folders[:2]))["classes"] == names
+    assert data_of(compare(folders))["classes"] is None

@@ -56,7 +56,7 @@ def test_cifar10_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         part = {"data": images[number::5].reshape(-1, 3072), "labels": labels[number::5].tolist()}
         (folder / f"data_batch_{number + 1}").write_bytes(pickle.dumps(part))
     (folder / "test_batch").write_bytes(pickle.dumps({"data": images.reshape(-1, 3072), "labels": labels.tolist()}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {label}" for label in range(10)]}))
 
     module = CIFAR10(root=tmp_path, val_size=20)
     x, y, index = module.tensors("test")
@@ -67,6 +67,7 @@ def test_cifar10_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     x, _, _ = next(iter(module.train_dataloader()))
     assert x.shape == (80, 3, 32, 32)
     assert x.is_contiguous()
+    assert CIFAR10(root=tmp_path, val_size=20).class_names == tuple(f"class {label}" for label in range(10))
 
 
 def test_svhn_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,7 +77,9 @@ def test_svhn_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stored = {"X": images.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)[:, None]}
     for split in ("train", "test"):
         savemat(tmp_path / f"{split}_32x32.mat", stored)
-    x, y, _ = SVHN(root=tmp_path, val_size=20).tensors("test")
+    module = SVHN(root=tmp_path, val_size=20)
+    x, y, _ = module.tensors("test")
+    assert module.class_names == (*"0123456789",)
     assert torch.equal(x, torch.from_numpy(images).float().div(255))
     assert y.tolist() == labels.tolist()
 
@@ -91,6 +94,8 @@ def test_fashion_mnist_reads_its_format(tmp_path: Path):
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(
             bytes([0, 0, 8, 1]) + header[:4] + labels[:300].to(torch.uint8).numpy().tobytes()
         )
-    x, y, _ = FashionMNIST(root=tmp_path, val_size=20).tensors("test")
+    module = FashionMNIST(root=tmp_path, val_size=20)
+    x, y, _ = module.tensors("test")
+    assert module.class_names[:2] == ("T-shirt/top", "Trouser")
     assert torch.equal(x, images[:300].float().div(255))
     assert torch.equal(y, labels[:300])

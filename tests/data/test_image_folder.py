@@ -35,7 +35,7 @@ def module(root: Path, **arguments) -> ImageFolder:
 def test_pictures_come_back_exactly(root: Path):
     data = module(root)
     assert (data.num_classes, data.in_chans, data.image_size) == (3, 1, 28)
-    assert data.classes == ["digit_0", "digit_1", "digit_2"]
+    assert data.class_names == ("digit_0", "digit_1", "digit_2")
     images = load_mnist()[0]
     x, y, index = data.tensors("test")
     assert index.tolist() == list(range(15))

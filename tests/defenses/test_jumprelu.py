@@ -172,6 +172,7 @@ def test_activations_with_weights_of_their_own() -> None:
 )
 def test_training_with_jumps_from_the_start(name: str, digits: tuple[Tensor, Tensor]) -> None:
     config = OmegaConf.to_container(OmegaConf.load(MODELS / f"{name}.yaml"))
+    config.pop("weights")
     config["net"] |= {"num_classes": 10, "in_chans": 1, "image_size": 28}
     model = hydra.utils.instantiate(config)
     assert isinstance(undefended(model), BaseCNN)

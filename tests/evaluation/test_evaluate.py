@@ -207,12 +207,14 @@ def test_arrays_are_refused(net: nn.Module, digits: Digits) -> None:
     with pytest.raises(TypeError, match=r"a batch must be \(x, y\) or \(x, y, index\), got dict"):
         evaluate(net, [{"image": x, "label": y}], [FGSM(eps=0.1)])
     # Two batches in a list are not a pair of tensors.
-    assert evaluate(net, [(x, y), (x, y)], [FGSM(eps=0.1)]).n == 8
+    assert evaluate(net, [(x, y), (1 - x, y)], [FGSM(eps=0.1)]).n == 8
 
 
 def test_images_of_another_precision_are_refused(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:4], digits[1][:4]
-    with pytest.raises(ValueError, match=r"images are torch.float64, .* weights torch.float32; use x\.float"):
+    with pytest.raises(
+        ValueError, match=r"images are torch.float64, .* weights of SmallCNN torch.float32; use x\.float"
+    ):
         evaluate(net, (x.double(), y), [FGSM(eps=0.1)])
     with pytest.raises(ValueError, match=r"for uint8 use x\.float\(\) / 255"):
         evaluate(net, ((x * 255).to(torch.uint8), y), [FGSM(eps=0.1)])

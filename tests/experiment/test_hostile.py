@@ -132,8 +132,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     # Classes, in places that are built and that were not looked at.
     "objective reached by a reference": {"objective": MKDIR, "data/seed": "${objective}"},
     "optimizer reached from the model": {"optimizer": MKDIR, "model/width": "${optimizer}"},
-    "validation attack": {"validation_attack": MKDIR, "callbacks/images": {
-        "_target_": "robustlit.callbacks.AdversarialImages", "attack": "${validation_attack}"}},
+    "validation attack": {"validation_attack": MKDIR, "callbacks/by_eps": {
+        "_target_": "robustlit.callbacks.ImagesByEps", "attack": "${validation_attack}"}},
     "target by a reference": {"note": "os.mkdir", "model": {"_target_": "${note}", "path": "PLANTED"}},
     "target in a list": {"sweep/grid": {"linf": [MKDIR]}},
     "target in a list of lists": {"sweep/knowledge": [[[MKDIR]]]},

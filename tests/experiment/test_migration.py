@@ -46,3 +46,13 @@ def test_overrides_of_an_old_recipe_use_the_new_names() -> None:
     assert (config.sweep.attacks.worst_case.norm, config.sweep.attacks.worst_case.eps) == ("l2", 0.3)
     assert config.trainer.max_epochs == now["trainer"]["max_epochs"]
     assert list(config.sweep.attacks) == ["worst_case", "nearest_l2"]
+
+
+def test_images_of_the_validation_attack_become_those_of_the_quoted_one() -> None:
+    images = {"_target_": "robustlit.callbacks.AdversarialImages", "attack": "${validation_attack}", "count": 10}
+    recipe = {"callbacks": {"images": images, "progress": {"_target_": "robustlit.callbacks.Progress"}}}
+    expected = {**images, "attack": None, "norm": "${norm}", "eps": "${eps}"}
+    assert migrated(recipe)["callbacks"] == {**recipe["callbacks"], "images": expected}
+    assert migrated({"callbacks": {"images": None}}) == {"callbacks": {"images": None}}
+    own = {"callbacks": {"images": {**images, "attack": {"_target_": "robustlit.attacks.FGSM", "eps": 0.3}}}}
+    assert migrated(own) == own

@@ -16,13 +16,13 @@ from robustlit.experiment.trainer import Run
 @pytest.mark.parametrize(
     ("status", "error", "interrupted", "strict", "code", "message"),
     [
-        ("FAIL", None, False, False, 0, "written to runs/x"),
-        ("FAIL", None, False, True, FAILED, "written to runs/x"),
-        ("PASS", None, False, True, 0, "written to runs/x"),
+        ("overstated", None, False, False, 0, "written to runs/x"),
+        ("overstated", None, False, True, FAILED, "written to runs/x"),
+        ("believable", None, False, True, 0, "written to runs/x"),
         (None, None, False, True, 1, "error: --strict, but there is no verdict: nothing to judge"),
         (None, None, False, False, 0, "written to runs/x"),
-        ("FAIL", OSError("disk full"), False, True, 1, "could not be written to runs/x: disk full"),
-        ("FAIL", None, True, True, INTERRUPTED, "written to runs/x"),
+        ("overstated", OSError("disk full"), False, True, 1, "could not be written to runs/x: disk full"),
+        ("overstated", None, True, True, INTERRUPTED, "written to runs/x"),
     ],
 )
 def test_the_exit_code(
@@ -34,7 +34,7 @@ def test_the_exit_code(
             raise SystemExit
 
     monkeypatch.setattr(outcome, "_write_and_print", lambda run, *found: run.sweep.write_error)
-    plan: Any = SimpleNamespace(run_dir=Path("runs/x"))
+    plan: Any = SimpleNamespace(run_dir=Path("runs/x"), config={})
     trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], test=test)
     verdict = None if status is None else SimpleNamespace(status=status)
     judge, sweep = (

@@ -8,6 +8,7 @@ import pytest
 from parts import check_apart, texts
 
 from robustlit.figures import budgets_figure, images_figure
+from robustlit.figures.images import class_labels
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -65,3 +66,25 @@ def test_images_at_growing_budgets(channels: int) -> None:
 def test_images_must_fit_their_budgets(shape: tuple[int, ...], budgets: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         budgets_figure(np.zeros(shape), budgets, [7, 4], np.zeros((3, 2), int), "")
+
+
+def test_classes_are_named_shortly_and_never_alike() -> None:
+    names = ["cat", "n02690373_airliner", "n02690373_and_another_airliner", "golden_retriever_$x^2$", "猫", "a\nb", ""]
+    named = class_labels(names, 13)
+    assert [named(k) for k in range(-1, 8)] == ["none", "cat", "1", "2", "golden_r…x^2$", "4", "a b", "6", "7"]
+    images = np.full((4, 1, 3, 3), 0.5)
+    figure = images_figure(images, images, [0, 0, 3, 1], [0, 3, 3, 9], [1, 0, -1, 3], "the title", names=names)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:4] == ["cat → cat", "cat →\ngolden_r…x^2$", "golden_r…x^2$ →\ngolden_r…x^2$", "1 → 9"]
+    assert titles[4:7] == ["cat → 1", "cat → cat", "golden_r…x^2$ →\nnone"]
+    drawn = [text for text in texts(figure).values() if "→" in text.get_text()]
+    check_apart([text.get_window_extent() for text in drawn], figure)
+    figure = budgets_figure(images[:2, None], [0, 8 / 255], [0], np.array([[0], [3]]), "the title", names=names)
+    assert [axis.texts[0].get_text() for axis in figure.axes] == ["cat", "golde…^2$"]
+    assert [axis.get_title() for axis in figure.axes] == ["clean", "8/255"]
+    assert figure.axes[0].get_ylabel() == "true cat"
+
+
+def test_a_figure_shows_itself_in_a_notebook() -> None:
+    figure = images_figure(*[np.zeros((1, 1, 2, 2))] * 2, [0], [0], [1], "the title")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from parts import all_text
 
 from robustlit.figures import TrainedRun, training_time_figure
-from robustlit.results import Accuracy, EvaluationError
+from robustlit.results import Accuracy, Evaluation, EvaluationError
 
 
 def write_run(folder: Path, accuracy: float, seconds: dict[str, float], **rest: Any) -> Path:
@@ -38,6 +39,13 @@ def test_an_evaluation_takes_the_training_time_of_the_run_it_attacked(tmp_path: 
     (again / "config.yaml").write_text("ckpt_path: elsewhere/foreign.ckpt\n")
     with pytest.raises(EvaluationError, match="was not trained, and the run that it attacked is not beside it"):
         TrainedRun.read(again)
+
+
+def test_the_accuracies_are_those_of_the_table(tmp_path: Path, table: Callable[..., Evaluation]) -> None:
+    run = write_run(tmp_path / "net", 0.99, {"train": 50.0})
+    table([(k, "pgd", 0.3, 0.1 if k < 12 else None) for k in range(20)]).save(run / "evaluation")
+    found = TrainedRun.read(run)
+    assert (found.accuracy.correct, found.accuracy.n, found.clean, found.rests_on) == (8, 20, 1.0, ("pgd",))
 
 
 def test_runs_without_a_time_or_a_worst_case_are_refused(tmp_path: Path) -> None:

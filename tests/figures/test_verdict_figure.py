@@ -11,8 +11,9 @@ from matplotlib.text import Text
 from parts import all_text, check_apart
 
 from robustlit.figures import curves_figure, knowledge_figure, models_figure, verdict_figure
-from robustlit.figures.panel import VERDICTS
-from robustlit.results import FAIL, INCONCLUSIVE, PASS, Check, Evaluation, Verdict
+from robustlit.figures.panel import CHECKS as COLOURS
+from robustlit.figures.panel import FIGURES, INK
+from robustlit.results import BELIEVABLE, FAIL, INCONCLUSIVE, PASS, Check, Evaluation, Verdict
 from robustlit.verdict.checks import CHECKS
 
 Make = Callable[..., Evaluation]
@@ -34,28 +35,56 @@ def texts(figure: Figure) -> list[str]:
 def test_each_status_has_its_own_word_shape_and_colour() -> None:
     figure = verdict_figure(a_verdict(), name="my $net$", n=1000)
     found = texts(figure)
-    assert "my $net$: verdict FAIL" in found
+    assert "my $net$: figure overstated" in found
     seen = "L∞ eps 0.3 (pixel units), n = 500 images probed, of 1000 evaluated"
-    assert f"{seen}, profile full: 17 passed, 1 failed, 1 undecided" in found
+    assert f"{seen}, profile full: 17 checks pass, 1 fail, 1 undecided" in found
     assert {str(number) for number in range(1, 20)} <= set(found)
     assert [found.count(word) for word in ("pass", "FAIL", "undecided")] == [17, 1, 1]
     assert "the model has no detector" in found  # check 20
-    assert any(text.startswith("PASS says that no sign") for text in found)
+    assert any(text.startswith("The figure is the robust accuracy. Believable means") for text in found)
     assert "3.4 %  (0.2 %)" in found
     assert any(t.replace("\n", " ") == "Square alone breaks 17 of 500: evaluate with WorstCase" for t in found)
     assert "too few at L∞ 0.3; give more" in found
     shapes = {line.get_marker(): line.get_color() for line in figure.axes[0].lines if line.get_marker() in "oXD_"}
-    undecided = VERDICTS[INCONCLUSIVE]
-    assert shapes == {"o": VERDICTS[PASS], "X": VERDICTS[FAIL], "D": undecided, "_": undecided}
+    undecided = COLOURS[INCONCLUSIVE]
+    assert shapes == {"o": COLOURS[PASS], "X": COLOURS[FAIL], "D": undecided, "_": undecided}
 
 
 def test_nothing_overlaps_or_leaves_the_figure() -> None:
     checks = [Check(spec.number, spec.name, FAIL, "a finding", 9.9, 0.0) for spec in CHECKS]
     checks[4] = replace(checks[4], finding="a long finding " * 20)
-    verdict = replace(a_verdict(), checks=checks)
+    verdict = replace(a_verdict(), checks=checks, evaluated=100_000, robust=12_345)
     figure = verdict_figure(verdict, name="n" * 200)
     figure.draw_without_rendering()
     check_apart([text.get_window_extent() for text in figure.findobj(Text) if text.get_text()], figure)
+
+
+def at_nothing_robust(robust: int = 0) -> Verdict:
+    reason = "no example is robust at this budget, so its accuracy cannot be overstated"
+    found = [Check(number, f"check number {number}", PASS, reason) for number in range(2, 21) if number not in (4, 5)]
+    others = [Check(number, "another", PASS, f"found {number}", 0.0, 0.01) for number in (1, 4, 5)]
+    checks = sorted([*found, *others], key=lambda check: check.number)
+    return Verdict(checks, "quick", 100, "linf", 0.3, 0, 5, 0.1, evaluated=100, robust=robust)
+
+
+def test_beside_0_percent_nothing_is_green_and_one_reason_is_one_row(table: Make) -> None:
+    figure = verdict_figure(at_nothing_robust(), name="net")
+    found = texts(figure)
+    assert "net: figure believable, the net is not robust: 0.00 % [0.00, 3.70] of 100" in found
+    assert "2, 3, 6-20: 17 checks, for one reason" in found
+    assert found.count("pass") == 4
+    figure.draw_without_rendering()
+    check_apart([text.get_window_extent() for text in figure.findobj(Text) if text.get_text()], figure)
+    evaluation = table([(k, "pgd", 0.3, 0.1) for k in range(5)], meta={"complete": True})
+    curves = curves_figure(evaluation, "linf", verdict=at_nothing_robust())
+    colours = {item.get_color() for drawn in (figure, curves) for item in drawn.findobj(Text)}
+    colours |= {line.get_color() for line in figure.axes[0].lines}
+    assert COLOURS[PASS] not in colours
+    (headline,) = [text for text in curves.findobj(Text) if text.get_text().startswith("figure believable")]
+    assert headline.get_color() == INK
+    some = verdict_figure(at_nothing_robust(40), name="net")
+    assert "net: figure believable: 40.00 % [30.94, 49.80] of 100 robust" in texts(some)
+    assert FIGURES[BELIEVABLE] in {text.get_color() for text in some.findobj(Text)}
 
 
 def test_a_bar_shows_the_figure_relative_to_the_limit() -> None:
@@ -77,7 +106,7 @@ def test_a_bar_shows_the_figure_relative_to_the_limit() -> None:
 
 def test_the_figures_of_a_run_show_its_verdict(table: Make) -> None:
     evaluation = table([(k, "pgd", 0.3, 0.1 * (k + 1)) for k in range(5)], meta={"complete": True})
-    line = "verdict FAIL (full, L∞ 0.3): 1 of 19 checks (Square wins)"
+    line = "figure overstated (full, L∞ 0.3): 1 of 19 checks fail (Square wins)"
     for drawn in (
         curves_figure(evaluation, "linf", verdict=a_verdict()),
         curves_figure(evaluation, "linf", style="report", verdict=a_verdict()),
@@ -86,12 +115,12 @@ def test_the_figures_of_a_run_show_its_verdict(table: Make) -> None:
         assert drawn.axes[0].get_title(loc="left") == line
     assert curves_figure(evaluation, "linf").axes[0].get_title(loc="left") == ""
     passed = curves_figure(evaluation, "l2", verdict=a_verdict(PASS))
-    assert "verdict PASS (full, L∞ 0.3): 18 of 19 checks passed, 1 undecided" in texts(passed)
+    assert "figure believable (full, L∞ 0.3): 18 of 19 checks pass, 1 undecided" in texts(passed)
 
 
 def test_a_failed_model_among_several_is_marked(table: Make) -> None:
     evaluation = table([(k, "pgd", 0.3, 0.1 * (k + 1)) for k in range(5)], meta={"complete": True})
     three = {"a": evaluation, "b": evaluation, "c": evaluation}
     figure = models_figure(three, "linf", verdicts={"a": a_verdict(PASS), "b": a_verdict()})
-    assert {"a", "b (verdict FAIL)", "c"} <= set(texts(figure))
-    assert "Verdicts: a: PASS (full); b: FAIL (full, Square wins)." in all_text(figure)
+    assert {"a", "b (overstated)", "c"} <= set(texts(figure))
+    assert "Figures: a: believable (full); b: overstated (full, Square wins)." in all_text(figure)

@@ -117,5 +117,6 @@ def test_recipes_build_their_networks() -> None:
     for recipe, parameters in sizes.items():
         config = OmegaConf.load(RECIPES / f"{recipe}.yaml")
         assert (config.num_classes, config.in_chans, config.image_size) == (None, None, None)
+        assert config.pop("weights") is None  # for `own_net.recipes_net`
         model = hydra.utils.instantiate(config, num_classes=10, in_chans=1, image_size=28)
         assert count_parameters(model) == parameters

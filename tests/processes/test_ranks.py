@@ -33,9 +33,11 @@ class Run:
     """A run in processes of its own, which are found by its name."""
 
     def __init__(self, folder: Path, processes: int, *overrides: str) -> None:
-        self.folder, self.tag = folder, f"name=run-{os.getpid()}-{time.monotonic_ns()}"
-        self.log = folder / f"{self.tag}.log"
-        command = [sys.executable, TRAIN, *RECIPE, self.tag, f"trainer.devices={processes}", *overrides]
+        new = f"name=run-{os.getpid()}-{time.monotonic_ns()}"
+        self.folder, self.log = folder, folder / f"{new}.log"
+        self.tag = next((each for each in overrides if each.startswith("name=")), new)
+        overrides = tuple(dict.fromkeys((*overrides, self.tag)))
+        command = [sys.executable, TRAIN, *RECIPE, f"trainer.devices={processes}", *overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log.open("w") as log:
             self.main = subprocess.Popen(
@@ -127,34 +129,72 @@ def test_all_save_and_leave_at_one_step_and_the_run_resumes_as_if_uninterrupted(
     assert all(torch.equal(value, expected[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize(("processes", "rank"), [(2, 0), (2, 1), (4, 0), (4, 3)])
-def test_a_process_that_is_killed_in_training_ends_the_others(
-    start: Callable[..., Run], processes: int, rank: int
-) -> None:
-    run = start(processes, "trainer.max_epochs=4000", "sweep=none")
-    run.wait_for(lambda text: "epoch 2/" in text)
+def ended_by_a_death(run: Run, rank: int, processes: int) -> None:
+    """Kill a rank and check how the run ends."""
     os.kill(run.ranks[rank], signal.SIGKILL)
     code, text = run.ended()
     assert code == (-signal.SIGKILL if rank == 0 else 1), text
-    assert text.count(f"error: rank {rank} of {processes} processes died: the others end\n") == 1
+    assert text.count(f"error: rank {rank} of {processes} processes died: the others end\n") == 1, text
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize(("number", "rank"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 0)])
-def test_a_sweep_ends_when_a_process_is_killed_or_stopped(
-    start: Callable[..., Run], number: signal.Signals, rank: int
+LONG_SWEEP = ["trainer.max_epochs=1", "sweep.attacks.pgd.steps=500", "data.eval_batch_size=7"]
+EVERY_RANK = [(processes, rank) for processes in (2, 4) for rank in range(processes)]
+
+
+@pytest.mark.parametrize(("processes", "rank"), EVERY_RANK)
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_process_that_is_killed_ends_the_others(
+    start: Callable[..., Run], where: str, processes: int, rank: int
 ) -> None:
-    run = start(2, "trainer.max_epochs=1", "sweep.attacks.pgd.steps=2000", "data.eval_batch_size=50")
-    run.wait_for(lambda text: (run.run_dir / "evaluation" / "adversarial_images.png").exists())  # of its first batch
-    time.sleep(1)
-    os.kill(run.ranks[rank], number)
+    validates = ["trainer.limit_train_batches=1", "validation_attack.steps=400"] if where == "validation" else []
+    run = start(processes, "trainer.max_epochs=4000", "sweep=none", *validates)
+    run.wait_for(lambda text: "epoch 2/" in text)
+    time.sleep(0.5)
+    ended_by_a_death(run, rank, processes)
+
+
+@pytest.mark.parametrize(("processes", "rank"), EVERY_RANK)
+def test_a_process_that_is_killed_in_the_sweep_ends_the_others(
+    start: Callable[..., Run], processes: int, rank: int
+) -> None:
+    run = start(processes, *LONG_SWEEP)
+    run.wait_for(lambda text: any((run.run_dir / "evaluation" / "parts").glob("*")))  # a batch is done
+    ended_by_a_death(run, rank, processes)
+
+
+def test_a_sweep_ends_when_it_is_stopped(start: Callable[..., Run]) -> None:
+    run = start(2, *LONG_SWEEP)
+    run.wait_for(lambda text: any((run.run_dir / "evaluation" / "parts").glob("*")))
+    os.kill(run.ranks[0], signal.SIGTERM)
     code, text = run.ended()
+    assert code == 143
     assert "Traceback" not in text
-    if number == signal.SIGTERM:
-        assert code == 143
-    else:
-        assert code == (-signal.SIGKILL if rank == 0 else 1), text
-        assert f"error: rank {rank} of 2 processes died: the others end\n" in text
+
+
+@pytest.mark.parametrize(("processes", "rank"), [(2, 1), (4, 0), (4, 2)])
+def test_a_run_that_lost_a_process_resumes_as_if_uninterrupted(
+    start: Callable[..., Run], processes: int, rank: int
+) -> None:
+    """A rank is killed in training, then, of the resumed run, in the sweep; the third start ends both."""
+    strategy = "trainer.strategy=" + ("ddp" if processes == 2 else "ddp_find_unused_parameters_true")
+    settings = ["trainer.max_epochs=6", "data.eval_batch_size=7", "sweep.attacks.pgd.steps=20", strategy]
+    run = start(processes, *settings)
+    run.wait_for(lambda text: "epoch 3/" in text)
+    ended_by_a_death(run, rank, processes)
+    again = start(processes, *settings, run.tag, "resume=auto")
+    parts = run.run_dir / "evaluation" / "parts"
+    again.wait_for(lambda text: len(list(parts.glob("*"))) > 4)
+    ended_by_a_death(again, rank, processes)
+    assert len(list(parts.glob("*"))) > 4
+    last = start(processes, *settings, run.tag, "resume=auto")
+    assert last.main.wait(900) == 0, last.log.read_text()
+    whole = start(processes, *settings)
+    assert whole.main.wait(900) == 0, whole.log.read_text()
+    ours, expected = weights(run.run_dir), weights(whole.run_dir)
+    assert all(torch.equal(value, expected[name]) for name, value in ours.items())
+    tables = [Evaluation.load(each.run_dir).to_frame() for each in (run, whole)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_verdict_names_its_table(judged: Evaluation, table: Make, tmp_path: Pa
     assert verdict_on(judged).is_of(table(OTHERS)) is False
     assert verdict_on(None).is_of(judged) is None
     # Digests of different versions cannot be compared.
-    file.write_text(json.dumps(written | {"table": "v2:00"}))
+    replace(verdict_on(judged), table="v2:00").save(tmp_path)
     assert Verdict.load(tmp_path).is_of(judged) is None
 
 
@@ -56,6 +57,17 @@ def test_only_the_verdict_on_the_table_is_read(judged: Evaluation, table: Make, 
     found, note = stored_verdict(folder, judged)
     assert found == verdict_on(None)
     assert note.startswith("does not say which table it judged")
+
+
+def test_the_robust_accuracy_stands_beside_the_status(judged: Evaluation, tmp_path: Path) -> None:
+    written = json.loads(verdict_on(judged).save(tmp_path).read_text())
+    assert (written["figure"], written["robust"], written["accuracy"]) == ("overstated", 8, 0.4)
+    assert verdict_on(judged).title == "figure overstated: 40.00 % [21.88, 61.34] of 20 robust"
+    replace(verdict_on(judged), robust=None).save(tmp_path)  # as an older version wrote it
+    assert stored_verdict(tmp_path, judged)[0] == verdict_on(judged)
+    replace(verdict_on(judged), robust=20).save(tmp_path)
+    with pytest.raises(ValueError, match="damaged or edited: 20 examples are robust in it, 8 in the table"):
+        stored_verdict(tmp_path, judged)
 
 
 def test_loading_a_verdict_warns_of_another_table_beside_it(judged: Evaluation, table: Make, tmp_path: Path) -> None:

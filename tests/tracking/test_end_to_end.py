@@ -139,7 +139,7 @@ def test_its_summary_ranks_it(trained: Trained) -> None:
     assert summary["clean/accuracy"] == results["clean"]["accuracy"]
     assert summary["robust/worst_case@linf=0.3"] == results["worst_case"]["accuracy"]
     assert summary["robust/pgd@linf=0.3"] == results["attacks"]["pgd"]["accuracy"]
-    assert summary["verdict"] == results["verdict"]["status"]
+    assert summary["verdict"] == results["verdict"]["figure"]
     assert summary["parameters"] == results["parameters"]
     assert summary["seconds/train"] == results["seconds"]["train"]
     assert not any(key.startswith("attack/") for key in summary)

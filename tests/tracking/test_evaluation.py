@@ -148,7 +148,9 @@ def test_figures_and_images_are_there(run: SimpleNamespace) -> None:
     table = json.loads(file.read_text())
     assert table["columns"] == ["index", "label", "clean", "clean_prediction", "adversarial", "prediction"]
     _, y, index = MNIST(test_size=80).tensors("test")
-    assert [row[:2] for row in table["data"]] == [[int(i), int(c)] for i, c in zip(index[:4], y[:4], strict=True)]
+    label_of = dict(zip(index.tolist(), map(str, y.tolist()), strict=True))
+    assert [row[1] for row in table["data"]] == [label_of[row[0]] for row in table["data"]]
+    assert len({row[1] for row in table["data"]}) == len(table["data"]) == 4  # of as many classes as there are
     # The pictures themselves travel in the table's artifact.
     artifacts = [a["manifest"]["contents"] for a in run.records["artifact"] if "imagestable" in a["name"]]
     assert len(artifacts) == 1

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.tuner import Tuner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks import PGD
 from robustlit.data import MNIST
 from robustlit.models import SmallCNN
-from robustlit.objectives import AdversarialTraining, Standard
-from robustlit.training import RobustClassifier
+from robustlit.objectives import TRADES, AdversarialTraining, Standard
+from robustlit.training import BaseCNNClassifier, RobustClassifier
 from robustlit.training.classifier import training_steps
 
 MakeTrainer = Callable[..., pl.Trainer]
@@ -207,3 +208,62 @@ def test_the_check_leaves_batchnorm_alone(digits: tuple[Tensor, Tensor]) -> None
     lit._check((digits[0][:50], digits[1][:50]))
     assert torch.equal(net[1].running_mean, before)
     assert [m.training for m in net.modules()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.uint16])
+def test_labels_of_any_integer_type_and_float64_images_train_alike(
+    kind: torch.dtype, digits: tuple[Tensor, Tensor], trainer: MakeTrainer
+) -> None:
+    x, y = digits[0][:64], digits[1][:64] % 2
+    trained = []
+    for images, labels in ((x, y), (x.double(), y.to(kind))):
+        lit = module(validation_attack=PGD(eps=0.1, steps=1), objective=TRADES(PGD(eps=0.1, steps=1), beta=2.0))
+        loader = DataLoader(TensorDataset(images, labels), batch_size=32)
+        run = trainer(max_epochs=-1, max_steps=2)
+        run.fit(lit, loader, loader)
+        run.test(lit, loader, verbose=False)
+        trained.append(weights(lit))
+    assert torch.equal(*trained)
+
+
+def test_labels_of_another_shape_or_kind_are_refused_with_the_way_out(
+    digits: tuple[Tensor, Tensor], trainer: MakeTrainer
+) -> None:
+    x, y = digits[0][:32], digits[1][:32]
+    for labels, message in (
+        (y.unsqueeze(1), r"got \(32, 1\); use y.squeeze\(1\)"),
+        (torch.nn.functional.one_hot(y, 10), r"of one-hot labels use y.argmax\(1\)"),
+        (y.float(), r"got torch.float32; use y.long\(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trainer(max_epochs=-1, max_steps=1).fit(module(), DataLoader(TensorDataset(x, labels), batch_size=32))
+
+
+def test_weights_in_float64_train_and_evaluate(digits: tuple[Tensor, Tensor], trainer: MakeTrainer) -> None:
+    lit = module(validation_attack=PGD(eps=0.1, steps=1))
+    lit.net.double()
+    loader = DataLoader(TensorDataset(digits[0][:64], digits[1][:64]), batch_size=32)
+    trainer(max_epochs=-1, max_steps=2).fit(lit, loader, loader)
+    assert weights(lit).dtype == torch.float64
+
+
+def test_prediction_gives_logits_in_order(digits: tuple[Tensor, Tensor], trainer: MakeTrainer) -> None:
+    lit, (x, y) = module(), digits
+    expected = lit.eval()(x[:50])
+    for dataset in (TensorDataset(x[:50], y[:50]), x[:50]):
+        found = trainer(precision="bf16-mixed").predict(lit, DataLoader(dataset, batch_size=20))
+        torch.testing.assert_close(torch.cat(found), expected)
+    assert len(trainer().predict(lit, datamodule=data())) > 0
+    with pytest.raises(ValueError, match="for uint8 use"):
+        trainer().predict(lit, DataLoader((x[:4] * 255).byte()))
+
+
+@pytest.mark.slow
+def test_the_learning_rate_finder_finds_and_sets_the_rate(trainer: MakeTrainer) -> None:
+    lit = BaseCNNClassifier(lr=1e-3)
+    found = Tuner(trainer()).lr_find(lit, datamodule=data(), num_training=30, early_stop_threshold=None)
+    assert lit.lr == found.suggestion() != 1e-3
+    run = trainer(max_epochs=1)
+    run.fit(lit, datamodule=data())
+    group = run.optimizers[0].param_groups[0]
+    assert group["max_lr"] == lit.lr

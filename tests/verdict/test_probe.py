@@ -20,7 +20,7 @@ from robustlit.verdict.checks import CHECKS
 from robustlit.verdict.context import Context
 from robustlit.verdict.effort import FULL
 from robustlit.verdict.probe import Probe, nearest_of, robust_examples
-from robustlit.verdict.spec import FEW, HARD, WIDE
+from robustlit.verdict.spec import FEW, HARD, ROWS, SHORT, WIDE
 
 judge = import_module("robustlit.verdict.judge")  # the name of the package's function hides the module
 
@@ -104,7 +104,7 @@ def test_square_attacks_the_nearest_examples_with_the_passes_that_are_left(
     frame = found.to_frame()
     frame["forwards"] *= richer
     evaluation = Evaluation(frame, found.meta)
-    monkeypatch.setattr(effort, "affordable", lambda *_: {WIDE: 10, FEW: 5, HARD: 6})
+    monkeypatch.setattr(effort, "affordable", lambda *_: {WIDE: 10, FEW: 5, HARD: 6, SHORT: 5, ROWS: 5})
     monkeypatch.setattr(effort, "LEAST", 0)
     monkeypatch.setattr("robustlit.verdict.from_attacks.Square", square)
     monkeypatch.setattr(Probe, "breaks", lambda self, attack: 0)

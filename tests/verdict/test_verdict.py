@@ -21,7 +21,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.defenses import BitDepth
 from robustlit.evaluation import evaluate
-from robustlit.results import FAIL, INCONCLUSIVE, PASS, Check, Evaluation, Verdict
+from robustlit.results import BELIEVABLE, FAIL, INCONCLUSIVE, PASS, Check, Evaluation, Verdict
 from robustlit.threat import Ball
 from robustlit.verdict import verdict
 from robustlit.verdict.checks import CHECKS
@@ -34,7 +34,7 @@ judge = import_module("robustlit.verdict.judge")  # the name of the package's fu
 
 Digits = tuple[Tensor, Tensor]
 Judged = Callable[..., dict[int, Check]]
-ALL = set(range(1, 20))
+ALL = {*range(1, 20), *range(21, 28)}
 
 
 def judged_on(model: nn.Module, digits: Digits, attacks: dict[str, Attack], n: int = 15, **options: Any) -> Verdict:
@@ -252,7 +252,7 @@ def test_a_flaw_fails_the_check_that_is_meant_to_detect_it(
 def test_a_sound_evaluation_passes(net: nn.Module, digits: Digits) -> None:
     minimal = NearestL2(explore=30, refine=20, finish=20)
     found = judged_on(net, digits, {"fgsm": FGSM(eps=0.1), "pgd": WorstCase(eps=0.1), "nearest_l2": minimal}, n=6)
-    assert found.status == PASS, found.failed
+    assert found.status == BELIEVABLE, found.failed
     undecided = {check.number for check in found.checks if check.status == INCONCLUSIVE}
     assert set(by_number(found)) == ALL
     assert {14, 17} <= undecided <= {14, 17, 13, 7, 6, 4, 2, 18}  # no defense, no substitute; shares of few examples
@@ -310,7 +310,7 @@ def test_a_quick_verdict_costs_at_most_a_tenth(net: nn.Module, digits: Digits) -
 
 def test_a_quick_verdict_on_a_small_evaluation_is_cheap(net: nn.Module, digits: Digits) -> None:
     small = judged_on(net, digits, {"fgsm": FGSM(eps=0.1)}, n=40, profile="quick")
-    assert small.passes <= 40 * 100
+    assert small.passes <= 40 * 120
     found = by_number(small)
     assert {found[number].status for number in (3, 6, 8)} == {INCONCLUSIVE}
     assert {found[number].status for number in (9, 12, 15, 16)} == {PASS}
@@ -326,7 +326,8 @@ def test_a_quick_verdict_detects_undeclared_randomness(net: nn.Module, digits: D
 
 def test_an_accuracy_of_zero_cannot_be_overstated(net: nn.Module, digits: Digits) -> None:
     found = judged_on(nn.Sequential(net, nn.Softmax(1)), digits, {"pgd": PGD(eps=0.5)}, profile="quick")
-    assert found.status == PASS
+    assert found.status == BELIEVABLE
+    assert found.none_robust
     assert set(by_number(found)) == ALL
     assert found.passes == 0
     data = digits[0][:15], digits[1][:15]
@@ -357,9 +358,9 @@ def test_the_passes_are_those_that_the_model_counts(
 
 
 def test_the_list_of_checks_is_complete() -> None:
-    assert [spec.number for spec in CHECKS] == list(range(1, 21))
+    assert [spec.number for spec in CHECKS] == list(range(1, 28))
     failures = {Check(spec.number, spec.name, FAIL, "").failure for spec in CHECKS}
-    assert len(failures) == 20
+    assert len(failures) == 27
     assert failures.isdisjoint(spec.name for spec in CHECKS)
     assert all(spec.source and spec.advice and (spec.look or spec.sample == TABLE) for spec in CHECKS)
 

@@ -47,8 +47,8 @@
       const own = run.attacks[view.value];
       return own ? `searched ${NORMS[own.norm]}` : `no attack in ${NORMS[axis]}`;
     }
-    if (x > drawn.to + TOLERANCE) return `attacked to ${short(drawn.to)}`;
-    return drawn.at.length > FEW ? `${drawn.at.length} budgets to ${short(drawn.to)}` : `attacked at ${drawn.at.map(short).join(", ")}`;
+    if (x > drawn.to + TOLERANCE) return `attacked to ${budgetText(drawn.to)}`;
+    return drawn.at.length > FEW ? `${drawn.at.length} budgets to ${budgetText(drawn.to)}` : `attacked at ${drawn.at.map(budgetText).join(", ")}`;
   }
 
   function ticks(end, about) {
@@ -86,7 +86,7 @@
     "of an attack without a bound continues thin, because the attack found nothing farther away. Where a line is thin and its " +
     "accuracy is given as ≤, it is only an upper bound: between the attacked budgets, which have dots and bars, and wherever no " +
     "attack searched this distance. The ruler snaps to the budgets." +
-    (RUNS.some(doubted) ? " ✕: the verdict is FAIL." : "");
+    (RUNS.some(doubted) ? " ✕: the figure is overstated." : "");
   at("charts").append(...AXES.map((axis) => charts[axis].node));
 
   function chart(axis) {

@@ -16,6 +16,8 @@
   }
   const usable = () => shownRuns().filter((k) => opened[k] && opened[k][kind.value]);
   const classes = [...new Set(DATA.labels)].sort((a, b) => a - b);
+  // The name of a class, shortened; its number where the runs do not name it.
+  const className = (c, most = 14) => (c < 0 ? "no class" : clipped((DATA.classes || [])[c] || String(c), most));
   const number = new Map(classes.map((c, k) => [c, k]));
 
   function perClass(runs) {
@@ -38,7 +40,7 @@
       "Per cent of the images of a class that are classified right; each run at its reported budget.";
     const size = (k) => Math.max(...counts.map((c) => c.n[k]));
     at("classes").replaceChildren(runs.length ? table(
-      [column({}, "run"), ...columns.map((k) => column({ class: "n" }, String(classes[k]), el("small", {}, `n = ${grouped(size(k))}`)))],
+      [column({}, "run"), ...columns.map((k) => column({ class: "n", title: className(classes[k], 60) }, className(classes[k]), el("small", {}, `n = ${grouped(size(k))}`)))],
       runs.map((r, i) => el("tr", {}, el("th", { scope: "row" }, nameOf(RUNS[r]), kind.value === "worst" ? doubt(RUNS[r]) : null),
         ...columns.map((k) => {
           const { n, right } = counts[i];
@@ -67,8 +69,7 @@
     const names = runs.filter((r) => !alone.get(r).length).flatMap((r, i) => [i ? ", " : "", shortName(RUNS[r])]);
     at("only").replaceChildren(...(runs.length < 2 ? [] : runs.filter((r) => alone.get(r).length).flatMap((r) => {
       const mine = alone.get(r);
-      const named = (c) => (c < 0 ? "no class" : c);
-      const classesOf = (k) => `${DATA.labels[k]} → ${named(opened[r][kind.value].as[k])}`;
+      const classesOf = (k) => `${className(DATA.labels[k])} → ${className(opened[r][kind.value].as[k])}`;
       const head = el("h3", {}, shortName(RUNS[r]), `: ${grouped(mine.length)}`);
       const pictured = mine.filter((k) => DATA.pictures[DATA.index[k]]).slice(0, PICTURED);
       const first = pictured.length ? pictured : mine.slice(0, PICTURED);

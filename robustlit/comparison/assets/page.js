@@ -32,6 +32,12 @@ const grouped = (n) => n.toLocaleString("en-US", { maximumFractionDigits: 1 }).r
 // As many digits as the number of examples justifies.
 const percent = (share, n) => (100 * share).toFixed(n >= 5000 ? 2 : 1);
 const short = (x) => String(Number(x.toPrecision(4)));
+// A budget as people write it, 8/255 or 0.3: as `budget_text` in robustlit/checks.py.
+function budgetText(eps) {
+  const levels = Math.round(510 * eps) / 2;
+  const isShort = Math.abs(eps - Number(eps.toPrecision(3))) <= 1e-6 * eps;
+  return !isShort && levels && Math.abs(255 * eps - levels) <= 1e-5 * levels ? `${levels}/255` : short(eps);
+}
 const plural = (n, one, many) => `${grouped(n)} ${n === 1 ? one : many || one + "s"}`;
 
 function wilson(correct, n) {
@@ -62,11 +68,19 @@ const ink = (slot) => `var(--c${slot % COLOURS})`;
 const dash = (slot) => DASHES[Math.floor(slot / COLOURS) % DASHES.length];
 const shownRuns = () => RUNS.map((_, k) => k).filter((k) => shown.has(k));
 
-// A verdict is marked by a sign and a word, not by colour alone. A run that fails it does not lead a ranking.
-const MARKS = { FAIL: "✕", PASS: "✓", INCONCLUSIVE: "?" };
-const doubted = (run) => run.verdict !== null && run.verdict.status === "FAIL";
-const badge = (status) => el("span", { class: `badge ${status.toLowerCase()}` }, `${MARKS[status]} ${status}`);
-const doubt = (run) => (doubted(run) ? el("small", { class: "flag" }, "✕ verdict FAIL") : null);
+// A figure's status is marked by a sign and words, not by colour alone. None is green: a believable figure may be 0 %. A run
+// with an overstated figure does not lead a ranking.
+const CHECKS = { FAIL: "✕", PASS: "✓", INCONCLUSIVE: "?" };
+const MARKS = { overstated: "✕", believable: "•", undecided: "?" };
+const doubted = (run) => run.verdict !== null && run.verdict.status === "overstated";
+const notRobust = ({ status, robust }) => status === "believable" && robust !== null && robust[0] === 0;
+const badge = ({ status }) => el("span", { class: `badge ${status}` }, `${MARKS[status]} ${status}`);
+const judged = (verdict) => {
+  if (verdict.robust === null) return "";
+  const [correct, n] = verdict.robust, start = notRobust(verdict) ? "the net is not robust: " : "";
+  return `${start}${percent(correct / n, n)} % ${interval(correct, n)} of ${grouped(n)} robust`;
+};
+const doubt = (run) => (doubted(run) ? el("small", { class: "flag" }, "✕ figure overstated") : null);
 const ranked = () => {
   const share = (k) => (RUNS[k].worst ? RUNS[k].worst.correct / RUNS[k].worst.n : -1);
   return RUNS.map((_, k) => k).filter((k) => RUNS[k].attacked)
@@ -96,8 +110,10 @@ window.addEventListener("afterprint", () => document.documentElement.classList.r
 // Heading and theme.
 at("title").textContent = `Robustness of ${plural(RUNS.length, "run")}`;
 document.title = `${plural(RUNS.length, "run")} compared: robustlit`;
+const extent = DATA.split === null ? plural(DATA.index.length, "test image") :
+  `${grouped(DATA.index.length)} of ${grouped(DATA.split)} test images, chosen class by class`;
 at("subtitle").textContent =
-  `${DATA.data || "unnamed data"}, ${plural(DATA.index.length, "test image")}. Brackets and bands are Wilson 95 % ` +
+  `${DATA.data || "unnamed data"}, ${extent}. Brackets and bands are Wilson 95 % ` +
   `intervals. Distances are in pixel units (pixels in [0, 1]). Written by robustlit ${DATA.version}.`;
 if (DATA.caveats.length) {
   at("caveats").hidden = false;

@@ -4,7 +4,7 @@
   const accuracy = (pair) =>
     pair ? [percent(count(pair), pair[1]), el("small", {}, interval(pair[0], pair[1]))] : ["–"];
   const plain = (value, digits) => (value === null ? "–" : digits === undefined ? value : grouped(Number(value.toFixed(digits))));
-  const budgets = new Set(RUNS.filter((r) => r.worst).map((r) => `${NORMS[r.budget.norm]} ${short(r.budget.eps)}`));
+  const budgets = new Set(RUNS.filter((r) => r.worst).map((r) => `${NORMS[r.budget.norm]} ${budgetText(r.budget.eps)}`));
   const oneBudget = budgets.size === 1 ? [...budgets][0] : null;
 
   const columns = [
@@ -19,13 +19,14 @@
         el(doubted(r) ? "s" : "strong", { title: `rests on ${r.worst.rests_on.join(", ")}` }, percent(r.worst.correct / r.worst.n, r.worst.n)),
         doubted(r) ? el("small", { class: "flag" }, "✕ overstated") : null,
         el("small", {}, interval(r.worst.correct, r.worst.n)),
-        oneBudget ? null : el("small", {}, `${NORMS[r.budget.norm]} ${short(r.budget.eps)}`),
+        oneBudget ? null : el("small", {}, `${NORMS[r.budget.norm]} ${budgetText(r.budget.eps)}`),
         r.worst.knowledge === "adaptive" ? null : el("small", { class: "flag" }, `${r.worst.knowledge} only`)] : ["–"]) },
-    { title: "verdict", numeric: false, value: (r) => (r.verdict ? RANK[r.verdict.status] - r.verdict.counts.INCONCLUSIVE : null),
+    { title: "figure", under: "the worst case is", numeric: false, value: (r) => (r.verdict ? RANK[r.verdict.status] - r.verdict.counts.INCONCLUSIVE : null),
       cell: (r, k) => {
         if (!r.verdict) return r.attacked ? [el("a", { href: "#verdicts-none", class: "verdict" }, "none")] : ["–"];
-        const { counts, status, profile, checks } = r.verdict, failed = checks.filter((c) => c.status === "FAIL");
-        return [el("a", { href: `#verdict-${k}`, class: "verdict" }, badge(status)),
+        const { counts, profile, checks } = r.verdict, failed = checks.filter((c) => c.status === "FAIL");
+        return [el("a", { href: `#verdict-${k}`, class: "verdict" }, badge(r.verdict)),
+          notRobust(r.verdict) ? el("small", {}, "the net is not robust") : null,
           el("small", {}, `${profile}: ${counts.PASS} of ${counts.PASS + counts.FAIL + counts.INCONCLUSIVE} pass`),
           ...failed.slice(0, 3).map((c) => el("small", { class: "flag" }, c.failure)),
           failed.length > 3 ? el("small", {}, `and ${failed.length - 3} more`) : null];
@@ -47,7 +48,7 @@
     if (view.worst) return null;
     const found = RUNS.map((r) => r.attacks[k]).filter(Boolean);
     const minimal = found.every((a) => a.eps === null);
-    const where = new Set(found.map((a) => `${NORMS[a.norm]} ${a.eps === null ? "median" : short(a.eps)}`));
+    const where = new Set(found.map((a) => `${NORMS[a.norm]} ${a.eps === null ? "median" : budgetText(a.eps)}`));
     const one = where.size === 1 ? [...where][0] : null;
     return {
       title: view.name, numeric: true,
@@ -66,18 +67,18 @@
           return [el("span", { title }, a.median === null ? "none" : short(a.median)), robust];
         }
         return [el("span", { title }, percent(a.correct / a.n, a.n)), el("small", {}, interval(a.correct, a.n)),
-          one ? null : el("small", {}, `${NORMS[a.norm]} ${short(a.eps)}`)];
+          one ? null : el("small", {}, `${NORMS[a.norm]} ${budgetText(a.eps)}`)];
       },
     };
   }
 
-  const RANK = { PASS: 2e3, INCONCLUSIVE: 1e3, FAIL: 0 };
+  const RANK = { believable: 2e3, undecided: 1e3, overstated: 0 };
   let sorted = columns.findIndex((c) => c.title === "worst case"), rising = false;
   const rows = RUNS.map((run, number) => el("tr", { class: doubted(run) ? "doubted" : null }, ...columns.map((c, k) =>
     el(k === 0 ? "th" : "td", k === 0 ? { scope: "row" } : { class: c.numeric ? "n" : null }, ...c.cell(run, number)))));
   const heads = columns.map((c, k) => column({ class: c.numeric ? "n" : null },
     el("button", { type: "button", onclick: () => {
-      rising = k === sorted ? !rising : !(c.numeric || c.title === "verdict");
+      rising = k === sorted ? !rising : !(c.numeric || c.title === "figure");
       sorted = k;
       sort();
     } }, c.title), c.under && k ? el("small", {}, c.under) : null));
@@ -101,6 +102,6 @@
   at("runs-note").textContent =
     "The worst case counts an example as wrong if any attack broke it at the budget. For an attack that searches for the " +
     "nearest adversarial example the median distance is shown; larger is better. Click a heading to sort" +
-    (RUNS.some(doubted) ? "; by worst case, runs whose verdict is FAIL come after the others." : ".");
+    (RUNS.some(doubted) ? "; by worst case, runs with an overstated figure come after the others." : ".");
   at("runs").append(grid);
 }

@@ -1,0 +1,55 @@
+"""An evaluation in a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from robustlit.checks import budget_text
+
+if TYPE_CHECKING:
+    from robustlit.results.evaluation import Evaluation
+
+
+def text_of(evaluation: Evaluation) -> str:
+    """Return a few lines: clean accuracy, each attack at its budgets and the worst case, with 95 % intervals."""
+    rows = lines_of(evaluation)
+    wide, budget = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    return "\n".join(
+        [title_of(evaluation), *(f"  {name:<{wide}}  {at:<{budget}}  {found}" for name, at, found in rows)]
+    )
+
+
+def title_of(evaluation: Evaluation) -> str:
+    """Return the number of examples, with what makes them fewer than they seem."""
+    n = evaluation.n
+    caveat = f" ({evaluation.caveat})" if evaluation.complete is False or evaluation.copies else ""
+    return f"Evaluation of {n} example{'s' * (n != 1)}{caveat}"
+
+
+def lines_of(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """Return attack, budget and accuracy of each line; none of an empty evaluation."""
+    if not evaluation.n:
+        return []
+    return [("clean", "", str(evaluation.clean_accuracy)), *_attacks(evaluation), *_worst_cases(evaluation)]
+
+
+def _attacks(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Yield a line per budget of each attack; for a minimal attack one with its median distance."""
+    for attack, knowledge in evaluation.runs:
+        norm, name = evaluation.norm_of(attack), evaluation.label(attack, knowledge)
+        budgets = evaluation.budgets(attack, knowledge)
+        for eps in budgets:
+            accuracy = evaluation.accuracy(attack=attack, norm=norm, eps=eps, knowledge=knowledge)
+            yield name, f"{norm} {budget_text(eps)}", str(accuracy)
+        if not budgets:
+            median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
+            yield name, f"{norm} nearest", f"median distance {median:.4g}"
+
+
+def _worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Yield a line per budget at which an adaptive attack ran."""
+    ran = [attack for attack, knowledge in evaluation.runs if knowledge == "adaptive"]
+    budgets = {(evaluation.norm_of(attack), eps) for attack in ran for eps in evaluation.budgets(attack)}
+    for norm, eps in sorted(budgets):
+        yield "worst case", f"{norm} {budget_text(eps)}", str(evaluation.worst_case(norm=norm, eps=eps))
