@@ -1,18 +1,16 @@
-"""Logit detection and correction (the 2019 report, section 9.3): false alarms, detection rates, and figure 14.
+"""Logit detection and correction (the 2019 report, section 9.3): false alarms and detection rates.
 
-    python benchmarks/detection.py --model runs/standard                     # the tables
-    python benchmarks/detection.py --model runs/standard --figure PATH.png   # accuracy against L2 under BIM
+    python benchmarks/detection.py --model runs/standard
 
 The defense is fitted here on the clean training split and calibrated on the validation split. Adversarial images are
-crafted on the undefended net to the end of every attack (grey-box), as in the report; the adaptive line of the figure
-is PGD through the attack view, then a joint attack on the images that are still robust.
+crafted on the undefended net to the end of every attack (grey-box), as in the report. Figures 7, 8 and 14, with
+adaptive attacks: `robustlit report 7 8 14`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import nets
@@ -20,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from robustlit.attacks import BIM, FGSM, PGD, CarliniWagner, JointAttack, NewtonFool, Transfer
+from robustlit.attacks import BIM, FGSM, PGD, CarliniWagner, NewtonFool, Transfer
 from robustlit.attacks.attack import Attack, BudgetAttack
 from robustlit.data import MNIST
 from robustlit.data.base import ClassificationData
@@ -36,8 +34,6 @@ ATTACKS: tuple[tuple[str, Attack], ...] = (
     ("NewtonFool", NewtonFool()),
     ("C&W", CarliniWagner()),
 )
-GRID = (0.02, 0.05, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5)
-ADAPTIVE_GRID = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
 def fitted(net: nn.Module, wanted: argparse.Namespace, data: ClassificationData) -> DetectAndCorrect:
@@ -129,67 +125,8 @@ def _predict(model: nn.Module, x: Tensor) -> Tensor:
         return torch.cat([model(part).argmax(1) for part in x.split(500)])
 
 
-Line = list[tuple[float, float]]  # mean L2, accuracy in per cent
-
-
-def under_bim(defense: DetectAndCorrect, x: Tensor, y: Tensor, seed: int) -> tuple[Line, Line]:
-    """Return the lines of the undefended and the defended net on grey-box BIM images, a point for each eps."""
-    start = [(0.0, 100 * float((_predict(m, x) == y).double().mean())) for m in (defense.net, defense)]
-    lines: tuple[Line, Line] = ([start[0]], [start[1]])
-    for eps in GRID:
-        x_adv, _, length = crafted(BIM(eps=eps, steps=10), defense.net, x, y, seed)
-        for line, model in zip(lines, (defense.net, defense), strict=True):
-            line.append((float(length), 100 * float((_predict(model, x_adv) == y).double().mean())))
-    return lines
-
-
-def adaptive(defense: DetectAndCorrect, x: Tensor, y: Tensor, wanted: argparse.Namespace) -> tuple[Line, list[str]]:
-    """Return the line of the defended net under adaptive attacks; images broken at a smaller eps stay broken."""
-    x_adv, robust = x.clone(), _predict(defense, x) == y
-    line: Line = [(0.0, 100 * float(robust.double().mean()))]
-    notes = []
-    for eps in ADAPTIVE_GRID:
-        steps: tuple[Callable[[], BudgetAttack], ...] = (
-            lambda eps=eps: PGD(eps=eps),  # type: ignore[misc]
-            lambda eps=eps: JointAttack(eps=eps, searches=wanted.searches),  # type: ignore[misc]
-        )
-        for make in steps:
-            rows = torch.nonzero(robust).squeeze(1)
-            if len(rows):
-                result = make().run(defense, x[rows], y[rows], index=rows, seed=wanted.seed)
-                x_adv[rows] = result.x_adv
-                robust[rows] = ~result.success
-        share = _share(robust)
-        line.append((float(_mean_l2(x_adv, x)), 100 * float(share)))
-        notes.append(f"eps {eps:g}: {100 * share:.1f} % {[round(100 * b, 1) for b in share.interval]}")
-    return line, notes
-
-
-def draw(lines: dict[str, Line], path: Path, n: int, adaptive_n: int) -> None:
-    """Draw figure 14 of the report, with an adaptive line."""
-    from matplotlib.figure import Figure
-
-    from robustlit.figures import COLOURS, STYLES
-
-    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for number, (name, line) in enumerate(lines.items()):
-        x, y = zip(*line, strict=True)
-        axes.plot(x, y, STYLES[number], marker="o", markersize=3.5, color=COLOURS[number], label=name)
-    axes.set(
-        xlabel="mean L2 distance (pixel units)",
-        ylabel="accuracy (%)",
-        ylim=(-3, 103),
-        title=f"Logit detection and correction: n = {n}, adaptive {adaptive_n}",
-    )
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path)
-
-
 def main() -> None:
-    """Print the tables, or draw the figure."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="undefended net: run folder, checkpoint or module:function")
     parser.add_argument("--weights", help="state dict for the function's net")
@@ -201,9 +138,6 @@ def main() -> None:
     parser.add_argument("--scales", nargs="+", type=float, default=[0.03])
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--fresh", action="store_true", help="fresh noise at every call, as in the paper")
-    parser.add_argument("--figure", type=Path, help="draw figure 14 here instead of printing the tables")
-    parser.add_argument("--adaptive-n", type=int, default=100, help="images for the adaptive line of the figure")
-    parser.add_argument("--searches", type=int, default=4, help="of the joint attack")
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     torch.manual_seed(wanted.seed)
@@ -211,19 +145,9 @@ def main() -> None:
     data = MNIST()
     defense = fitted(nets.given(wanted.model, wanted.weights), wanted, data)
     x, y, _ = data.tensors("test")
-    if wanted.figure is None:
-        if not wanted.attacks:
-            false_alarms(defense, x, y, console)
-        detection_rates(defense, x, y, wanted, console)
-        return
-    n, few = wanted.n, wanted.adaptive_n
-    undefended, grey = under_bim(defense, x[:n], y[:n], wanted.seed)
-    known, notes = adaptive(defense, x[:few], y[:few], wanted)
-    lines = {"undefended, BIM": undefended, "defended, grey-box BIM": grey, "defended, adaptive (PGD, joint)": known}
-    for name, line in lines.items():
-        console.print(name + ": " + ", ".join(f"L2 {length:.2f} {share:.1f} %" for length, share in line))
-    console.print("adaptive, " + ", ".join(notes))
-    draw(lines, wanted.figure, n, few)
+    if not wanted.attacks:
+        false_alarms(defense, x, y, console)
+    detection_rates(defense, x, y, wanted, console)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,19 @@
 
     python benchmarks/jumprelu.py --model runs/standard                    # the table
     python benchmarks/jumprelu.py --model runs/standard --surrogates       # all four, not the two strongest
-    python benchmarks/jumprelu.py --model runs/standard --kappas 0.0645 --attacks bim,newtonfool --n 1000 --figures docs
     python benchmarks/jumprelu.py --model runs/standard --random --kappas 0.0645 --attacks bim,pgd_l2
     python benchmarks/jumprelu.py --model runs/standard --frozen           # units that no attack can move
 
-The third redraws figures 17 and 18 of the 2019 report (its kappa is 0.0645): accuracy against L2 under NewtonFool and
-BIM. The adaptive attack uses every surrogate asked for, and the grey-box images too: an image is broken at the least
-distance that any of them finds. The signed number is the gap: the largest difference, over all distances, between the
-adaptive curve and the undefended net's, in points.
+Figures 17 and 18 of the 2019 report (its kappa is 0.0645): `robustlit report 17 18`. The adaptive attack uses
+every surrogate asked for, and the grey-box images too: an image is broken at the least distance that any of them finds.
+The signed number is the gap: the largest difference, over all distances, between the adaptive curve and the undefended
+net's, in points.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import nets
 import numpy as np
@@ -42,7 +40,6 @@ ATTACKS: dict[str, Attack] = {
 GRID = {"linf": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3], "l2": [0.5, 1.0, 1.5, 2.0, 2.5]}
 # Distances of the table: the undefended net is broken on some images there, not on all.
 AT = {"linf": 0.15, "l2": 1.5}
-TITLES = {"newtonfool": "NewtonFool (figure 17 of the report)", "bim": "BIM (figure 18 of the report)"}
 Reach = dict[str, np.ndarray]  # attack -> least distance of an adversarial example per image, in the attack's norm
 
 
@@ -66,11 +63,11 @@ class Subject:
         """Return all attacks on a model."""
         return evaluate(model, self.data, self.attacks, grid=GRID, knowledge=[knowledge], batch_size=100)
 
-    def reach(self, found: Evaluation, distance: str | None = None) -> Reach:
-        """Return least distances, by default in each attack's own norm."""
+    def reach(self, found: Evaluation) -> Reach:
+        """Return least distances in each attack's own norm."""
         (knowledge,) = {known for _, known in found.runs}
         return {
-            name: found.least_distances(name, distance=distance or attack.norm, knowledge=knowledge)
+            name: found.least_distances(name, distance=attack.norm, knowledge=knowledge)
             for name, attack in self.attacks.items()
         }
 
@@ -141,30 +138,6 @@ def print_frozen(net: nn.Module, x: Tensor, kappas: list[float]) -> None:
         print(f"{f'kappa {kappa:g}':<14}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def curve(reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a curve: ascending distances, and the accuracy from each on."""
-    x = np.unique(np.append(reach[np.isfinite(reach)], 0.0))
-    return x, np.array([accuracy(reach, d) for d in x])
-
-
-def draw(path: Path, title: str, lines: Mapping[str, np.ndarray]) -> None:
-    """Draw accuracy against L2; a line ends at its farthest adversarial example."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3.6), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for (name, reach), style in zip(lines.items(), ("-", ":", "--"), strict=True):
-        x, y = curve(reach)
-        axes.step(x, y, style, where="post", color="#0072B2", linewidth=1.8, label=name)
-        axes.plot(x[-1], y[-1], "o", markersize=4, color="#0072B2")
-    axes.set(xlabel="L2 distance (pixel units)", ylabel="accuracy (%)", ylim=(-3, 103), title=title)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.25)
-    axes.legend()
-    figure.savefig(path)
-    print(f"written: {path}")
-
-
 def main() -> None:
     """Print a line per threshold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -181,7 +154,6 @@ def main() -> None:
     )
     parser.add_argument("--random", action="store_true", help="kappa drawn from U(0.6 kappa, kappa)")
     parser.add_argument("--frozen", action="store_true", help="only count the units that no attack can move")
-    parser.add_argument("--figures", type=Path, help="folder for the figures, one an attack")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     names = wanted.attacks.split(",")
@@ -212,14 +184,6 @@ def main() -> None:
             row(f"{label} {surrogate}", clean, subject.reach(found), subject, plain)
         informed.append(grey)  # an adaptive attacker can also run the grey-box attack
         row(f"{label} adaptive", clean, nearest([subject.reach(e) for e in informed]), subject, plain)
-        for attack in names if wanted.figures else ():
-            lines = {
-                "undefended": subject.reach(subject.undefended, "l2")[attack],
-                f"{label}, grey-box": subject.reach(grey, "l2")[attack],
-                f"{label}, adaptive": nearest([subject.reach(e, "l2") for e in informed])[attack],
-            }
-            name = f"jumprelu_{'random_' if wanted.random else ''}{attack}.png"
-            draw(wanted.figures / name, f"{TITLES.get(attack, attack)}, n = {wanted.n}", lines)
 
 
 if __name__ == "__main__":

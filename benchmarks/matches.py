@@ -265,6 +265,18 @@ MATCHES: tuple[Match, ...] = (
         few=200,
     ),
     Match(
+        "auto-attack",
+        _ours("auto_attack", "AutoAttack", lambda e: {"eps": e}),
+        (auto_attack("AutoAttack", lambda e: {"eps": e}),),
+    ),
+    Match(
+        "auto-attack-l2",
+        _ours("auto_attack", "AutoAttack", lambda e: {"eps": e, "norm": "l2"}),
+        (auto_attack("AutoAttack", lambda e: {"eps": e, "norm": "L2"}),),
+        norm="l2",
+        scale=5.0,
+    ),
+    Match(
         "worst-case",
         _ours("worst_case", "WorstCase", lambda e: {"eps": e}),
         (auto_attack("AutoAttack", lambda e: {"eps": e}), whole_plan("linf")),

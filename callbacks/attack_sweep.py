@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from robustlit.attacks import Attack
+from robustlit.certify import Certificate
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.batches import check_numbers, class_names_of, examples_of, split_size
 from robustlit.evaluation.fingerprint import fingerprint
@@ -52,6 +53,7 @@ class AttackSweep(pl.Callback):
             distils a `SmallCNN` from its answers to `substitute_images` training images, once, before the first batch.
         folder: Where to write; None writes nothing.
         curve_l2, curve_linf: Largest distance of the logged curves; the same in all runs that are compared.
+        certificates: Name -> certificate: what is proven of the same images, beside the attacks.
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
@@ -65,9 +67,11 @@ class AttackSweep(pl.Callback):
         self, attacks: Mapping[str, Attack], *, grid: Mapping[str, Sequence[float]] | None = None,
         knowledge: Sequence[str] = ("adaptive",), seed: int = 0, substitute: str | Path | None = None,
         substitute_images: int = 10_000, folder: str | Path | None = None, curve_l2: float = 10.0,
-        curve_linf: float = 1.0,
+        curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None,
     ) -> None:  # fmt: skip
-        self.sweep = Sweep(dict(attacks), dict(grid or {}), tuple(knowledge), seed)
+        self.sweep = Sweep(
+            dict(attacks), dict(grid or {}), tuple(knowledge), seed, certificates=dict(certificates or {})
+        )
         if substitute is not None:
             self.sweep.substitute = load_classifier(substitute)[0]
         self.substitute_images = substitute_images

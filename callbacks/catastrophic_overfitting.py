@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustlit.attacks import PGD
 from robustlit.checks import check_count, check_share
-from robustlit.objectives import MART, TRADES, AdversarialTraining
+from robustlit.objectives import MART, NFGSM, TRADES, AdversarialTraining
 from robustlit.tracking.metrics import GUARD_COLLAPSED, GUARD_PGD, GUARD_TRAIN_ATTACK
 
 # A net that was never robust cannot fall below its best: below this accuracy under PGD and above that one under the
@@ -54,9 +54,9 @@ class CatastrophicOverfitting(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse an objective without a training attack."""
-        if not isinstance(getattr(pl_module, "objective", None), (AdversarialTraining, TRADES, MART)):
+        if not isinstance(getattr(pl_module, "objective", None), (AdversarialTraining, NFGSM, TRADES, MART)):
             raise ValueError(
-                "CatastrophicOverfitting watches AdversarialTraining, TRADES and MART; remove the callback"
+                "CatastrophicOverfitting watches AdversarialTraining, NFGSM, TRADES and MART; remove the callback"
             )
 
     def on_train_batch_end(

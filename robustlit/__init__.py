@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Accuracy", "Evaluation", "__version__", "evaluate", "load"]
 _SUBPACKAGES = (
-    "attacks", "callbacks", "comparison", "data", "defenses", "evaluation", "figures", "models", "objectives",
-    "results", "threat", "tracking", "training", "verdict",
+    "attacks", "callbacks", "certify", "comparison", "data", "defenses", "evaluation", "figures", "models",
+    "objectives", "results", "threat", "tracking", "training", "verdict",
 )  # fmt: skip
 _ROOMS = {"Accuracy": "results", "Evaluation": "results", "evaluate": "evaluation", "load": "training"}
 

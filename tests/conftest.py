@@ -48,12 +48,26 @@ ONE_VARIANT_IN = {
     "test_a_stochastic_model_is_judged_by_votes": 2,
     "test_alone_in_part_and_in_another_order": 2,
     "test_bad_input_is_one_clear_line_and_leaves_nothing": 2,
+    "test_every_command_composes": 4,
     "test_every_budget_and_step_of_a_recipe_is_in_proportion_to_eps": 3,
+    "test_fab_breaks_within_the_budget_alone_whatever_class_comes_first": 2,
     "test_logits_that_are_not_finite_stop_one_example_alone": 3,
     "test_only_differences_of_logits_count": 3,
     "test_recipes_that_come_with_robustlit_pass": 4,
     "test_the_surrounding_mode_changes_nothing": 3,
 }
+
+
+def pytest_configure() -> None:
+    """Let the signals arrive that a parent such as nohup has switched off."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Nets that a file makes while it is imported, such as parameters of its tests, are the same in every run."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -233,8 +233,10 @@ class DefendedByAPart(Defended):
 @pytest.mark.parametrize("model", [Global(), DefendedByAPart()])
 def test_a_defense_that_only_a_forward_reaches_is_found(model: nn.Module) -> None:
     check_not_hidden(model)
+    x = torch.rand(2, 4)
+    y = model(x).argmax(1)  # of images that are wrong already no gradient is taken
     with pytest.raises(ValueError, match="Global hides the OnlyAView"):
-        FGSM(eps=0.1).run(model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64))
+        FGSM(eps=0.1).run(model, x, y)
     handle = register_module_forward_pre_hook(lambda module, inputs: None)
     assert len(handle.hooks_dict_ref()) == 1  # this one: no hook of the attack is left
     handle.remove()

@@ -3,6 +3,7 @@
 from robustlit.attacks.advgan import AdvGAN
 from robustlit.attacks.apgd import APGD
 from robustlit.attacks.attack import Attack, AttackResult, BudgetAttack
+from robustlit.attacks.auto_attack import AutoAttack
 from robustlit.attacks.bim import BIM
 from robustlit.attacks.bpda import BPDA
 from robustlit.attacks.carlini_wagner import CarliniWagner
@@ -25,6 +26,6 @@ from robustlit.attacks.worst_case import WorstCase
 
 __all__ = [
     "APGD", "BIM", "BPDA", "DDN", "EOT", "FAB", "FGSM", "JSMA", "MIM", "PGD", "AdvGAN", "Attack", "AttackResult",
-    "BudgetAttack", "CarliniWagner", "DeepFool", "EvolutionStrategies", "JointAttack", "LogitMatching", "NearestL2",
-    "NewtonFool", "Square", "Transfer", "WorstCase",
+    "AutoAttack", "BudgetAttack", "CarliniWagner", "DeepFool", "EvolutionStrategies", "JointAttack", "LogitMatching",
+    "NearestL2", "NewtonFool", "Square", "Transfer", "WorstCase",
 ]  # fmt: skip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustlit.attacks.active import rivals
+from robustlit.attacks.active import Active, all_positions, rivals
 from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
@@ -70,35 +70,57 @@ class FAB(Attack):
         found, classes = Nearest(x, self.norm), None
         if criterion.target is None:
             classes = rivals(criterion, victim.logits(x, rows))[:, : self.candidates]
-
-        def leads(logits: Tensor) -> Tensor:  # (b, k), positive beyond a boundary
-            if classes is None:
-                return criterion.margin(logits).unsqueeze(1)
-            return logits.gather(1, classes) - criterion.own(logits).unsqueeze(1)
-
-        def judge(z: Tensor, nearest: Nearest) -> Tensor:
-            logits = victim.logits(z, rows)
-            reached = criterion.reached(logits)
-            nearest.record(z, reached, criterion.margin(logits))
-            return reached
-
+        images = _Images(all_positions(x), rows, criterion, x, x, classes)
         for run in range(self.restarts):
-            z, mine = x, Nearest(x, self.norm)
+            mine, walkers = Nearest(x, self.norm), replace(images)
             if run:
                 near = torch.where(found.distances.isinf(), self.eps, found.distances)
-                z = Ball(x, near / 2, self.norm).random_point(draws)
-            for _ in range(self.steps):
-                _, values, gradients = victim.jacobian(z, leads, rows)
-                z = self._step(z, x, values, gradients.flatten(2))
-                z = torch.where(expand(judge(z, mine), z), x + self.beta * (z - x), z)
+                walkers.z = Ball(x, near / 2, self.norm).random_point(draws)
+            self._walk(victim, walkers, mine)
             low, high = torch.zeros_like(mine.distances), torch.ones_like(mine.distances)
             end, success = mine.points.clone(), mine.found
             for _ in range(_FINAL):
                 middle = (low + high) / 2
-                reached = judge(x + expand(middle, x) * (end - x), mine)
+                reached = _judge(victim, replace(images, z=x + expand(middle, x) * (end - x)), mine)
                 low, high = torch.where(reached, low, middle), torch.where(reached & success, middle, high)
             found.record(mine.points, mine.found, mine.margins)
         return found.points
+
+    def within(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, eps: Tensor, targets: int
+    ) -> Tensor:
+        """Run FAB-T: aim at the likeliest wrong classes in turn, each example until it is broken within its budget.
+
+        As in AutoAttack, the first step linearises the lead of one class, but a success is any wrong class.
+
+        Args:
+            victim: The model.
+            x: Images (b, ...), `rows` (b,) of the victim's batch.
+            criterion: Untargeted.
+            rows: (b,).
+            eps: Budgets (b,) in pixel units.
+            targets: Number of classes to aim at.
+
+        Returns:
+            Adversarial examples (b, ...) within `eps`, and the images of which none was found.
+        """
+        found, classes = Nearest(x, self.norm), rivals(criterion, victim.judge(x, rows)[1])[:, :targets]
+        images = _Images(all_positions(x), rows, criterion, x, x, classes)
+        for aim in classes.unbind(1):
+            self._walk(victim, replace(images, classes=aim[images.at].unsqueeze(1)), found, eps)
+            if not images.keep(found.distances[images.at] > eps[images.at]):
+                break
+        return torch.where(expand(found.distances <= eps, x), found.points, x)
+
+    def _walk(self, victim: Victim, images: _Images, found: Nearest, eps: Tensor | None = None) -> None:
+        """Take the steps of a run from `images.z`; with budgets (B,) an example stops once it is broken within its."""
+        for _ in range(self.steps):
+            _, values, gradients = victim.jacobian(images.z, images.leads, images.rows)
+            z, x = self._step(images.z, images.x, values, gradients.flatten(2)), images.x
+            images.z = z
+            images.z = torch.where(expand(_judge(victim, images, found), z), x + self.beta * (z - x), z)
+            if eps is not None and not images.keep(found.distances[images.at] > eps[images.at]):
+                return
 
     def _step(self, z: Tensor, x: Tensor, values: Tensor, gradients: Tensor) -> Tensor:
         """Return the mixture of the projections of points `z` and images `x` (b, ...) on the nearest boundary.
@@ -119,6 +141,28 @@ class FAB(Attack):
         return mixed.clamp(0, 1).view_as(x).to(x)  # logits may be wider than images
 
 
+@dataclass
+class _Images(Active):
+    """The examples of a run with their images `x`, and the classes (b, k) whose boundaries count (None: the target)."""
+
+    x: Tensor
+    classes: Tensor | None
+
+    def leads(self, logits: Tensor) -> Tensor:
+        """Return the leads (b, k) of the classes, positive beyond a boundary."""
+        if self.classes is None:
+            return self.criterion.margin(logits).unsqueeze(1)
+        return logits.gather(1, self.classes) - self.criterion.own(logits).unsqueeze(1)
+
+
+def _judge(victim: Victim, images: _Images, found: Nearest) -> Tensor:
+    """Record the current points in `found`; return (b,) bool, which of them succeed."""
+    logits = victim.logits(images.z, images.rows)
+    reached = images.criterion.reached(logits)
+    found.record(images.z, reached, images.criterion.margin(logits), images.at)
+    return reached
+
+
 def project_on_plane(points: Tensor, w: Tensor, level: Tensor, norm: str) -> Tensor:
     """Return the least change, in `norm`, that brings each point onto the plane w . u = level within the box [0, 1].
 
@@ -130,18 +174,29 @@ def project_on_plane(points: Tensor, w: Tensor, level: Tensor, norm: str) -> Ten
         level: (B,).
         norm: "linf" or "l2".
     """
-    # The optimum moves every pixel by clamp(t sign(w)) or clamp(t w). How far w . u then rises is concave in t and made
-    # of straight pieces, so Newton from below never passes the root and ends on it.
+    # The optimum moves each pixel towards its border of the box until t is its limit, and w . u rises by its rate for
+    # each unit of t. The sum is concave in t and made of straight pieces, so Newton from below never passes the root
+    # and ends on it.
     gap = level - (w * points).sum(1)
     largest = w.abs().amax(1).clamp_min(torch.finfo(w.dtype).tiny)
     up = w * (gap.sign() / largest).unsqueeze(1)
-    need = gap.abs() / largest
-    toward = up.sign() if norm == "linf" else up
-    t = torch.zeros_like(need)
+    need, weight = gap.abs() / largest, up.abs()
+    room = torch.where(up > 0, 1 - points, points)
+    if norm == "linf":
+        rate, limit = weight, room.masked_fill(weight == 0, 0)
+    else:
+        rate, limit = weight.square(), (room / weight).nan_to_num_(nan=0.0)  # where w is 0, nothing moves
+    ways = torch.stack([rate, rate * limit.masked_fill(rate == 0, 0)], 1)  # (B, 2, D)
+    whole = ways[:, 1].sum(1)  # the rise with every pixel at its border
+    t, free = torch.zeros_like(need), torch.empty_like(rate)
     for _ in range(_NEWTON):
-        moved = points + t.unsqueeze(1) * toward
-        free = ((toward > 0) & (moved < 1)) | ((toward < 0) & (moved > 0))
-        slope = (up * toward * free).sum(1)
-        short = need - (up * (moved.clamp(0, 1) - points)).sum(1)
-        t = t + torch.where(slope > 0, short.clamp_min(0) / slope, 0.0)  # no slope: every pixel is at its border
-    return (points + t.unsqueeze(1) * toward).clamp(0, 1) - points
+        torch.gt(limit, t.unsqueeze(1), out=free)
+        slope, left = torch.bmm(ways, free.unsqueeze(2)).squeeze(2).unbind(1)
+        # No slope: every pixel is at its border.
+        ahead = torch.where(slope > 0, (need - (whole - left)) / slope, t)
+        ahead = torch.maximum(ahead, t)
+        if not points.is_cuda and torch.equal(ahead, t):
+            break
+        t = ahead
+    moved = torch.minimum(limit, t.unsqueeze(1)) * (up.sign() if norm == "linf" else up)
+    return (points + moved).clamp(0, 1) - points

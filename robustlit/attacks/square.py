@@ -44,6 +44,7 @@ class Square(BudgetAttack):
 
     name: ClassVar[str] = "square"
     needs_gradients: ClassVar[bool] = False
+    pace: ClassVar[int | None] = None  # queries over which the patches shrink; None: all that there are
     queries: int = 5000
     patch: float = 0.8
     restarts: int = 1
@@ -82,26 +83,29 @@ class Square(BudgetAttack):
         stripes, patches = (_stripes, _patch) if self.norm == "linf" else (_bumps, _bump)
         points, margins = ball.x.clone(), ball.eps.new_full((len(rows),), -float("inf"))
         success = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        inside = torch.arange(len(rows), device=rows.device)
+        inside, pace = torch.arange(len(rows), device=rows.device), self.pace or self.queries
         z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
+        best, highest, done = ball.x, margins, success  # of the examples `inside`
         height, width = z.shape[-2:]
         for query in range(self.queries):
             if query:
-                share = self.patch / 2 ** sum((query - 1) * 10_000 > after * self.queries for after in _HALVINGS)
+                share = self.patch / 2 ** sum((query - 1) * 10_000 > after * pace for after in _HALVINGS)
                 side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
-                z = patches(points[inside], ball, side, draws)
+                z = patches(best, ball, side, draws)
             votes, logits = victim.judge(z, rows)
             reached, margin = criterion.reached(votes), criterion.margin(logits).to(margins.dtype)
-            better = ~success[inside] & (reached | (margin > margins[inside]))
-            points[inside] = torch.where(expand(better, z), z, points[inside])
-            margins[inside] = torch.where(better, margin, margins[inside])
-            success[inside] |= reached
-            if query % every == 0 and bool(success[inside].any()):
-                left = torch.nonzero(~success[inside]).squeeze(1)
-                if not len(left):
+            better = ~done & (reached | (margin > highest))
+            best = torch.where(expand(better, z), z, best)
+            highest, done = torch.where(better, margin, highest), done | reached
+            last = query == self.queries - 1
+            if last or (query % every == 0 and bool(done.any())):
+                points[inside], margins[inside], success[inside] = best, highest, done
+                left = torch.nonzero(~done).squeeze(1)
+                if last or not len(left):
                     break
                 inside, rows, criterion = inside[left], rows[left], criterion.select(left)
                 ball, draws = ball.select(left), draws.select(left)
+                best, highest, done = best[left], highest[left], done[left]
         return points, margins, success
 
 

@@ -99,8 +99,9 @@ def _of_recipes() -> Summary:
 
     from robustlit.experiment.recipes import recipes_folder
 
-    base, sweep = (OmegaConf.load(recipes_folder() / file) for file in ("base.yaml", "sweep/linf.yaml"))
-    return of_sweep(OmegaConf.create({"eps": base.eps, "norm": base.norm, "sweep": sweep}))
+    files = ("base.yaml", "data/mnist.yaml", "sweep/linf.yaml")
+    base, data, sweep = (OmegaConf.load(recipes_folder() / file) for file in files)
+    return of_sweep(OmegaConf.merge(base, {"data": data, "sweep": sweep}))
 
 
 def _place_of(arguments: argparse.Namespace) -> tuple[str, str]:

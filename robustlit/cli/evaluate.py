@@ -18,6 +18,7 @@ examples:
   %(prog)s runs/NAME --verdict=full --strict           fail where the figure is overstated
   %(prog)s runs/NAME sweep=worst_case --min-robust 0.4      fail where less than 40 %% are robust
   %(prog)s --model my.module:build --weights w.pt --data mnist --n 1000 --verdict
+  %(prog)s --robustbench Wong2020Fast --n 1000       a net of RobustBench, beside its leaderboard's figure
 """
 
 import argparse
@@ -28,7 +29,8 @@ from robustlit.cli.parser import UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s CHECKPOINT [key=value ...] [--verdict[=full]] [--strict] [--min-robust SHARE]\n"
-        "       %(prog)s --model MODULE:FUNCTION [--weights FILE] [--data NAME] [--n IMAGES] [key=value ...] [...]"
+        "       %(prog)s --model MODULE:FUNCTION [--weights FILE] [--data NAME] [--n IMAGES] [key=value ...] [...]\n"
+        "       %(prog)s --robustbench MODEL_ID [--dataset NAME] [--threat NORM] [--data NAME] [--n IMAGES]"
     )
     parser.add_argument("words", nargs="*", metavar="CHECKPOINT, key=value", help="a checkpoint, values of the recipe")
     net = parser.add_argument_group("a net of yours")
@@ -37,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     net.add_argument("--data", metavar="NAME", help="mnist (default), fashion_mnist, cifar10, cifar100, svhn, "
                      "image_folder")  # fmt: skip
     net.add_argument("--n", metavar="IMAGES", help="how many test images (default all)")
+    zoo = parser.add_argument_group("a net of RobustBench, attacked by default with AutoAttack")
+    zoo.add_argument("--robustbench", metavar="MODEL_ID", help="the net's id, such as Wong2020Fast")
+    zoo.add_argument("--dataset", metavar="NAME", help="its leaderboard: cifar10 (default), cifar100, imagenet; "
+                     "also the images, unless --data names others")  # fmt: skip
+    zoo.add_argument("--threat", metavar="NORM", help="linf (default; eps 8/255, imagenet 4/255) or l2 (eps 0.5)")
     verdict = parser.add_argument_group("verdict")
     # One flag each, because `--verdict` takes no word after it, which would be a checkpoint.
     for flag, profile, text in (
@@ -68,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
         overrides.append(f"++verdict={profile}")
     if arguments.min_robust is not None:
         overrides.append(f"++min_robust={_share(arguments.min_robust)}")
+    if arguments.robustbench is not None:
+        return _zoo_net(arguments, overrides, checkpoints)
+    if arguments.dataset is not None or arguments.threat is not None:
+        raise UsageError("--dataset and --threat go with --robustbench: they name its leaderboard")
     if arguments.model is not None:
         return _own_net(arguments, overrides, checkpoints)
     if not checkpoints:
@@ -97,13 +108,42 @@ def _share(value: str) -> float:
 def _own_net(arguments: argparse.Namespace, overrides: list[str], checkpoints: list[str]) -> int:
     if checkpoints:
         raise UsageError(f"either a checkpoint or --model, got {checkpoints[0]} and --model {arguments.model}")
+    overrides = _with_data(arguments, overrides)
+    from robustlit.experiment.evaluate import evaluate_own_net
+
+    strict, command = arguments.strict, arguments.command
+    return evaluate_own_net(arguments.model, overrides, weights=arguments.weights, strict=strict, command=command)
+
+
+def _with_data(arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """Return the overrides with what --data and --n say."""
     given = {override.partition("=")[0] for override in overrides}
     for flag, key in (("n", "data.test_size"), ("data", "data")):
         if (value := getattr(arguments, flag)) is not None:
             if key in given:
                 raise UsageError(f"--{flag} and {key}= are given twice, once as each: leave one of them out")
             overrides = [f"{key}={value}", *overrides]
-    from robustlit.experiment.evaluate import evaluate_own_net
+    return overrides
 
-    strict, command = arguments.strict, arguments.command
-    return evaluate_own_net(arguments.model, overrides, weights=arguments.weights, strict=strict, command=command)
+
+def _zoo_net(arguments: argparse.Namespace, overrides: list[str], checkpoints: list[str]) -> int:
+    net = f"--robustbench {arguments.robustbench}"
+    for other in (
+        *checkpoints,
+        *(f"--{flag}" for flag in ("model", "weights") if getattr(arguments, flag) is not None),
+    ):
+        raise UsageError(f"{net} gives the net with its weights: leave {other} out")
+    if twice := [o for o in overrides if o.partition("=")[0] == "norm"]:
+        raise UsageError(f"{net} takes its norm from --threat: --threat {twice[0].partition('=')[2]}")
+    overrides = _with_data(arguments, overrides)
+    dataset, threat = arguments.dataset or "cifar10", (arguments.threat or "linf").lower()
+    if dataset == "imagenet" and not any(o.partition("=")[0] == "data" for o in overrides):
+        raise UsageError(
+            "--dataset imagenet needs images: --data image_folder data.root=FOLDER data.image_size=224, with the "
+            "folders test/CLASS in the order of ImageNet's classes"
+        )
+    from robustlit.experiment.evaluate import evaluate_zoo_net
+    from robustlit.experiment.zoo import ZooNet
+
+    zoo = ZooNet(arguments.robustbench, dataset, threat)
+    return evaluate_zoo_net(zoo, overrides, strict=arguments.strict, command=arguments.command)

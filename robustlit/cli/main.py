@@ -16,14 +16,15 @@ from typing import Any, NoReturn
 
 from robustlit import __version__
 from robustlit.checks import did_you_mean
-from robustlit.cli import compare, dashboard, evaluate, export, figures, recipes, sync, train
+from robustlit.cli import compare, dashboard, evaluate, explore, export, figures, recipes, report, sync, train
 from robustlit.cli.parser import Parser, UsageError, print_error, run_reporting_errors, until_pipe_closes
 
 # Each module has its page for --help as its docstring, `add_arguments(parser)` and `run(arguments) -> exit code`.
 COMMANDS = {
-    m.__name__.rpartition(".")[2]: m for m in (train, evaluate, compare, figures, export, dashboard, sync, recipes)
+    m.__name__.rpartition(".")[2]: m
+    for m in (train, evaluate, compare, figures, explore, report, export, dashboard, sync, recipes)
 }
-_COMPUTES = ("train", "evaluate")  # the others only read
+_COMPUTES = ("train", "evaluate", "explore", "report")  # the others only read
 
 
 def program() -> tuple[Parser, dict[str, Parser]]:

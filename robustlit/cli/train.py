@@ -28,7 +28,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from robustlit.cli.parser import UsageError, run_reporting_errors
 
@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return the largest exit code of its jobs."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from robustlit.experiment.recipes import BASE, recipes_folder
 
@@ -90,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
         if codes and codes[-1] >= exit_code(0):  # a signal ended the job before
             return
         config.recipe = config.recipe  # resolve ${hydra:...} while Hydra answers
-        words = [*again, *HydraConfig.get().overrides.task]
+        # As they were typed: reading one by one would resolve their ${...}.
+        words = [*again, *cast("list[str]", OmegaConf.to_container(HydraConfig.get().overrides.task))]
         command = shlex.join([*arguments.program.split(), *words])
         # The processes that Lightning starts for several devices run this very job again: one job of a multirun, by
         # its own overrides, not through Hydra's stored config.

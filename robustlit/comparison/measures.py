@@ -41,7 +41,15 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
     evaluation = run.evaluation
     if evaluation is None:
         clean = _clean_counts(run.results)
-        return {"attacked": False, "complete": None, "clean": clean, "worst": None, "attacks": {}, "passes": None}
+        return {
+            "attacked": False,
+            "complete": None,
+            "clean": clean,
+            "worst": None,
+            "certified": None,
+            "attacks": {},
+            "passes": None,
+        }
     worst = None
     if run.budget and run.rests_on:
         accuracy = evaluation.worst_case(norm=run.budget[0], eps=run.budget[1], knowledge=str(run.knowledge))
@@ -53,6 +61,7 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         "complete": evaluation.complete,
         "clean": [evaluation.clean_accuracy.correct, evaluation.n],
         "worst": worst,
+        "certified": _certified(run, evaluation),
         "attacks": {
             str(k): _of_attack(run, evaluation, view.attack, view.knowledge)
             for k, view in enumerate(shown)
@@ -60,6 +69,15 @@ def accuracies(run: Run, shown: Sequence[View]) -> dict[str, Any]:
         },
         "passes": round(float(passes) / evaluation.n, 1),
     }
+
+
+def _certified(run: Run, evaluation: Evaluation) -> list[int] | None:
+    """Return how many examples are proven robust at the reported budget, and all; None where nothing was certified."""
+    proven = evaluation.certificates
+    if proven is None or run.budget is None or run.budget[0] not in proven.norms:
+        return None
+    accuracy = proven.accuracy(norm=run.budget[0], eps=run.budget[1])
+    return [accuracy.correct, accuracy.n]
 
 
 def _clean_counts(results: Mapping[str, Any]) -> list[int] | None:

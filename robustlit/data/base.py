@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -54,6 +54,7 @@ class ClassificationData(pl.LightningDataModule):
         ValueError: A size that is no number of examples and no fraction in (0, 1).
     """
 
+    usual_eps: ClassVar[float | None] = None  # the L-inf budget that papers quote for these data, in pixel units
     name: str  # for folders and tables
     num_classes: int
     in_chans: int

@@ -31,7 +31,7 @@ def load_mnist() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with resources.as_file(resources.files("robustlit.data.mnist") / "mnist.xz") as file:
         raw = lzma.decompress(read_checked(file, MNIST_SHA256))
     # A bytearray, because torch warns about read-only memory.
-    train_images, train_labels, test_images, test_labels = _idx_arrays(bytearray(raw))
+    train_images, train_labels, test_images, test_labels = idx_arrays(bytearray(raw))
     return train_images.unsqueeze(1), train_labels.long(), test_images.unsqueeze(1), test_labels.long()
 
 
@@ -48,8 +48,8 @@ def read_checked(file: Path, sha256: str) -> bytes:
     return data
 
 
-def _idx_arrays(raw: bytearray) -> list[Tensor]:
-    """Return the uint8 arrays of concatenated idx files."""
+def idx_arrays(raw: bytearray) -> list[Tensor]:
+    """Return the uint8 arrays of concatenated idx files; they share their memory with `raw`."""
     arrays, start = [], 0
     while start < len(raw):
         # An idx header: two zero bytes, the type, the number of dimensions, then each as a big-endian int32.

@@ -33,9 +33,11 @@ class ImageFolder(ClassificationData):
         white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
             without it such pictures are an error.
         num_workers: Processes that decode pictures, for each process that trains; 0 for none.
+        crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
+            random, as is usual for pictures of 32 pixels (4); None crops at random scales, as for photographs.
         name: Short name for folders and tables; by default that of `root`.
         settings: Keyword arguments of `ClassificationData`; `val_size`, a tenth by default, has no effect where
-            root/val exists, and `augment` also crops at random scales.
+            root/val exists.
 
     Raises:
         DataError: A folder missing, empty, or with other classes than root/train.
@@ -44,16 +46,18 @@ class ImageFolder(ClassificationData):
 
     def __init__(
         self, root: str | Path, image_size: int, *, channels: int = 3, white: float | None = None, num_workers: int = 4,
-        name: str | None = None, **settings: Unpack[Settings],
+        crop_padding: int | None = None, name: str | None = None, **settings: Unpack[Settings],
     ) -> None:  # fmt: skip
         settings.setdefault("val_size", 0.1)
         super().__init__(**settings)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
         check_integer("image_size", image_size, 1, "give the side in pixels")
+        if crop_padding is not None:
+            check_integer("crop_padding", crop_padding, 0, "0 flips alone")
         if white is not None:
             check_positive(white, "white", "; it is the value of white in the files")
-        self.root, self.white = Path(root), white
+        self.root, self.white, self.crop_padding = Path(root), white, crop_padding
         self.name = name or self.root.absolute().name
         self.in_chans, self.image_size, self.num_workers = channels, image_size, num_workers
         # Here and not in setup: the network is built for these classes before data are read.
@@ -102,7 +106,7 @@ class ImageFolder(ClassificationData):
     def _batches(self, split: str, indices: Tensor, process: tuple[int, int], *, train: bool = False) -> PictureBatches:
         size, (rank, world_size) = self.batch_size if train else self.eval_batch_size, process
         sampler = BatchIndices(indices, size, shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size)
-        transform = scale_and_crop(self.image_size, train and self.augment)
+        transform = scale_and_crop(self.image_size, train and self.augment, self.crop_padding)
         mode = "L" if self.in_chans == 1 else "RGB"
         pictures = Pictures(self._samples(split), mode, transform, self.shuffle_seed, self.white)
         return PictureBatches(pictures, sampler, self.num_workers)

@@ -58,7 +58,7 @@ class InMemoryDataModule(ClassificationData):
 class MNIST(InMemoryDataModule):
     """Handwritten digits, 60000 for training and 10000 for testing, 28 x 28 grey, part of the package, not mirrored."""
 
-    name = "mnist"
+    name, usual_eps = "mnist", 0.3  # Madry 2018, arXiv:1706.06083
     num_classes, in_chans, image_size = 10, 1, 28
     crop_padding, flip = 2, False
 

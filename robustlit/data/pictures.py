@@ -124,14 +124,16 @@ class _Keys:
             yield [(self.sampler.epoch, index) for index in indices.tolist()]
 
 
-def scale_and_crop(size: int, augment: bool) -> Callable[[Tensor], Tensor]:
+def scale_and_crop(size: int, augment: bool, padding: int | None = None) -> Callable[[Tensor], Tensor]:
     """Return the transform of a uint8 (C, H, W) picture to `size` pixels a side.
 
-    It takes the central square, or with `augment` a random crop of random scale, mirrored half of the time.
+    It takes the central square. With `augment` that is shifted by up to `padding` pixels, over zeros, or without
+    `padding` a random crop of random scale is taken; either is mirrored half of the time.
     """
     from torchvision.transforms import v2
 
     # On uint8, so that interpolation cannot leave [0, 255].
-    if augment:
+    if augment and padding is None:
         return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    return v2.Compose([v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    square = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
+    return v2.Compose([*square, v2.RandomCrop(size, padding=padding), v2.RandomHorizontalFlip()] if augment else square)

@@ -7,9 +7,10 @@ from robustlit.defenses.jumprelu import JumpReLUDefense, RandomJumpReLUDefense
 from robustlit.defenses.logit_corrector import LogitCorrector
 from robustlit.defenses.logit_detector import LogitDetector
 from robustlit.defenses.odds_test import OddsTest
+from robustlit.defenses.smoothed import Smoothed
 from robustlit.defenses.svc import LogitSVC
 
 __all__ = [
     "BitDepth", "Denoiser", "DetectAndCorrect", "JumpReLUDefense", "LogitCorrector", "LogitDetector", "LogitSVC",
-    "OddsTest", "RandomJumpReLUDefense",
+    "OddsTest", "RandomJumpReLUDefense", "Smoothed",
 ]  # fmt: skip

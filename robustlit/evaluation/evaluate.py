@@ -15,6 +15,7 @@ from torch import nn
 
 from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.attacks.victim import NoGradientError, check_differentiable
+from robustlit.certify import Certificate
 from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
 from robustlit.evaluation.parts import Parts
 from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
@@ -29,7 +30,7 @@ def evaluate(
     grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
     substitute: nn.Module | None = None, seed: int = 0, batch_size: int = 500,
     device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
-    save_adversarials: bool = False,
+    save_adversarials: bool = False, certificates: Mapping[str, Certificate] | Sequence[Certificate] = (),
 ) -> Evaluation:  # fmt: skip
     """Attack a classifier and return the result of every example.
 
@@ -47,6 +48,7 @@ def evaluate(
         progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
         folder: Where to save the evaluation, and until then each finished batch (in `parts/`): the same call after a
             kill, Ctrl-C or power cut attacks only what is left. None saves nothing.
+        certificates: Lower bounds beside the attacks, a list or by name: `[CROWN(eps=0.3)]`, see `robustlit.certify`.
         save_adversarials: Also keep the adversarial examples in `folder`, see `load_adversarials`.
 
     Returns:
@@ -64,7 +66,7 @@ def evaluate(
     batches = batches_of(data, batch_size)
     if attacks is None:
         chosen, batches = _that_run(chosen, model, batches, device)
-    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute)
+    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute, certificates)
     kept = Parts(sweep, model, folder, examples=batches.examples, note=_note if save_adversarials else None)
     _print(kept.notes(batches.number))
     parts: list[Columns] = []

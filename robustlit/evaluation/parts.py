@@ -52,7 +52,8 @@ class Parts:
         self.adversarials: Adversarials | None = None
         if self.folder is not None:
             about = (sweep.named, sweep.grid, tuple(sweep.knowledge), sweep.seed, sweep.substitute)
-            self._sweep = fingerprint(version("robustlit"), VERSION, about, model)
+            proven = (sweep.certificates,) if sweep.certificates else ()
+            self._sweep = fingerprint(version("robustlit"), VERSION, about, model, *proven)
             if note is not None:
                 self.adversarials = Adversarials(sweep, self._sweep, Path(folder), examples, note)  # type: ignore[arg-type]
             self.before = len([*self.folder.glob(f"{self._sweep}-*.parquet")])

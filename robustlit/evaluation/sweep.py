@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +15,20 @@ from torch import Tensor, nn
 from robustlit.attacks import Attack, BudgetAttack, Transfer
 from robustlit.attacks.memory import Pieces
 from robustlit.attacks.victim import Victim, check_differentiable
+from robustlit.certify import Certificate
+from robustlit.certify.certificate import Certified
 from robustlit.checks import check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
+from robustlit.results.certificates import CERTIFIED
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import COLUMNS, IMAGE, KNOWLEDGE
+from robustlit.results.table import COLUMNS, DISTANCES, IMAGE, KNOWLEDGE
 from robustlit.threat import check_eps, check_images, check_norm
 
 Columns = dict[str, np.ndarray]
+Named = TypeVar("Named", Attack, Certificate)
 _NO_SUBSTITUTE = (
     'knowledge "blackbox" needs a substitute for {name}, which needs gradients that the model does not give: pass '
     "substitute=robustlit.training.distil(model, SmallCNN(), images).net, or take attacks that need none (Square)"
@@ -46,6 +51,8 @@ class Sweep:
         seed: Seed of the random draws, which depend on (seed, example) alone.
         substitute: A net distilled from the model (`robustlit.training.distil`), needed for "blackbox" with attacks
             that need gradients.
+        certificates: Certificates by name, or a list, as `attacks`. Each searches the largest budget at which an
+            example is proven robust; it is exact at its own eps and at the budgets of its norm in `grid`.
 
     Raises:
         ValueError: No attack, a budget out of range, an unknown norm or knowledge, or knowledge that none of the
@@ -57,10 +64,13 @@ class Sweep:
     knowledge: Sequence[str] = ("adaptive",)
     seed: int = 0
     substitute: nn.Module | None = None
+    certificates: Mapping[str, Certificate] | Sequence[Certificate] = ()
 
     def __post_init__(self) -> None:
         self._pieces = Pieces()
         self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
+        given = self.certificates
+        self.certificates = dict(given) if isinstance(given, Mapping) else _named(given)
         if not self.attacks:
             raise ValueError("a sweep needs at least one attack")
         checked = {check_norm(n): {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in self.grid.items()}
@@ -79,6 +89,12 @@ class Sweep:
         """The attacks by name."""
         assert isinstance(self.attacks, dict)
         return self.attacks
+
+    @property
+    def proofs(self) -> dict[str, Certificate]:
+        """The certificates by name."""
+        assert isinstance(self.certificates, dict)
+        return self.certificates
 
     @property
     def jobs(self) -> list[tuple[str, str]]:
@@ -136,7 +152,33 @@ class Sweep:
                     keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
             if report is not None:
                 report(name, (done + 1) / len(self.jobs))
+        for name, certificate in self.proofs.items():
+            parts.append(self._certified(name, certificate, batch, clean) | {IMAGE: images})
+            if report is not None:
+                report(name, 1.0)
         return _joined(parts)
+
+    def _certified(self, name: str, certificate: Certificate, batch: Batch, clean: Tensor) -> Columns:
+        """Return the rows of a certificate, in the columns of attacks: `eps` is the proven radius."""
+        rows = torch.nonzero(clean).squeeze(1)
+        budgets = self.grid.get(certificate.norm, ())
+
+        def work(here: Tensor) -> Certified:
+            return certificate.run(batch.model, batch.x[rows[here]], batch.y[rows[here]], budgets=budgets)
+
+        places = torch.arange(len(rows), device=rows.device)
+        found = batch.pieces.done(work, places, name) if len(rows) else []
+        columns = {"index": batch.index, "label": batch.y, "clean": clean, "success": torch.zeros_like(clean)}
+        columns |= {"prediction": torch.full_like(batch.y, -1)}
+        for column, values in (("eps", "radius"), ("forwards", "forwards"), ("backwards", "backwards")):
+            kind = torch.float64 if column == "eps" else torch.int64
+            columns[column] = torch.zeros(len(clean), dtype=kind, device=clean.device)
+            if found:
+                columns[column][rows] = torch.cat([getattr(each, values) for each in found]).to(kind)
+        unknown = {distance: np.full(len(clean), np.nan) for distance in DISTANCES}
+        constants = {"attack": name, "knowledge": CERTIFIED, "norm": certificate.norm}
+        texts = {c: np.full(len(clean), v) for c, v in constants.items()}
+        return {c: v.cpu().numpy() for c, v in columns.items()} | unknown | texts
 
     def _answers(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (B, K) on the clean images and whether these are misclassified (B,)."""
@@ -198,6 +240,7 @@ class Sweep:
             "grid": {n: list(e) for n, e in self.grid.items()},
             "knowledge": list(self.knowledge),
             "seed": self.seed,
+            **({"certificates": {n: str(c) for n, c in self.proofs.items()}} if self.proofs else {}),
             "substitute": None if self.substitute is None else type(self.substitute).__name__,
         }
 
@@ -208,8 +251,8 @@ def run_name(known: str, name: str, norm: str, eps: float) -> str:
     return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.6g}"
 
 
-def _named(attacks: Iterable[Attack]) -> dict[str, Attack]:
-    named: dict[str, Attack] = {}
+def _named(attacks: Iterable[Named]) -> dict[str, Named]:
+    named: dict[str, Named] = {}
     for attack in attacks:
         name, number = attack.name, 2
         while name in named:

@@ -95,9 +95,11 @@ def _classifier(
     plan: Plan, data: Any, net: nn.Module, objective: Objective, attack: Attack | None, recipe: Recipe
 ) -> RobustClassifier:
     optimizer, schedule = make(plan.config, "optimizer"), make(plan.config, "schedule")
+    if plan.config.get("channels_last"):
+        net = net.to(memory_format=torch.channels_last)
     classifier = RobustClassifier(
         net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, validation_attack=attack,
-        seed=plan.seed, config=without_weights(recipe),
+        seed=plan.seed, compile_net=plan.config.get("compile", False), config=without_weights(recipe),
     )  # fmt: skip
     classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
     return classifier

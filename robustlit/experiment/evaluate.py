@@ -25,6 +25,7 @@ from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.run_folder import in_one_line, remove_empty, removed_on_failure, write_recipe
 from robustlit.experiment.stored_recipe import callers_own, resolved_plan
 from robustlit.experiment.trainer import make_run, quiet_lightning
+from robustlit.experiment.zoo import ZooNet
 from robustlit.processes import exit_code, leave_on_signals, watch_parent
 from robustlit.results import OVERSTATED, Verdict
 from robustlit.tracking.console import say
@@ -92,6 +93,32 @@ def evaluate_own_net(
     if weights is not None:  # so that resume=auto takes no evaluation of others for this one
         digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
         config.model = {"weights": weights, "sha256": digest}
+    return _evaluate_net(net, config, place, strict, command)
+
+
+@leave_on_signals()
+def evaluate_zoo_net(zoo: ZooNet, overrides: Sequence[str], *, strict: bool = False, command: str | None = None) -> int:
+    """Attack a net of RobustBench, by default with AutoAttack at its leaderboard's budget; return the exit code.
+
+    Args:
+        zoo: The net.
+        overrides: Of the recipe `standard` with data, norm and eps of the leaderboard and sweep=autoattack.
+        strict, command: See `evaluate_checkpoint`.
+    """
+    quiet_lightning()
+    watch_parent()
+    given = {override.partition("=")[0] for override in overrides}
+    defaults = {"data": zoo.dataset, "norm": zoo.norm, "eps": f"{zoo.eps!r}", "sweep": "autoattack"}
+    own = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+    place = f"robustbench:{zoo.model}"
+    config, net = composed_for_net(place, [*own, *overrides]), zoo.load()
+    config.model = {"robustbench": zoo.model, "dataset": zoo.dataset, "threat": zoo.norm}
+    code = _evaluate_net(net, config, place, strict, command)
+    say(zoo.leaderboard())
+    return code
+
+
+def _evaluate_net(net: nn.Module, config: DictConfig, place: str, strict: bool, command: str | None) -> int:
     plan = plan_evaluation(config, place, command)
     if isinstance(plan, Path):
         return _finished(plan, config, strict)

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from robustlit.checks import TOLERANCE
+from robustlit.checks import TOLERANCE, budget_text
 from robustlit.experiment.recipes import ConfigError, read_fractions, read_only, stored
 from robustlit.results import Evaluation, EvaluationError
 from robustlit.tracking.console import say
@@ -49,7 +49,7 @@ def check_gate(config: DictConfig) -> None:
     if asked is None:
         return
     read_share(asked)
-    sweep, budget = config.sweep, f"{config.norm} {float(config.eps):.4g}"
+    sweep, budget = config.sweep, f"{config.norm} {budget_text(config.eps)}"
     known = sweep.get("knowledge")
     if not sweep.get("_target_"):
         why = "and with sweep=none nothing is attacked: choose sweep=linf, worst_case, ..."
@@ -95,9 +95,10 @@ def gate(evaluation: Evaluation | None, config: Mapping[Any, Any] | DictConfig) 
             raise EvaluationError("nothing was attacked")
         found = evaluation.worst_case(norm=norm, eps=eps)
     except EvaluationError as error:
-        say(f"error: --min-robust, but there is no robust accuracy at {norm} {eps:.4g}: {error}")
+        say(f"error: --min-robust, but there is no robust accuracy at {norm} {budget_text(eps)}: {error}")
         return 1
-    text = f"{found} of {found.n} images are robust at {norm} {eps:.4g}; --min-robust asks for {100 * asked:g} %"
+    where = f"{norm} {budget_text(eps)}"
+    text = f"{found} of {found.n} images are robust at {where}; --min-robust asks for {100 * asked:g} %"
     say(f"error: only {text}" if found < asked else text)
     return BELOW if found < asked else 0
 

@@ -209,6 +209,7 @@ def normalised(config: DictConfig) -> Recipe:
     """Return a composed recipe as plain containers, checked, its fractions read; the config becomes read-only."""
     OmegaConf.set_readonly(config, True)
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
+    recipe["eps"] = recipes.chosen_eps(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)
     if isinstance(checked.seed, bool) or not isinstance(checked.seed, int) or not 0 <= checked.seed < 2**32:
@@ -216,6 +217,7 @@ def normalised(config: DictConfig) -> Recipe:
     check_eps(checked.eps, checked.norm)  # before the interpolations that multiply it
     recipes.check_complete(checked)
     recipes.check_name(checked.name)
+    recipes.check_switches(checked)
     recipes.check_verdict(checked)
     check_gate(checked)
     return recipe

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from robustlit.checks import did_you_mean
+from robustlit.checks import did_you_mean, is_number
 
 BASE = "base"
 GROUPS = ("model", "data", "trainer", "logger", "sweep")
@@ -42,6 +43,28 @@ def times(eps: str | float, multiple: str | float) -> float:
     return number(eps) if factor == 1 else float(f"{number(eps) * factor:.{_DIGITS}g}")
 
 
+def usual_eps(data: str, norm: str) -> float | None:
+    """Return `${usual_eps:${data._target_},${norm}}`: the data's L-inf budget; None where they have none."""
+    try:
+        return getattr(get_object(data), "usual_eps", None) if norm == "linf" else None
+    except Exception:  # what cannot be imported is reported where it is built
+        return None
+
+
+def chosen_eps(recipe: dict[str, Any]) -> Any:
+    """Return the budget of a recipe, that of its data where it leaves it to them.
+
+    Raises:
+        ConfigError: It leaves it to data that have none.
+    """
+    eps = read_only(recipe).eps
+    if eps is None:
+        data = str(recipe["data"].get("_target_", "")).rsplit(".", 1)[-1]
+        usual = "0.5 on CIFAR-10, 2 on MNIST" if recipe["norm"] == "l2" else "8/255 for colour pictures"
+        raise ConfigError(f"no budget goes with {data} in {recipe['norm']}: give eps= in pixel units; usual is {usual}")
+    return eps
+
+
 def budgets(norm: str, eps: str | float, *multiples: str | float) -> list[float]:
     """Return `${budgets:linf,${eps},1/3,1}`: the multiples that are budgets of the norm; in L-inf none is above 1."""
     return [value for value in (times(eps, multiple) for multiple in multiples) if norm != "linf" or value <= 1]
@@ -49,6 +72,7 @@ def budgets(norm: str, eps: str | float, *multiples: str | float) -> list[float]
 
 OmegaConf.register_new_resolver("times", times, replace=True)
 OmegaConf.register_new_resolver("budgets", budgets, replace=True)
+OmegaConf.register_new_resolver("usual_eps", usual_eps, replace=True)
 
 
 def recipes_folder() -> Path:
@@ -134,6 +158,15 @@ def check_keys(config: DictConfig) -> None:
         if key not in known:
             hint = did_you_mean(str(key), known) or f"known are {', '.join(sorted(known))}"
             raise ConfigError(f"the recipe sets {key!r}, which nothing reads; {hint}")
+
+
+def check_switches(config: DictConfig) -> None:
+    """Raise a ConfigError for a value of `ema`, `channels_last` or `compile` that cannot be used."""
+    if (decay := config.get("ema")) is not None and not (is_number(decay) and 0 < decay < 1):
+        raise ConfigError(f"ema must be null or what the average keeps a step, in (0, 1), got {decay}; 0.999 is usual")
+    for switch in ("channels_last", "compile"):
+        if not isinstance(value := config.get(switch, False), bool):
+            raise ConfigError(f"{switch} must be true or false, got {value}")
 
 
 def check_complete(config: DictConfig) -> None:

@@ -24,6 +24,9 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
         rows.append((name, _budget(found), *_percent(found), f"{found['passes']:.0f}"))
     if worst := results.get("worst_case"):
         rows.append(("worst case", _budget(worst), *_percent(worst), ""))
+    if certified := results.get("certified"):
+        for name, found in certified["certificates"].items():
+            rows.append((f"certified by {name}", _budget(certified), *_percent(found), f"{found['passes']:.0f}"))
     cut = "" if results.get("complete", True) else ", cut short"
     n, of, copies = results["n"], results.get("of"), results.get("copies")
     part = f" of {of} test images, chosen class by class" if of and n < of else " test images"

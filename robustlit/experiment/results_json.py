@@ -39,6 +39,8 @@ def summarise(
         known = any(knowledge == "adaptive" for _, knowledge in evaluation.runs)
         if known and (attacks := evaluation.rests_on(**budget)):
             results["worst_case"] = {**budget, **plain(evaluation.worst_case(**budget)), "rests_on": attacks}
+        if (proven := _certified(evaluation, plan.norm, plan.eps)) is not None:
+            results["certified"] = proven
     results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     results["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}}
     results["device"] = _device_name(next((p.device for p in net.parameters()), torch.device("cpu")), plan)
@@ -49,6 +51,19 @@ def _extent(evaluation: Evaluation | None, n: int, split: int | None) -> dict[st
     """Return how many images the split has, how the evaluated ones were chosen, and how many copies were left out."""
     found: dict[str, Any] = {} if split is None else {"of": split, "chosen": "class by class" if n < split else "all"}
     return found | ({"copies": evaluation.copies} if evaluation is not None and evaluation.copies else {})
+
+
+def _certified(evaluation: Evaluation, norm: str, eps: float) -> dict[str, Any] | None:
+    """Return the share of examples that are proven robust at a budget, by any certificate and by each."""
+    proven = evaluation.certificates
+    if proven is None or norm not in proven.norms:
+        return None
+    names = [name for name in proven.names if proven.norm_of(name) == norm]
+    each = {
+        name: plain(proven.accuracy(norm=norm, eps=eps, certificate=name)) | {"passes": round(proven.passes(name), 2)}
+        for name in names
+    }
+    return {"norm": norm, "eps": eps, **plain(proven.accuracy(norm=norm, eps=eps)), "certificates": each}
 
 
 def _of_attack(evaluation: Evaluation, attack: str, knowledge: str, eps: float) -> dict[str, Any]:

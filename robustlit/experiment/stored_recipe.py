@@ -16,8 +16,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from robustlit import attacks, data
+from robustlit import attacks, certify, data
 from robustlit.attacks import Attack
+from robustlit.certify import Certificate
 from robustlit.data.base import ClassificationData
 from robustlit.data.downloads import DownloadedDataModule
 from robustlit.experiment.plan import Plan
@@ -26,19 +27,26 @@ from robustlit.training.checkpoint import CheckpointError
 from robustlit.training.stored import check_names, classes_of, one_line, plain_values, shown
 
 _ATTACKS = classes_of(attacks, Attack)
+_CERTIFICATES = classes_of(certify, Certificate)
 _DATA = classes_of(data, ClassificationData)
 _CALLBACKS = frozenset(
     f"robustlit.callbacks.{name}"
     for name in ("AdversarialImages", "AttackSweep", "CatastrophicOverfitting", "ImagesByEps", "Progress",
                  "SaveOnInterrupt", "Verdict")
 )  # fmt: skip
+# Loggers that write files, with the settings by which they write into the run's directory.
+_IN_FOLDER = {"save_dir": "${run_dir}", "version": ""}
+_FILES_OF: dict[str, dict[str, Any]] = {
+    "pytorch_lightning.loggers.CSVLogger": {"name": "csv", **_IN_FOLDER},
+    "pytorch_lightning.loggers.TensorBoardLogger": {"name": "tensorboard", "default_hp_metric": False, **_IN_FOLDER},
+}
 # What each section that an evaluation builds may name; the net has its own list.
 ALLOWED = {
     "data": _DATA,
-    "sweep": _ATTACKS | _DATA | {"robustlit.callbacks.AttackSweep", "robustlit.data.Examples"},
+    "sweep": _ATTACKS | _CERTIFICATES | _DATA | {"robustlit.callbacks.AttackSweep", "robustlit.data.Examples"},
     "callbacks": _ATTACKS | _CALLBACKS | _DATA | {"robustlit.data.Examples"},
     "trainer": frozenset({"pytorch_lightning.Trainer"}),
-    "logger": frozenset({"pytorch_lightning.loggers.CSVLogger", "robustlit.callbacks.wandb_logger"}),
+    "logger": frozenset({*_FILES_OF, "robustlit.callbacks.wandb_logger"}),
 }
 MISSING = "???"  # a value that the caller must give
 _DOWNLOADED = classes_of(data, DownloadedDataModule)
@@ -118,8 +126,8 @@ def _trainer(settings: dict[str, Any]) -> dict[str, Any]:
 def _logger(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a logger that logs into this run's directory, or to the caller's own W&B account."""
     target = settings.get("_target_")
-    if target == "pytorch_lightning.loggers.CSVLogger":
-        return {"_target_": target, "save_dir": "${run_dir}", "name": "csv", "version": ""}
+    if target in _FILES_OF:
+        return {"_target_": target, **_FILES_OF[target]}
     if target != "robustlit.callbacks.wandb_logger":
         return settings
     project, group, tags = settings.get("project"), settings.get("group"), settings.get("tags")

@@ -20,6 +20,7 @@ from robustlit.experiment.checkpoints import WholeFiles
 from robustlit.experiment.plan import Plan, Recipe, make
 from robustlit.processes import Guard, without_lightnings_handlers
 from robustlit.tracking.console import is_main_process
+from robustlit.training import AveragedWeights
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def make_run(plan: Plan, module: Any, data: Any, recipe: Recipe, *callbacks: pl.
     # Those that draw examples of the sweep come after it, as in Lightning a callback sees what earlier ones made.
     drawing = [c for c in recipes_own if getattr(c, "after_sweep", False)]
     others = [c for c in recipes_own if c not in drawing]
-    trainer = make_trainer(plan, [*others, *callbacks, sweep, *drawing, judge], logger=logger or False)
+    # First, so that what saves after a step saves the average after that step.
+    average = AveragedWeights(plan.config.ema) if plan.config.get("ema") is not None else None
+    trainer = make_trainer(plan, [average, *others, *callbacks, sweep, *drawing, judge], logger=logger or False)
     run = Run(plan, module, data, trainer, sweep, judge)
     if run.guard is not None:
         run.guard.watch_children(trainer.strategy.launcher)

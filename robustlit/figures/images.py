@@ -42,7 +42,7 @@ def images_figure(
     for row, (name, images) in enumerate(zip(names, (clean, adversarial, difference), strict=True)):
         axes[row, 0].set_ylabel(name, fontsize=9)
         for axis, image in zip(axes[row], images, strict=True):
-            _show(axis, image)
+            show_image(axis, image)
     for row, predictions in enumerate((before, after)):
         for axis, label, found in zip(axes[row], labels, predictions, strict=True):
             words = [name_of(label), name_of(found)]
@@ -80,7 +80,7 @@ def budgets_figure(
     name_of = class_labels(names, _CORNER_LETTERS)
     figure, axes = _grid(title, max(4.0, 0.9 * count + 0.5), 1.0 + 0.95 * examples, examples, count)
     for (row, column), axis in np.ndenumerate(axes):
-        _show(axis, images[column, row])
+        show_image(axis, images[column, row])
         found = int(predictions[column][row])
         fill, colour, frame = (_WRONG, "white", _WRONG) if found != labels[row] else ("white", "black", "#999999")
         axis.text(
@@ -137,7 +137,7 @@ def _grid(title: str, width: float, height: float, rows: int, columns: int) -> t
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _show(axis: Axes, image: np.ndarray) -> None:
+def show_image(axis: Axes, image: np.ndarray) -> None:
     """Draw an image (C, H, W) in [0, 1]."""
     picture = np.moveaxis(image, 0, -1)
     axis.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)

@@ -37,6 +37,11 @@ class Source:
 
 def draw_lines(panel: Panel, sources: Sequence[Source]) -> Figure:
     """Draw a panel with a line for each source, and add the notes that the lines need."""
+    return panel.figure(collect_lines(panel, sources))
+
+
+def collect_lines(panel: Panel, sources: Sequence[Source]) -> list[Line]:
+    """Return the line of each source that has one, and add the notes that the lines need to the panel."""
     report = check_style(panel.style) == "report"
     lines: list[Line] = []
     empty: list[str] = []
@@ -58,7 +63,7 @@ def draw_lines(panel: Panel, sources: Sequence[Source]) -> Figure:
     panel.notes += caveats
     if empty:
         panel.notes.append(f"No adversarial example found: {', '.join(empty)}.")
-    return panel.figure(lines)
+    return lines
 
 
 def curve_line(source: Source, distance: str) -> Line:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustlit.figures.curves import curves_csv, curves_figure, distance_grid, save_figure
+from robustlit.figures.sandwich import has_sandwich, sandwich_figure
 from robustlit.figures.several import knowledge_figure
 from robustlit.figures.verdict import verdict_figure
 from robustlit.files import write_file
@@ -42,6 +43,8 @@ def run_figures(
     for distance in distances:
         if attack is None:
             yield f"curves_{distance}", curves_figure(evaluation, distance, style=style, name=name, verdict=verdict)
+            if style != "report" and has_sandwich(evaluation, distance):
+                yield f"sandwich_{distance}", sandwich_figure(evaluation, distance, name=name, verdict=verdict)
         for each in names:
             figure = knowledge_figure(
                 evaluation, each, distance, undefended=undefended, style=style, name=name, verdict=verdict

@@ -7,10 +7,13 @@ from robustlit.models.embedding import EmbeddingClassifier
 from robustlit.models.generator import AdvGANDiscriminator, AdvGANGenerator, load_generator, save_generator
 from robustlit.models.normalize import Normalize
 from robustlit.models.parameters import count_parameters
+from robustlit.models.preact_resnet import PreActResNet
+from robustlit.models.resnet import ResNet
 from robustlit.models.timm_net import TimmNet
+from robustlit.models.wide_resnet import WideResNet
 
 __all__ = [
     "AdvGANDiscriminator", "AdvGANGenerator", "Autoencoder", "BaseCNN", "EmbeddingClassifier", "JumpReLU", "MadryCNN",
-    "Normalize", "RandomJumpReLU", "SmallCNN", "TimmNet", "count_parameters", "load_generator", "replace_activations",
-    "save_generator",
+    "Normalize", "PreActResNet", "RandomJumpReLU", "ResNet", "SmallCNN", "TimmNet", "WideResNet", "count_parameters",
+    "load_generator", "replace_activations", "save_generator",
 ]  # fmt: skip

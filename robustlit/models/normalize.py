@@ -63,5 +63,7 @@ def normalization(mean: Sequence[float] | None, std: Sequence[float] | None, in_
     if mean is None or std is None:
         raise ValueError(f"mean and std go together, got mean={mean}, std={std}; give both, or neither")
     if len(mean) != in_chans:
-        raise ValueError(f"mean must have one value per channel, got {len(mean)} values for in_chans={in_chans}")
+        raise ValueError(
+            f"mean must have one value per channel, got {len(mean)} values for in_chans={in_chans}; null: none"
+        )
     return Normalize(mean, std)

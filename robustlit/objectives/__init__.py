@@ -3,16 +3,20 @@
 from robustlit.objectives.adversarial import AdversarialTraining
 from robustlit.objectives.class_similarity import class_mean_similarity, confusion_similarity, similarity_embeddings
 from robustlit.objectives.embedding_regression import EmbeddingRegression
+from robustlit.objectives.ibp import IBPTraining
 from robustlit.objectives.label_embedding import SoftLabelEmbedding
 from robustlit.objectives.label_smoothing import LabelSmoothing
 from robustlit.objectives.mart import MART
+from robustlit.objectives.mtl_ibp import MTLIBP
+from robustlit.objectives.n_fgsm import NFGSM
 from robustlit.objectives.objective import Objective, ObjectiveOutput
+from robustlit.objectives.pcl import PCL
 from robustlit.objectives.standard import Standard
 from robustlit.objectives.trades import TRADES
 from robustlit.objectives.weight_perturbation import AdversarialWeightPerturbation
 
 __all__ = [
-    "MART", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation", "EmbeddingRegression", "LabelSmoothing",
-    "Objective", "ObjectiveOutput", "SoftLabelEmbedding", "Standard", "class_mean_similarity", "confusion_similarity",
-    "similarity_embeddings",
+    "MART", "MTLIBP", "NFGSM", "PCL", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation",
+    "EmbeddingRegression", "IBPTraining", "LabelSmoothing", "Objective", "ObjectiveOutput", "SoftLabelEmbedding",
+    "Standard", "class_mean_similarity", "confusion_similarity", "similarity_embeddings",
 ]  # fmt: skip

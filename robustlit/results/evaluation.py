@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from robustlit.checks import TOLERANCE, budget_text, rounded_up
+from robustlit.results.certificates import Certificates, apart
 from robustlit.results.coverage import Coverage
 from robustlit.results.html import html_table
 from robustlit.results.intervals import Accuracy
@@ -54,12 +55,14 @@ class Evaluation(Coverage):
         meta: What was attacked and how: `attacks` (name -> text), `seed`, `complete` and, for an interrupted sweep,
             the number of examples it was `meant` to attack; how many images the test split is `of`, and how many
             `copies` of other images were left out.
+        certificates: What was proven of the same examples, None where no certificate ran.
 
     Attributes:
         whole: The full evaluation that `on` took this subset from, or None.
     """
 
     meta: dict[str, Any] = field(default_factory=dict)
+    certificates: Certificates | None = None
     whole: Evaluation | None = field(default=None, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -123,7 +126,8 @@ class Evaluation(Coverage):
         kept = self.table["index"].isin(np.asarray(index))
         if kept.all():
             return self
-        cut = Evaluation(self.table[kept].reset_index(drop=True), self.meta)
+        proven = None if self.certificates is None else self.certificates.on(np.asarray(index))
+        cut = Evaluation(self.table[kept].reset_index(drop=True), self.meta, proven)
         cut.whole = self.whole or self
         return cut
 
@@ -246,6 +250,8 @@ class Evaluation(Coverage):
         """Write `examples.parquet` and `evaluation.json`, and rename a verdict there that judged another table."""
         set_aside(Path(folder), self)
         write_table(Path(folder), self.table, self.meta)
+        if self.certificates is not None:
+            self.certificates.save(Path(folder))
         return Path(folder)
 
     @classmethod
@@ -255,22 +261,24 @@ class Evaluation(Coverage):
         Raises:
             EvaluationError: There is no table, or it is damaged, of a newer version or lacks columns.
         """
-        return cls._distinct(*read_table(Path(folder)))
+        return cls._distinct(*read_table(Path(folder)), Certificates.load(Path(folder)))
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, np.ndarray], meta: dict[str, Any]) -> Evaluation:
         """Make an evaluation of whole columns, with the rows sorted by example and each distinct image once."""
+        columns, certificates = apart(columns)
         kinds = COLUMNS | ({IMAGE: "int64"} if IMAGE in columns else {})
         table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in kinds.items()})
         order = table.index[np.argsort(table["index"].to_numpy(), kind="stable")]
-        return cls._distinct(table.loc[order].reset_index(drop=True), meta)
+        return cls._distinct(table.loc[order].reset_index(drop=True), meta, certificates)
 
     @classmethod
-    def _distinct(cls, table: pd.DataFrame, meta: dict[str, Any]) -> Evaluation:
+    def _distinct(cls, table: pd.DataFrame, meta: dict[str, Any], certificates: Certificates | None) -> Evaluation:
         table, copies = without_copies(table)
         if not copies:
-            return cls(table, meta)
-        found = cls(table, {**meta, "copies": copies + int(meta.get("copies") or 0)})
+            return cls(table, meta, certificates)
+        certificates = None if certificates is None else certificates.on(table["index"].unique())
+        found = cls(table, {**meta, "copies": copies + int(meta.get("copies") or 0)}, certificates)
         what = f"{copies} of {found.n + copies} test images are copies of others; each image counts once"
         warnings.warn(f"{what}, so n is {found.n}", stacklevel=4)
         return found

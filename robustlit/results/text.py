@@ -31,7 +31,8 @@ def lines_of(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     """Return attack, budget and accuracy of each line; none of an empty evaluation."""
     if not evaluation.n:
         return []
-    return [("clean", "", str(evaluation.clean_accuracy)), *_attacks(evaluation), *_worst_cases(evaluation)]
+    parts = (_attacks, _worst_cases, _certified)
+    return [("clean", "", str(evaluation.clean_accuracy)), *(line for part in parts for line in part(evaluation))]
 
 
 def _attacks(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
@@ -45,6 +46,21 @@ def _attacks(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
         if not budgets:
             median = evaluation.median_distance(attack, distance=norm, knowledge=knowledge)
             yield name, f"{norm} nearest", f"median distance {median:.4g}"
+
+
+def _certified(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    """Yield a line per budget at which an adaptive attack ran in the norm of a certificate."""
+    if (proven := evaluation.certificates) is None:
+        return
+    for norm in proven.norms:
+        for eps in attacked_budgets(evaluation, norm):
+            yield "certified", f"{norm} {budget_text(eps)}", str(proven.accuracy(norm=norm, eps=eps))
+
+
+def attacked_budgets(evaluation: Evaluation, norm: str) -> list[float]:
+    """Return the budgets in a norm at which an adaptive attack ran, ascending."""
+    names = {attack for attack, known in evaluation.runs if known == "adaptive" and evaluation.norm_of(attack) == norm}
+    return sorted({eps for name in names for eps in evaluation.budgets(name)})
 
 
 def _worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:

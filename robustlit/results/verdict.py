@@ -41,6 +41,7 @@ _FAILURES = {
     18: "random noise wins", 19: "planted adversarial examples missed", 20: "a joint attack breaks more",
     21: "the model remembers questions", 22: "the images are known to it", 23: "masked inside the ball",
     24: "gradients mislead", 25: "flat between jumps", 26: "the table cannot be repeated", 27: "copies of images",
+    28: "an example is both proven and broken",
 }  # fmt: skip
 
 
@@ -145,7 +146,9 @@ class Verdict:
         return f"{start}: {counts[PASS]} of {total} checks pass, {counts[INCONCLUSIVE]} undecided"
 
     def _repr_html_(self) -> str:
-        rows = [(check.number, check.name, check.status, check.finding) for check in self.checks]
+        from robustlit.results.rows import rows_of  # which needs this module
+
+        rows = [(row.numbers, row.name, row.first.status, row.first.finding) for row in rows_of(self.checks)]
         return html_table(self.headline, ("", "check", "", "finding"), rows, self.caution)
 
     def of(self, evaluation: Evaluation) -> Verdict:

@@ -9,7 +9,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
 from robustlit.figures import attacked_to, curves_figure, distance_grid, known_at, verdict_figure
+from robustlit.figures.sandwich import has_sandwich, sandwich_figure
 from robustlit.results import Evaluation, Verdict
+from robustlit.results.text import attacked_budgets
 from robustlit.tracking import metrics
 
 _COLUMNS: list[str | int] = ["attack", "knowledge", "norm", "eps", "accuracy", "low", "high", "n", "median_l2"]
@@ -40,6 +42,9 @@ def log_evaluation(logger: Logger, evaluation: Evaluation, ends: Mapping[str, fl
         # The table comes last and alone: W&B can refuse it when the server is gone.
         run.summary.update(dict(scalars))
         run.log({metrics.curves_figure(d): wandb.Image(curves_figure(evaluation, d)) for d in ends})
+        pairs = {d: sandwich_figure(evaluation, d) for d in ends if has_sandwich(evaluation, d)}
+        if pairs:
+            run.log({metrics.sandwich_figure(d): wandb.Image(figure) for d, figure in pairs.items()})
         run.log({metrics.ROBUST_TABLE: wandb.Table(columns=_COLUMNS, data=_table_rows(evaluation))})
 
 
@@ -88,6 +93,10 @@ def summary_scalars(evaluation: Evaluation) -> dict[str, float]:
         median = evaluation.median_distance(attack, knowledge=knowledge)
         if np.isfinite(median):  # there is none when more than half of the examples are not broken
             scalars[metrics.median(label)] = median
+    if (proven := evaluation.certificates) is not None:
+        for norm in proven.norms:
+            for eps in attacked_budgets(evaluation, norm):
+                scalars[metrics.certified(norm, eps)] = float(proven.accuracy(norm=norm, eps=eps))
     return scalars
 
 

@@ -39,6 +39,11 @@ def robust(label: str, norm: str, eps: float) -> str:
     return f"robust/{label}@{norm}={eps:g}"
 
 
+def certified(norm: str, eps: float) -> str:
+    """Return the name of the share of examples that are proven robust at a budget, `certified/any@linf=0.3`."""
+    return f"certified/any@{norm}={eps:g}"
+
+
 def budget_of(name: str) -> tuple[str, str, float] | None:
     """Return (label, norm, eps) of a name that `robust` made, None of any other."""
     return (found["label"], found["norm"], float(found["eps"])) if (found := _ROBUST.fullmatch(name)) else None
@@ -68,6 +73,11 @@ def curve(label: str, distance: str) -> tuple[str, str]:
 def curves_figure(distance: str) -> str:
     """Return the name of the figure of all curves over a distance."""
     return f"figures/curves_{distance}"
+
+
+def sandwich_figure(distance: str) -> str:
+    """Return the name of the figure of certified and attacked accuracy over a distance."""
+    return f"figures/sandwich_{distance}"
 
 
 def verdict_count(status: str) -> str:

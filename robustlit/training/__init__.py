@@ -1,6 +1,7 @@
 """LightningModules and what loads their checkpoints."""
 
 from robustlit.training.advgan import AdvGANTraining
+from robustlit.training.averaging import AveragedWeights
 from robustlit.training.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from robustlit.training.classifier import RobustClassifier
 from robustlit.training.denoiser import DenoiserTraining
@@ -14,11 +15,12 @@ from robustlit.training.modules import (
     RandomJumpReLUClassifier,
     TRADESClassifier,
 )
+from robustlit.training.schedules import piecewise
 from robustlit.training.substitute import Distilled, SubstituteTraining, distil
 
 __all__ = [
-    "AdvGANTraining", "BaseCNNClassifier", "CheckpointError", "DenoiserTraining", "Distilled", "JumpReLUClassifier",
-    "LabelEmbeddingClassifier", "NonFiniteError", "PGDAdversarialClassifier",
-    "RandomJumpReLUClassifier", "RobustClassifier",
-    "SubstituteTraining", "TRADESClassifier", "distil", "load", "load_classifier", "read_checkpoint",
+    "AdvGANTraining", "AveragedWeights", "BaseCNNClassifier", "CheckpointError", "DenoiserTraining", "Distilled",
+    "JumpReLUClassifier", "LabelEmbeddingClassifier", "NonFiniteError", "PGDAdversarialClassifier",
+    "RandomJumpReLUClassifier", "RobustClassifier", "SubstituteTraining", "TRADESClassifier", "distil", "load",
+    "load_classifier", "piecewise", "read_checkpoint",
 ]  # fmt: skip

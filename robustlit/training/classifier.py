@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -40,6 +40,8 @@ class RobustClassifier(GuardedTraining):
         validation_attack: A cheap attack run on every validation batch, in float32; None skips it.
         seed: With the step and the rank it seeds each training step, so that a resumed run repeats the draws of an
             uninterrupted one.
+        compile_net: Train through `torch.compile(net)`, attacks within a step too. Validation, tests and checkpoints
+            have the net itself.
         config: The composed recipe as plain containers, stored in the checkpoint so that the net can be rebuilt.
 
     Raises:
@@ -58,10 +60,13 @@ class RobustClassifier(GuardedTraining):
         schedule: Callable[..., LRScheduler] | None = None,
         validation_attack: Attack | None = None,
         seed: int = 0,
+        compile_net: bool = False,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
+        self._compiled: list[nn.Module] = []  # in a list: no part of this module, whose weights it shares
+        self._compile = compile_net
         self.objective = objective
         self.validation_attack = validation_attack
         self.seed = seed
@@ -127,12 +132,21 @@ class RobustClassifier(GuardedTraining):
         x, y = self.pair(batch)
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
-        output = self.objective(self.net, x, y)
+        output = self.objective(self.trained_net, x, y)
         self.train_accuracy.update(predicted(output["logits"].detach()), y)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0 or self.trainer.is_last_batch:
             self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
         return self.guarded(output["loss"])
+
+    @property
+    def trained_net(self) -> nn.Module:
+        """The net, or what computes the same for training: `torch.compile(net)`."""
+        if not self._compile:
+            return self.net
+        if not self._compiled:
+            self._compiled = [cast(nn.Module, torch.compile(self.net))]
+        return self._compiled[0]
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the inputs trained on."""

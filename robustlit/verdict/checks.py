@@ -137,4 +137,7 @@ CHECKS = (
               advice="the table was changed, or is that of another model, attack or machine: evaluate again"),
     CheckSpec(27, "the images differ", 0.02, ROBUSTLIT, TABLE, reads=records.distinct,
               advice="the interval counts them as independent, and is too narrow: evaluate different images"),
+    CheckSpec(28, "nothing proven is broken", 0.0, ROBUSTLIT, TABLE, reads=from_table.proven_and_broken,
+              applies=lambda c: c.evaluation.certificates is not None,
+              advice="one of the two is wrong, and no figure of this table holds: report it with the net and image"),
 )  # fmt: skip

@@ -43,7 +43,7 @@ def unbounded(spec: CheckSpec, context: Context) -> Check:
     whole = _whole(few)
     found = [few.run(replace(few.attack, eps=share * whole)) for share in (1.0, 0.5)]
     robust, robust_at_half = (int((~result.success).sum()) for result in found)
-    text = f"robust at {few.norm} eps {whole:.3g}:"
+    text = f"robust at {few.norm} eps {budget_text(whole)}:"
     check = spec.share(robust, len(few), text)
     if check.status != PASS:
         return check

@@ -74,6 +74,21 @@ def square_alone(spec: CheckSpec, context: Context) -> Check | None:
     return _alone(spec, context, "square", "Square alone breaks")
 
 
+def proven_and_broken(spec: CheckSpec, context: Context) -> Check:
+    """28: no example is broken within a distance at which it is proven robust."""
+    proven = context.evaluation.certificates
+    assert proven is not None
+    both = np.zeros(context.evaluation.n, dtype=bool)
+    for norm in proven.norms:
+        each = [context.evaluation.least_distances(None, distance=norm, knowledge=k) for k in _knowledge(context)]
+        both |= np.min(each, axis=0) <= proven.radii(norm=norm).to_numpy()
+    return spec.share(int(both.sum()), context.evaluation.n, "both proven robust and broken at one budget:")
+
+
+def _knowledge(context: Context) -> list[str]:
+    return list(dict.fromkeys(known for _, known in context.evaluation.runs))
+
+
 def less_knowledge_alone(spec: CheckSpec, context: Context) -> Check | None:
     """14: attacks that know less than everything broke nothing more; None where none of them ran."""
     evaluation, right = context.evaluation, context.right

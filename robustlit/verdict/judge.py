@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD, Attack, BudgetAttack
 from robustlit.attacks.memory import is_out_of_memory
-from robustlit.checks import check_choice
+from robustlit.checks import budget_text, check_choice
 from robustlit.evaluation.batches import batches_of
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.verdict import INCONCLUSIVE, PASS, Check, Verdict
@@ -39,8 +39,8 @@ def verdict(
         model, data: As they were given to `evaluate`.
         attacks: The attacks of the evaluation, which are then probed with more steps; None takes PGD.
         norm, eps: The budget to judge, eps in pixel units; None takes the first budget attack's own.
-        profile: "quick" (as many examples as a tenth of the evaluation's passes pays for, or 120 passes for each image,
-            at most 12 000, where that is more; no check 19, and 7 and 11 only for attacks with steps) or "full" (500
+        profile: "quick" (as many examples as a tenth of the evaluation's passes pays for, or the floor of
+            `effort.least`, where that is more; no check 19, and 7 and 11 only for attacks with steps) or "full" (500
             examples).
         substitute: A network distilled from the model, for check 14 of a model without a defense.
         seed: Seed of the probes.
@@ -127,7 +127,7 @@ def _budget_of(
             eps = float(own) if own in budgets else budgets[-1]
         if any(abs(eps - b) < 1e-9 for b in budgets):
             return evaluation.norm_of(name), eps
-    asked = f" at {norm or 'any norm'} eps {eps:g}" if eps is not None else ""
+    asked = f" at {norm or 'any norm'} eps {budget_text(eps)}" if eps is not None else ""
     raise ValueError(
         f"there is no adaptive budget attack{asked} to judge in this evaluation ({', '.join(evaluation.attacks)}); "
         "evaluate with PGD or WorstCase"

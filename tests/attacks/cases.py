@@ -72,6 +72,7 @@ CASES = [
     Case("jsma", "JSMA", {"gamma": 0.02}, None, {"outputs": "probabilities"}, large={"gamma": 0.0002}),
     Case("nearest_l2", "NearestL2", {"explore": 6, "candidates": 2, "refine": 6, "finish": 6}),
     Case("worst_case", "WorstCase", {"eps": 0.1}, flat=False, random=True),
+    Case("auto_attack", "AutoAttack", {"eps": 0.1}, flat=False, random=True),  # short here: see conftest.py
 ]
 each = pytest.mark.parametrize("case", CASES, ids=str)
 each_budget = pytest.mark.parametrize("case", [c for c in CASES if issubclass(c.kind_of_attack, BudgetAttack)], ids=str)

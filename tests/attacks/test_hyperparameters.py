@@ -21,6 +21,7 @@ from robustlit.attacks import (
     MIM,
     PGD,
     Attack,
+    AutoAttack,
     BudgetAttack,
     CarliniWagner,
     DeepFool,
@@ -107,6 +108,7 @@ NAN, INF = float("nan"), float("inf")
 REFUSED: dict[type[Attack], list[dict[str, object]]] = {
     APGD: [{"loss": "hinge"}, {"steps": 0}, {"restarts": 0}, {"targets": 0}, {"rho": 1.0}, {"rho": 0}, {"eps": 8}],
     CarliniWagner: [{"searches": 0}, {"steps": 2.5}, {"lr": 0}, {"confidence": -1}, {"initial_const": 0}],
+    AutoAttack: [{"version": "plus"}, {"version": 2}],
     DDN: [{"steps": 0}, {"gamma": 1.0}, {"initial_norm": 0}],
     DeepFool: [{"steps": 0}, {"overshoot": -0.1}, {"overshoot": NAN}, {"candidates": 1}, {"candidates": 2.5}],
     FAB: [{"steps": 0}, {"restarts": 0}, {"candidates": 0}, {"alpha_max": 1.5}, {"eta": 0.5}, {"beta": 1.0},

@@ -22,6 +22,8 @@ TAKES = {
     "evaluate": ("--model", "--weights", "--data", "--n ", "--verdict", "--strict", "trust=", "key=value"),
     "compare": ("--out", "--intersect"),
     "figures": ("--out", "--style", "--attack", "--distance", "--undefended", "--intersect"),
+    "explore": ("--example", "--n ", "--pairs", "--out", "trust=", "key=value"),
+    "report": ("--n ", "--few", "--take", "--out", "--redraw", "key=value"),
     "export": ("--format", "--out", "trust="),
     "dashboard": ("--project", "--entity", "--url", "--name", "--attacks", "--runs", "--dry-run"),
     "sync": ("--dry-run",),

@@ -19,6 +19,7 @@ from pages import HOSTILE, data_of, made_evaluation
 from robustlit.comparison import compare, write_page
 from robustlit.comparison.measures import unmasked
 from robustlit.results import Evaluation
+from robustlit.results.certificates import Certificates
 
 Make = Callable[..., Path]
 
@@ -49,6 +50,19 @@ def test_the_numbers_are_those_of_the_tables(make: Make) -> None:
         assert run["seconds"] == {"train": 10.0, "evaluate": 2.5}
         spent = evaluation.table[["forwards", "backwards"]].to_numpy().sum() / evaluation.n
         assert run["passes"] == pytest.approx(spent)
+
+
+def test_certified_accuracy_stands_beside_the_worst_case(make: Make) -> None:
+    folder = make("a", seed=1)
+    evaluation = Evaluation.load(folder)
+    table = evaluation.table.drop_duplicates("index").rename(columns={"attack": "certificate"})
+    radius = np.where(table["index"] % 2 == 0, 0.3, 0.1)
+    evaluation.certificates = Certificates(table.assign(certificate="ibp", norm="linf", radius=radius))
+    evaluation.save(folder / "evaluation")
+    proven = int((table["clean"] & (table["index"] % 2 == 0)).sum())
+    page = compare([folder])
+    assert data_of(page)["runs"][0]["certified"] == [proven, evaluation.n]
+    assert "% proven at that budget" in page
 
 
 def test_misclassified_examples_and_their_predictions(make: Make, labels: np.ndarray) -> None:

@@ -1,3 +1,4 @@
+import gzip
 import pickle
 from pathlib import Path
 from urllib.error import URLError
@@ -8,7 +9,8 @@ import torch
 import torchvision
 from scipy.io import savemat
 
-from robustlit.data import CIFAR10, CIFAR100, SVHN, DataError, FashionMNIST, load_mnist
+from robustlit.data import CIFAR10, CIFAR100, MNIST, SVHN, DataError, FashionMNIST, load_mnist
+from robustlit.data.downloads import DEBIAN_FASHION_MNIST
 
 EXPECTED_FILES = {
     FashionMNIST: "FashionMNIST/raw/",
@@ -23,6 +25,7 @@ def offline(monkeypatch: pytest.MonkeyPatch):
     def unreachable(*args, **kwargs):
         raise URLError("no network")
 
+    monkeypatch.setattr("robustlit.data.downloads.DEBIAN_FASHION_MNIST", Path("nowhere"))
     for module in ("cifar", "mnist"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", unreachable)
     monkeypatch.setattr("torchvision.datasets.svhn.download_url", unreachable)
@@ -84,18 +87,48 @@ def test_svhn_reads_its_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert y.tolist() == labels.tolist()
 
 
-def test_fashion_mnist_reads_its_format(tmp_path: Path):
+def write_fashion_mnist(raw: Path, zipped: bool) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels, *_ = load_mnist()
-    raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
+    raw.mkdir(parents=True, exist_ok=True)
+    header = b"".join(size.to_bytes(4, "big") for size in (300, 28, 28))
     for part in ("train", "t10k"):
-        header = b"".join(size.to_bytes(4, "big") for size in (300, 28, 28))
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + header + images[:300].numpy().tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
-            bytes([0, 0, 8, 1]) + header[:4] + labels[:300].to(torch.uint8).numpy().tobytes()
-        )
+        for name, idx in (
+            (f"{part}-images-idx3-ubyte", bytes([0, 0, 8, 3]) + header + images[:300].numpy().tobytes()),
+            (f"{part}-labels-idx1-ubyte", bytes([0, 0, 8, 1]) + header[:4] + labels[:300].byte().numpy().tobytes()),
+        ):
+            (raw / f"{name}.gz").write_bytes(gzip.compress(idx)) if zipped else (raw / name).write_bytes(idx)
+    return images[:300].float().div(255), labels[:300]
+
+
+@pytest.mark.parametrize(("folder", "zipped"), [("FashionMNIST/raw", False), ("FashionMNIST/raw", True), (".", True)])
+def test_fashion_mnist_reads_its_format(folder: str, zipped: bool, tmp_path: Path, offline: None):
+    images, labels = write_fashion_mnist(tmp_path / folder, zipped)
     module = FashionMNIST(root=tmp_path, val_size=20)
+    module.prepare_data()  # there is nothing to download
     x, y, _ = module.tensors("test")
     assert module.class_names[:2] == ("T-shirt/top", "Trouser")
-    assert torch.equal(x, images[:300].float().div(255))
-    assert torch.equal(y, labels[:300])
+    assert torch.equal(x, images)
+    assert torch.equal(y, labels)
+
+
+def test_fashion_mnist_of_debian_is_found_and_that_of_root_comes_first(tmp_path: Path, monkeypatch, offline: None):
+    write_fashion_mnist(tmp_path / "debian", zipped=True)
+    monkeypatch.setattr("robustlit.data.downloads.DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    FashionMNIST(root=tmp_path / "none").prepare_data()
+    assert len(FashionMNIST(root=tmp_path / "none", val_size=20).tensors("test")[1]) == 300
+    write_fashion_mnist(tmp_path / "own", zipped=True)
+    (tmp_path / "own" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"own/t10k-labels-idx1-ubyte.gz is no idx file that can be read"):
+        FashionMNIST(root=tmp_path / "own", val_size=20).setup()
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="dataset-fashion-mnist is not installed")
+def test_the_package_of_debian_holds_the_data(tmp_path: Path):
+    module = FashionMNIST(root=tmp_path)
+    labels = module.split_labels()
+    assert [part.bincount().tolist() for part in labels] == [[6000] * 10, [1000] * 10]
+
+
+@pytest.mark.parametrize(("cls", "eps"), [(MNIST, 0.3), (FashionMNIST, 0.1), (CIFAR10, 8 / 255), (SVHN, 8 / 255)])
+def test_each_set_names_its_usual_budget(cls, eps: float):
+    assert cls.usual_eps == eps

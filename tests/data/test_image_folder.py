@@ -214,3 +214,20 @@ def test_a_file_that_is_no_picture_is_named(root: Path, content: bytes):
     next((root / "test" / "digit_1").glob("*.png")).write_bytes(content)
     with pytest.raises(DataError, match=r"digit_1/\d+\.png cannot be decoded as a picture"):
         module(root).tensors("test")
+
+
+def test_small_pictures_are_shifted_over_zeros_and_mirrored(root: Path):
+    data = module(root, augment=True, crop_padding=2)
+    plain = data.tensors("train")[0]
+    x, _, index = next(iter(data.train_dataloader()))
+    places = {number: place for place, number in enumerate(data.tensors("train")[2].tolist())}
+    shifts = []
+    for picture, number in zip(x, index.tolist(), strict=True):
+        padded = torch.nn.functional.pad(plain[places[number]], [2] * 4)
+        windows = [padded[:, i : i + 28, j : j + 28] for i in range(5) for j in range(5)]
+        shifts += [k for k, w in enumerate(windows) if torch.equal(w, picture) or torch.equal(w.flip(2), picture)][:1]
+    assert len(shifts) == len(x)  # each is a window of itself at its own scale
+    assert len(set(shifts)) > 1
+    assert torch.equal(next(iter(data.test_dataloader()))[0], data.tensors("test")[0][:4])
+    with pytest.raises(ValueError, match="crop_padding must be"):
+        module(root, crop_padding=-1)

@@ -15,7 +15,8 @@ from robustlit.experiment.composition import composed, group_file
 from robustlit.experiment.recipes import budgets, read_fractions, recipe_files, register_recipes, stored, times
 
 RECIPES = sorted(recipe_files())
-OWN = {"embedding_regression": 0.1, "jumprelu_random": 1.5, "label_embedding": 0.1, "label_smoothing": 0.1}
+OWN = {"embedding_regression": 0.1, "pcl": 0.1, "jumprelu_random": 1.5, "label_embedding": 0.1, "label_smoothing": 0.1}
+OWN |= {recipe: 8 / 255 for recipe in RECIPES if recipe.startswith("cifar10_")}
 # In pixel units and right as they are: noise and curve ends belong to the data and to comparisons, not to a budget.
 IN_BUDGETS = ("eps", "grid", "hinge_bound", "corrector_eps")
 

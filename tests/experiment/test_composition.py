@@ -29,7 +29,7 @@ def test_overrides_reach_the_recipe() -> None:
         ("~sweep.attacks.square", "sweep.attacks has bim, fgsm, pgd; "),
         ("optimzer.lr=1,2", "the recipe has no optimzer.lr; did you mean optimizer.lr?"),
         ("model=nope", "there is no model 'nope'; there are base_cnn, "),
-        ("sweep=nope", "there is no sweep 'nope'; there are advgan, defense, detector, l2, linf, "),
+        ("sweep=nope", "there is no sweep 'nope'; there are advgan, autoattack, certified, defense, detector, l2, "),
         ("sweep=linf,nope", "there is no sweep 'nope'; there are advgan, "),
         ("data=mnits", "there is no data 'mnits'; there are cifar10, "),
         ("eps", "'eps' cannot be read (missing EQUAL at '<EOF>'); write key=value, such as eps=8/255"),

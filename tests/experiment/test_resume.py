@@ -60,6 +60,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_nothing_had_been(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run(*PLAIN, "name=whole") == 0
     killed(run, *PLAIN, "name=x", "resume=auto", at=(RobustClassifier, "training_step"), time=5)

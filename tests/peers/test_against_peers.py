@@ -26,7 +26,7 @@ IMAGES = {
     "fab-linf": 30,
     "fab-l2": 30,
 }
-IMAGES |= {"worst-case": 20, "newtonfool": 25, "nearest-l2": 50, "square": 50}
+IMAGES |= {"auto-attack": 20, "auto-attack-l2": 20, "worst-case": 20, "newtonfool": 25, "nearest-l2": 50, "square": 50}
 SLOW = {
     ("deepfool", "torchattacks"): 12,
     ("deepfool", "art"): 30,
@@ -34,12 +34,17 @@ SLOW = {
     ("jsma-logits", "torchattacks"): 3,
 }  # loops over images
 EPS = {"undefended": 0.06, "robust": 0.15}  # where some images are broken and some are not
-RANDOM = ("pgd", "pgd-l2", "apgd-ce", "apgd-dlr", "apgd-t", "square", "fab-linf", "fab-l2")
+RANDOM = (
+    "pgd", "pgd-l2", "apgd-ce", "apgd-dlr", "apgd-t", "square", "fab-linf", "fab-l2", "auto-attack", "auto-attack-l2",
+)  # fmt: skip
 CASES = [
-    pytest.param(match, peer, id=f"{match.name}-{peer.label.replace(' ', '-')}")
+    pytest.param(
+        match, peer, id=f"{match.name}-{peer.label.replace(' ', '-')}",
+        marks=pytest.mark.slow if "whole plan" in peer.label else (),
+    )
     for match in MATCHES
     for peer in match.peers
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

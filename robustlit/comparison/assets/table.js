@@ -21,6 +21,8 @@
         el("small", {}, interval(r.worst.correct, r.worst.n)),
         oneBudget ? null : el("small", {}, `${NORMS[r.budget.norm]} ${budgetText(r.budget.eps)}`),
         r.worst.knowledge === "adaptive" ? null : el("small", { class: "flag" }, `${r.worst.knowledge} only`)] : ["–"]) },
+    ...(RUNS.some((r) => r.certified) ? [{ title: "certified", under: "% proven at that budget", numeric: true,
+      value: (r) => count(r.certified), cell: (r) => accuracy(r.certified) }] : []),
     { title: "figure", under: "the worst case is", numeric: false, value: (r) => (r.verdict ? RANK[r.verdict.status] - r.verdict.counts.INCONCLUSIVE : null),
       cell: (r, k) => {
         if (!r.verdict) return r.attacked ? [el("a", { href: "#verdicts-none", class: "verdict" }, "none")] : ["–"];

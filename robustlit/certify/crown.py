@@ -1,0 +1,111 @@
+"""CROWN: linear bounds of the margins, from the logits back to the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.certify.bounds import Refine, logits_of, margins_of
+from robustlit.certify.certificate import Certificate
+from robustlit.certify.ibp import PASSES, are_positive
+from robustlit.certify.ops import Affine, Op
+from robustlit.certify.region import Region
+from robustlit.certify.tape import Node, Tape
+from robustlit.certify.windows import chain_of, numbers_in, windowed_bounds
+
+_NUMBERS = 2**24  # of slopes at once, 128 MiB in float64
+
+
+@dataclass(frozen=True)
+class CROWNIBP(Certificate):
+    """Linear bounds of the margins, with interval bounds of the layers before: K backward passes for an example.
+
+    Zhang et al.: Towards stable and efficient training of verifiably robust neural networks, 2019, arXiv:1906.06316.
+    An example counts as proven where intervals alone prove it, or linear bounds with either choice of the lower lines.
+
+    Args:
+        eps, norm, rounds: See `Certificate`.
+    """
+
+    name: ClassVar[str] = "crown_ibp"
+
+    def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _proven(model, Region(x.double(), eps, self.norm), y)
+
+
+@dataclass(frozen=True)
+class CROWN(Certificate):
+    """Linear bounds of the margins and of every layer before: as many backward passes as there are unsure units.
+
+    Zhang, Weng, Chen, Hsieh, Daniel: Efficient neural network robustness certification with general activation
+    functions, 2018, arXiv:1811.00866. Proven is also what `CROWNIBP` proves, which is tried first because it is cheap.
+
+    Args:
+        eps, norm, rounds: See `Certificate`.
+    """
+
+    name: ClassVar[str] = "crown"
+
+    def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found, forwards, backwards = _proven(model, Region(x.double(), eps, self.norm), y)
+        if len(rows := torch.nonzero(~found).squeeze(1)):
+            region = Region(x[rows].double(), eps[rows], self.norm)
+            found[rows], more, others = _proven(model, region, y[rows], tightened)
+            forwards[rows], backwards[rows] = forwards[rows] + more, backwards[rows] + others
+        return found, forwards, backwards
+
+
+def _proven(model: nn.Module, region: Region, y: Tensor, refine: Refine | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    tape, logits = logits_of(model, region, refine)
+    margins = margins_of(tape, logits, y, through_bends=False)
+    for parallel in (False, True):
+        if bool(are_positive(margins, y).all()):
+            break
+        margins = torch.maximum(margins, margins_of(tape, logits, y, through_bends=True, parallel=parallel))
+    return are_positive(margins, y), torch.full_like(y, PASSES), torch.full_like(y, tape.rows)
+
+
+def tightened(tape: Tape, op: Op, node: Node) -> None:
+    """Narrow the bounds of the units (B, ...) of a node that an activation `op` is not sure of, by linear bounds."""
+    if _is_exact(node):
+        return
+    unsure = op.unsure(node.low, node.high).flatten(1)  # (B, n)
+    if not (most := int(unsure.sum(1).max())):
+        return
+    largest = max(each.low[0].numel() for each in tape.nodes)
+    chain = chain_of(node)
+    if chain is not None and node.low.shape[1] * numbers_in(chain) < most * largest:
+        low, high = windowed_bounds(tape, chain, _NUMBERS)
+        tape.rows += 2 * unsure.shape[1]
+        node.low, node.high = torch.maximum(node.low, low), torch.minimum(node.high, high)
+    else:
+        _tighten_rows(tape, node, unsure.int().topk(most, 1).indices, max(1, _NUMBERS // (2 * len(unsure) * largest)))
+    node.high = torch.maximum(node.low, node.high)  # where they cross by rounding
+
+
+def _tighten_rows(tape: Tape, node: Node, units: Tensor, at_once: int) -> None:
+    """Narrow the bounds of some units (B, S) of a node, so many at once."""
+    for places in units.T.split(at_once):
+        slopes = node.low.new_zeros(len(places), *node.low.flatten(1).shape).scatter_(2, places.unsqueeze(2), 1.0)
+        slopes = slopes.view(len(places), *node.low.shape)
+        low, negative = tape.least(node, torch.cat([slopes, -slopes]), through_bends=True).split(len(places))
+        for name, found, better in (("low", low, torch.maximum), ("high", -negative, torch.minimum)):
+            values = getattr(node, name).flatten(1)
+            values = values.scatter(1, places.T, better(values.gather(1, places.T), found.T))
+            setattr(node, name, values.view(node.low.shape))
+
+
+def _is_exact(node: Node) -> bool:
+    """Return whether a node's intervals are as tight as linear bounds: at most one layer that sums lies before it."""
+    mixing = 0
+    while node.op is not None:
+        if node.op.bends:
+            return mixing == 0  # the activation's own values
+        if not isinstance(node.op, Affine):
+            return False
+        mixing += node.op.mixes
+        (node,) = node.inputs
+    return mixing <= 1

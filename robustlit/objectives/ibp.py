@@ -1,0 +1,129 @@
+"""IBP training: cross-entropy of the worst margins that interval bounds allow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustlit.certify.ibp import interval_margins
+from robustlit.certify.region import Region
+from robustlit.certify.tape import Tape
+from robustlit.checks import check_not_negative, check_positive
+from robustlit.objectives.objective import ObjectiveOutput
+from robustlit.threat import check_eps, check_norm
+
+_BALANCE = 0.5  # of Shi et al.'s regularisers: the share (tau) from which on there is nothing to regularise
+
+
+@dataclass
+class IBPTraining:
+    """kappa * CE(f(x)) + (1 - kappa) * CE(-lower bounds of the margins) + regularisers while eps rises.
+
+    Gowal et al., 2018, arXiv:1810.12715 (kappa and eps schedules); Shi, Wang, Zhang, Yi, Hsieh: Fast certified robust
+    training with short warmup, 2021, arXiv:2103.12528 (initialisation, and the regularisers of equations 7 to 10). The
+    bounds are those of the net in eval mode: BatchNorm takes its running statistics.
+
+    Args:
+        eps: Budget in pixel units.
+        norm: "linf" or "l2".
+        warmup: Share of the training steps, in [0, 1), over which eps rises from 0: first slowly, then linearly.
+        eps_scale: The budget trained for is eps times this.
+        kappa: Weight of the clean loss at the end; it falls from 1 with rising eps.
+        regularisation: Weight of the regularisers, which falls to 0 with rising eps.
+        initialise: Draw the weights of linear layers and convolutions anew at the first step, so that intervals keep
+            their width from layer to layer. Leave it out for a net that was trained before.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    eps: float
+    norm: str = "linf"
+    warmup: float = 0.4
+    eps_scale: float = 1.0
+    kappa: float = 0.0
+    regularisation: float = 0.5
+    initialise: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")
+        self.largest = check_eps(self.eps * self.eps_scale, check_norm(self.norm), name="eps * eps_scale")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
+        if not 0 <= self.kappa <= 1:
+            raise ValueError(f"kappa must be the weight of the clean loss in [0, 1], got {self.kappa}")
+        check_not_negative(self.regularisation, "regularisation")
+        self._fresh, self.share = False, 1.0
+
+    def set_progress(self, fraction: float) -> None:
+        """Set the budget of the next step; `fraction` in [0, 1] of the training steps are done."""
+        self._fresh = fraction == 0
+        self.share = smooth_rise(fraction / self.warmup) if self.warmup else 1.0
+
+    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the clean images."""
+        if self.initialise and self._fresh:
+            initialise_for_intervals(classifier)
+        kappa = 1 - self.share * (1 - self.kappa)
+        with torch.set_grad_enabled(kappa > 0):
+            logits = classifier(x)
+        proven, tape = proven_loss(classifier, x, y, self.largest * self.share, self.norm)
+        loss = (1 - kappa) * proven
+        if kappa:
+            loss = loss + kappa * F.cross_entropy(logits, y)
+        if self.regularisation and self.share < 1:
+            loss = loss + self.regularisation * (1 - self.share) * imbalance(tape)
+        return {"loss": loss, "logits": logits}
+
+
+def smooth_rise(share: float) -> float:
+    """Return a schedule from 0 to 1 over `share` in [0, 1]: of the fourth power in the first quarter, then linear."""
+    share, bend = min(1.0, max(0.0, share)), 0.25
+    slope = 1 / (1 - bend + bend / 4)  # continuous, with a continuous slope
+    return slope * (share**4 / (4 * bend**3)) if share < bend else slope * (share - bend + bend / 4)
+
+
+def proven_loss(classifier: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str) -> tuple[Tensor, Tape]:
+    """Return the mean cross-entropy (a scalar) of the worst logits that intervals within `eps` allow, and the tape."""
+    region = Region(x.float(), x.new_full((len(x),), eps, dtype=torch.float32), norm)
+    margins, tape = interval_margins(classifier, region, y)
+    return F.cross_entropy(-margins, y), tape
+
+
+def imbalance(tape: Tape) -> Tensor:
+    """Return Shi et al.'s two regularisers, averaged over the activations (a scalar).
+
+    Intervals should not widen from the input on (tightness), and units that are surely on should weigh as much as
+    those surely off, by the mean and by the variance of their middles.
+    """
+    first = (tape.region.high - tape.region.low).mean() / 2
+    terms = []
+    for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.bends):
+        middle, radius = (node.low + node.high) / 2, (node.high - node.low) / 2
+        on, off, spread = node.low > 0, node.high < 0, (middle - middle.mean()).square()
+        terms += [F.relu(_BALANCE - first / radius.mean().clamp_min(1e-12))]
+        for a, b in (((middle * on).mean(), -(middle * off).mean()), ((spread * on).mean(), (spread * off).mean())):
+            larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
+            terms.append(F.relu(_BALANCE - smaller / larger.clamp_min(1e-12)))
+    count = len(terms) // 3
+    return torch.stack(terms).sum() / (_BALANCE * count) if count else first.new_zeros(())
+
+
+@torch.no_grad()
+def initialise_for_intervals(net: nn.Module, seed: int = 0) -> None:
+    """Draw weights from N(0, 2 pi / n^2), n inputs a unit: intervals then keep their width (Shi et al., section 3.2).
+
+    Every process draws the same.
+    """
+    draws = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            weight = module.weight
+            deviation = math.sqrt(2 * math.pi) / weight[0].numel()
+            weight.copy_(torch.empty(weight.shape).normal_(0, deviation, generator=draws))
+            if module.bias is not None:
+                module.bias.zero_()

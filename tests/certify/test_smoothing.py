@@ -1,0 +1,55 @@
+"""RandomizedSmoothing against the exact radius of a linear net, and `Smoothed` under attack."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from robustlit import evaluate
+from robustlit.attacks import PGD
+from robustlit.certify import RandomizedSmoothing
+from robustlit.classifier import is_stochastic
+from robustlit.defenses import Smoothed
+
+
+def _linear() -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A net of two classes, images, their classes, and the L2 distance of each to the boundary."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        net[1].weight[:] = torch.stack([torch.full((16,), 1.0), torch.full((16,), -1.0)])
+        net[1].bias.zero_()
+        net[1].bias[0] = -16.0
+    x = torch.linspace(0.3, 0.8, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4).contiguous()
+    y = (x.mean((1, 2, 3)) < 0.5).long()
+    return net, x, y, (x.flatten(1).sum(1) - 8).abs() / 4
+
+
+def test_the_radius_lies_just_below_that_of_a_linear_net() -> None:
+    net, x, y, exact = _linear()
+    certificate = RandomizedSmoothing(sigma=0.5, n=2000)
+    radius = certificate.run(Smoothed(net, 0.5), x, y).radius
+    assert (radius <= exact + 1e-6).all()
+    bounded = exact < 1  # far images get every vote, and the number of draws is what bounds their radius
+    assert (radius[bounded] > exact[bounded] - 0.15).all()
+    assert torch.equal(radius[2:4], certificate.run(net, x[2:4], y[2:4]).radius)
+    assert not certificate.run(net, x, 1 - y).radius.any()
+
+
+def test_a_smoothed_net_is_attacked_and_certified_in_one_evaluation() -> None:
+    net, x, y, _ = _linear()
+    model = Smoothed(net, 0.5)
+    assert is_stochastic(model)
+    certificates = [RandomizedSmoothing(sigma=0.5, n=500)]
+    found = evaluate(model, (x, y), [PGD(0.5, norm="l2", steps=5)], certificates=certificates)
+    assert found.certificates is not None
+    certified = found.certificates.accuracy(norm="l2", eps=0.5)
+    assert 0 < certified.correct <= found.worst_case(norm="l2", eps=0.5).correct
+
+
+def test_another_sigma_or_norm_is_an_error() -> None:
+    net, x, y, _ = _linear()
+    with pytest.raises(ValueError, match=r"RandomizedSmoothing\(sigma=0.5\)"):
+        RandomizedSmoothing(sigma=0.25).run(Smoothed(net, 0.5), x, y)
+    with pytest.raises(ValueError, match="norm must be l2"):
+        RandomizedSmoothing(norm="linf")

@@ -1,0 +1,92 @@
+"""IBPTraining and MTLIBP: the loss is a bound of what attacks reach, and training narrows it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from robustlit.attacks import PGD
+from robustlit.models import SmallCNN
+from robustlit.objectives import MTLIBP, IBPTraining
+from robustlit.objectives.ibp import initialise_for_intervals, proven_loss, smooth_rise
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return SmallCNN(image_size=8, hidden=16)
+
+
+def _batch(count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    return torch.rand(count, 1, 8, 8, generator=draws), torch.arange(count) % 10
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_interval_loss_is_above_that_of_every_attack(net: nn.Module, norm: str) -> None:
+    x, y = _batch()
+    proven, _ = proven_loss(net, x, y, 0.1, norm)
+    x_adv = PGD(0.1, norm=norm, steps=5)(net, x, y, seed=0)
+    assert proven > F.cross_entropy(net(x_adv), y)
+
+
+def test_eps_kappa_and_the_regularisers_follow_the_schedule(net: nn.Module) -> None:
+    x, y = _batch()
+    objective = IBPTraining(0.2, warmup=0.5, eps_scale=1.1, kappa=0.25, initialise=False)
+    objective.set_progress(0.0)
+    clean = F.cross_entropy(net(x), y)
+    at_start = objective(net, x, y)["loss"]
+    assert at_start >= clean
+    IBPTraining.set_progress(objective, 1.0)
+    wanted = 0.75 * proven_loss(net, x, y, 0.2 * 1.1, "linf")[0] + 0.25 * clean
+    torch.testing.assert_close(objective(net, x, y)["loss"], wanted)
+    rise = [smooth_rise(k / 100) for k in range(101)]
+    assert rise[0] == 0
+    assert rise[-1] == pytest.approx(1)
+    assert all(a <= b for a, b in pairwise(rise))
+
+
+def test_training_certifies(net: nn.Module) -> None:
+    x, y = _batch(10)
+    objective = IBPTraining(0.02, warmup=0.5)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for step in range(40):
+        objective.set_progress(step / 40)
+        optimizer.zero_grad()
+        objective(net, x, y)["loss"].backward()
+        optimizer.step()
+    margins = proven_loss(net, x, y, 0.02, "linf")[0]
+    assert margins < 0.7  # about 2.3, that of a guess, before
+
+
+def test_the_first_step_alone_draws_the_weights_alike_in_every_process(net: nn.Module) -> None:
+    x, y = _batch(4)
+    objective = IBPTraining(0.1)
+    objective.set_progress(0.5)
+    before = [p.clone() for p in net.parameters()]
+    objective(net, x, y)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    objective.set_progress(0.0)
+    objective(net, x, y)
+    torch.manual_seed(1)
+    other = SmallCNN(image_size=8, hidden=16)
+    initialise_for_intervals(other)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
+    x, y = _batch()
+    losses = []
+    for alpha in (0.0, 0.5, 1.0):
+        objective = MTLIBP(0.1, alpha=alpha, attack=PGD(0.1, steps=3, random_start=False), initialise=False)
+        losses.append(objective(net, x, y)["loss"])
+    assert losses[0] < losses[2]
+    torch.testing.assert_close(losses[1], (losses[0] + losses[2]) / 2)
+    with pytest.raises(ValueError, match="attack must be"):
+        MTLIBP(0.1)
+    with pytest.raises(ValueError, match="kappa must be"):
+        IBPTraining(0.1, kappa=2)

@@ -1,0 +1,46 @@
+"""The average of the weights is what is validated and, in the process that trained, tested."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from robustlit.data import MNIST
+from robustlit.models import SmallCNN
+from robustlit.objectives import Standard
+from robustlit.training import AveragedWeights, RobustClassifier, load_classifier
+
+
+def test_what_is_validated_and_tested_is_the_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw: list[Tensor] = []
+    seen: dict[str, Tensor] = {}
+
+    def weight(module: Any) -> Tensor:
+        return module.net.classifier[2].weight.detach().clone()
+
+    monkeypatch.setattr(RobustClassifier, "on_train_batch_end", lambda m, *_: raw.append(weight(m)), raising=False)
+    monkeypatch.setattr(RobustClassifier, "on_validation_batch_end", lambda m, *_: seen.update(val=weight(m)))
+    monkeypatch.setattr(RobustClassifier, "on_test_batch_end", lambda m, *_: seen.update(test=weight(m)))
+    torch.manual_seed(0)
+    module = RobustClassifier(SmallCNN(width=0.25), Standard(), partial(torch.optim.SGD, lr=0.5), num_classes=10)
+    best = ModelCheckpoint(tmp_path, "best", monitor="val/accuracy", mode="max")
+    trainer = pl.Trainer(
+        max_epochs=1, callbacks=[AveragedWeights(0.5), best], logger=False, accelerator="cpu", precision="32-true",
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
+    )  # fmt: skip
+    data = MNIST(batch_size=50, train_size=200, val_size=50, test_size=50)
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+    average = raw[0]
+    for step in raw[1:]:
+        average = 0.5 * average + 0.5 * step
+    assert len(raw) == 4
+    assert not torch.allclose(average, raw[-1])
+    stored = load_classifier(best.best_model_path, net=SmallCNN(width=0.25))[0].classifier[2].weight  # type: ignore
+    for found in (seen["val"], seen["test"], stored):
+        torch.testing.assert_close(found, average)
