@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {*BASE},
     "data": {*BASE},
     "results": {"checks", "files"},
-    "certify": {*BASE},
+    "certify": {*BASE, "attacks"},
     "processes": set(),
     "attacks": {*BASE, "models"},  # models: AdvGAN's generator
     "objectives": {*BASE, "attacks", "certify", "models"},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -12,6 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from robustlit.attacks.surroundings import held_in_eval
 from robustlit.certify.ops import Op
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Node, Tape
@@ -129,7 +129,7 @@ def logits_of(model: nn.Module, region: Region, refine: Refine | None = None) ->
         name = type(unwrapped(model)).__name__
         raise ValueError(f"{name} answers at random, so that no bounds hold; certify it with RandomizedSmoothing")
     tape = Tape(region, refine)
-    with _eval_mode(model), torch.autocast(region.x.device.type, enabled=False):
+    with held_in_eval(model), torch.autocast(region.x.device.type, enabled=False):
         logits = unwrapped(model)(Bounds(tape, tape.nodes[0]))
     if not isinstance(logits, Bounds) or logits.dim() != 2:
         what = f"{tuple(logits.shape)}" if isinstance(logits, (Bounds, Tensor)) else type(logits).__name__
@@ -146,18 +146,6 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     every = torch.eye(count, dtype=logits.low.dtype, device=logits.low.device)
     slopes = every[y].unsqueeze(0) - every.unsqueeze(1)  # (K, B, K)
     return tape.least(logits, slopes, through_bends=through_bends, parallel=parallel).T
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _caller() -> str:

@@ -70,11 +70,10 @@ class Certificate(ABC):
             budgets: Further budgets to be exact at, in pixel units.
 
         Raises:
-            ValueError: Images outside [0, 1], labels out of range, a stochastic model, or a layer that is not known.
+            ValueError: Images outside [0, 1], labels out of range, a stochastic model, one in half precision, or a
+                layer that is not known.
         """
-        check_images(x)
-        check_labels(y, len(x))
-        check_not_hidden(model)
+        check_certifiable(model, x, y)
         y, largest = y.long(), 1.0 if self.norm == "linf" else math.inf
         low, high = (x.new_full((len(x),), end, dtype=torch.float64) for end in (0.0, math.inf))
         forwards, backwards = (torch.zeros_like(y) for _ in range(2))
@@ -101,3 +100,14 @@ class Certificate(ABC):
         middle = wanted[(first + count // 2).clamp_max(len(wanted) - 1)]
         unknown = torch.where(high.isinf(), 2 * low, torch.where(low > 0, (low + high) / 2, high / 4))
         return torch.where(count > 0, middle, unknown)
+
+
+def check_certifiable(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raise a ValueError for images or labels out of range, a hidden defense, or a net in half precision."""
+    check_images(x)
+    check_labels(y, len(x))
+    check_not_hidden(model)
+    narrow = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if narrow:
+        kind = str(narrow.pop()).removeprefix("torch.")
+        raise ValueError(f"the net computes in {kind}, and the proof covers the rounding of float32: use model.float()")

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.certify.certificate import Certificate, Certified
+from robustlit.attacks.surroundings import held_in_eval
+from robustlit.certify.certificate import Certificate, Certified, check_certifiable
 from robustlit.checks import check_counts, check_positive, check_share
-from robustlit.classifier import check_labels, undefended
-from robustlit.threat import check_images
+from robustlit.classifier import NO_CLASS, check_logits, predicted, undefended, unwrapped
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RandomizedSmoothing(Certificate):
         batch_size: Draws that are classified at once.
 
     Raises:
-        ValueError: An argument out of range, or the model is smoothed with another sigma.
+        ValueError: An argument out of range; in `run`, a model that is not smoothed, or with another sigma.
     """
 
     name: ClassVar[str] = "randomized_smoothing"
@@ -62,19 +62,17 @@ class RandomizedSmoothing(Certificate):
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, *, budgets: Sequence[float] = ()) -> Certified:
         """Certify each image; the arguments are those of `Certificate.run`, and every radius is exact."""
-        check_images(x)
-        check_labels(y, len(x))
-        net, own = undefended(model), getattr(model, "sigma", self.sigma)
+        check_certifiable(model, x, y)
+        smoothed, net = unwrapped(model), undefended(model)
+        own = getattr(smoothed, "sigma", None)
+        if own is None or net is model:
+            what = f"RandomizedSmoothing certifies votes under noise, and {type(smoothed).__name__} adds none"
+            raise ValueError(f"{what}: evaluate robustlit.defenses.Smoothed(model, {self.sigma:g})")
         if own != self.sigma:
             way_out = f"certify it with RandomizedSmoothing(sigma={own:g})"
             raise ValueError(f"the model is smoothed with sigma {own:g}, not {self.sigma:g}: {way_out}")
-        training = net.training
-        net.eval()
-        try:
-            with torch.no_grad():
-                radii = [self._radius(net, image, int(label)) for image, label in zip(x, y, strict=True)]
-        finally:
-            net.train(training)
+        with held_in_eval(net), torch.autocast(x.device.type, enabled=False), torch.no_grad():
+            radii = [self._radius(net, image, int(label)) for image, label in zip(x, y, strict=True)]
         spent = torch.full_like(y.long(), self.n0 + self.n)
         return Certified(torch.tensor(radii, dtype=torch.float64, device=x.device), spent, torch.zeros_like(spent))
 
@@ -89,13 +87,14 @@ class RandomizedSmoothing(Certificate):
         return self.sigma * NormalDist().inv_cdf(least) if least > 0.5 else 0.0
 
     def _votes(self, net: nn.Module, image: Tensor, count: int, draws: torch.Generator) -> Tensor:
-        """Return how many of `count` draws get each class, (K,)."""
+        """Return how many of `count` draws get each class, (K,); logits that name none count for none."""
         votes: Tensor | None = None
         for start in range(0, count, self.batch_size):
             size = min(self.batch_size, count - start)
             noise = torch.randn((size, *image.shape), generator=draws).to(image)
             logits = net(image + self.sigma * noise)
-            each = logits.argmax(1).bincount(minlength=logits.shape[1])
+            named = predicted(check_logits(logits, size))
+            each = named[named != NO_CLASS].bincount(minlength=logits.shape[1])
             votes = each if votes is None else votes + each
         assert votes is not None
         return votes

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from robustlit.checks import rounded_up
+from robustlit.classifier import is_stochastic
 from robustlit.results.table import DISTANCES
 from robustlit.results.verdict import FAIL, Check
 from robustlit.verdict.context import Context
@@ -78,6 +79,8 @@ def proven_and_broken(spec: CheckSpec, context: Context) -> Check:
     """28: no example is broken within a distance at which it is proven robust."""
     proven = context.evaluation.certificates
     assert proven is not None
+    if is_stochastic(context.model):
+        return spec.undecided("a random model is judged by 20 votes, and certified for those of endless draws")
     both = np.zeros(context.evaluation.n, dtype=bool)
     for norm in proven.norms:
         each = [context.evaluation.least_distances(None, distance=norm, knowledge=k) for k in _knowledge(context)]

@@ -53,6 +53,12 @@ def test_a_random_net_is_an_error() -> None:
         _run(RandomJumpReLUDefense(SmallCNN(image_size=4)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_net_in_half_precision_is_not_proven_for_float32(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=rf"computes in {str(dtype)[6:]}.*model.float"):
+        _run(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).to(dtype))
+
+
 def test_the_mode_of_the_net_is_restored() -> None:
     net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 2)).train()
     _run(net)

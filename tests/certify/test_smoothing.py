@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from cases import Function
 from torch import nn
 
 from robustlit import evaluate
 from robustlit.attacks import PGD
 from robustlit.certify import RandomizedSmoothing
 from robustlit.classifier import is_stochastic
-from robustlit.defenses import Smoothed
+from robustlit.defenses import BitDepth, Smoothed
+from robustlit.results.verdict import INCONCLUSIVE
+from robustlit.verdict import verdict
 
 
 def _linear() -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -32,8 +37,26 @@ def test_the_radius_lies_just_below_that_of_a_linear_net() -> None:
     assert (radius <= exact + 1e-6).all()
     bounded = exact < 1  # far images get every vote, and the number of draws is what bounds their radius
     assert (radius[bounded] > exact[bounded] - 0.15).all()
-    assert torch.equal(radius[2:4], certificate.run(net, x[2:4], y[2:4]).radius)
-    assert not certificate.run(net, x, 1 - y).radius.any()
+    assert torch.equal(radius[2:4], certificate.run(nn.Sequential(Smoothed(net, 0.5)), x[2:4], y[2:4]).radius)
+    assert not certificate.run(Smoothed(net, 0.5), x, 1 - y).radius.any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_name_no_class_are_no_votes(value: float) -> None:
+    x, y = torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)
+    broken = Smoothed(Function(lambda z: torch.full((len(z), 2), value)))
+    assert not RandomizedSmoothing().run(broken, x, y).radius.any()
+
+
+def test_what_adds_no_noise_is_an_error_and_modes_are_kept() -> None:
+    net, x, y, _ = _linear()
+    for other in (net, BitDepth(net)):
+        with pytest.raises(ValueError, match=rf"{type(other).__name__} adds none: evaluate .*Smoothed\(model, 0.25\)"):
+            RandomizedSmoothing().run(other, x, y)
+    frozen = nn.Sequential(net, nn.Dropout(0.5).eval()).train()
+    frozen[1].eval()
+    RandomizedSmoothing(n=10).run(Smoothed(frozen), x, y)
+    assert (frozen.training, frozen[1].training) == (True, False)
 
 
 def test_a_smoothed_net_is_attacked_and_certified_in_one_evaluation() -> None:
@@ -45,6 +68,8 @@ def test_a_smoothed_net_is_attacked_and_certified_in_one_evaluation() -> None:
     assert found.certificates is not None
     certified = found.certificates.accuracy(norm="l2", eps=0.5)
     assert 0 < certified.correct <= found.worst_case(norm="l2", eps=0.5).correct
+    (check,) = (c for c in verdict(found, model, (x, y), [PGD(0.5, norm="l2", steps=5)]).checks if c.number == 28)
+    assert (check.status, "votes" in check.finding) == (INCONCLUSIVE, True)
 
 
 def test_another_sigma_or_norm_is_an_error() -> None:
