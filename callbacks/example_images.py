@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,7 +52,7 @@ class ExampleImages(pl.Callback, ABC):
     ) -> None:  # fmt: skip
         check_count(count, "count")
         self.attack, self.count, self.seed = attack, count, seed
-        self.folder = None if folder is None else Path(folder)
+        self.folder = Path(folder) if folder is not None else None
         self.norm, self.eps = norm, eps
         self.write_error: OSError | None = None
         self.class_names: list[str] = []
@@ -88,7 +87,7 @@ class ExampleImages(pl.Callback, ABC):
         sweep = None if self.attack is not None else sweep_before(self, trainer)
         if sweep is None or sweep.evaluation is None or not trainer.is_global_zero:
             return
-        with nullcontext() if (guard := SaveOnInterrupt.guard_of(trainer)) is None else guard.interruptible():
+        with SaveOnInterrupt.interruptible(trainer):
             net: Any = pl_module.net
             shown = quoted(
                 sweep.evaluation, sweep.sweep, net, self.count, self.norm, self.eps, with_budget=self.with_budget

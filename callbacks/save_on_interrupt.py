@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ class SaveOnInterrupt(pl.Callback):
         """Return the guard of a Trainer's run, None where it has no such callback."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         return next((c.guard for c in callbacks if isinstance(c, SaveOnInterrupt)), None)
+
+    @classmethod
+    def interruptible(cls, trainer: pl.Trainer) -> AbstractContextManager[None]:
+        """Return a context for long work that a stop may end at once; see `Guard.interruptible`."""
+        guard = cls.guard_of(trainer)
+        return nullcontext() if guard is None else guard.interruptible()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Install the signal handlers, and connect the processes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,8 @@ class Verdict(pl.Callback):
         if not trainer.is_global_zero or evaluation is None:
             return
         norm, eps = quoted_budget(evaluation, self.norm, self.eps)
-        guard = SaveOnInterrupt.guard_of(trainer)
         try:
-            with nullcontext() if guard is None else guard.interruptible():
+            with SaveOnInterrupt.interruptible(trainer):
                 self.verdict = verdict(
                     evaluation, pl_module.net, data, sweep.sweep.named, norm=norm, eps=eps,  # type: ignore[arg-type]
                     profile=self.profile, substitute=self._substitute(sweep, trainer, pl_module), seed=self.seed,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustlit.classifier import can_reject, check_not_hidden, draws_of, is_stochastic, undefended
+from robustlit.attacks.wrapper import Wrapper
+from robustlit.classifier import check_not_hidden, draws_of
 
 Function = nn.Module | Callable[[Tensor], Tensor]
 _SHAPES = (
@@ -18,7 +19,7 @@ _SHAPES = (
 )
 
 
-class BPDA(nn.Module):
+class BPDA(Wrapper):
     """Backward pass differentiable approximation: forward as `model`, backward as `backward`.
 
     Athalye, Carlini, Wagner: Obfuscated gradients give a false sense of security, 2018, arXiv:1802.00420. The output
@@ -43,10 +44,9 @@ class BPDA(nn.Module):
     """
 
     def __init__(self, model: Function, backward: Function | None = None) -> None:
-        super().__init__()
+        super().__init__(model)
         if isinstance(model, nn.Module):
             check_not_hidden(model)
-        self.model: Any = model  # a module or a function
         self.surrogate = backward
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,28 +63,9 @@ class BPDA(nn.Module):
         return _Swap.apply(value, through)
 
     @property
-    def stochastic(self) -> bool:
-        """Whether the wrapped model is stochastic."""
-        return is_stochastic(self.model)
-
-    @property
     def draws(self) -> int:
         """Number of draws that a gradient is averaged over: that of the wrapped model."""
         return draws_of(self.model)
-
-    @property
-    def rejects(self) -> bool:
-        """Whether the last logit is the wrapped model's refusal to name a class."""
-        return can_reject(self.model)
-
-    def attack_view(self) -> nn.Module:
-        """Return itself: its output is the model's own, so the attack view may also judge."""
-        return self
-
-    def undefended(self) -> nn.Module:
-        """Return the wrapped model without its defense, or itself if the wrapped model has none."""
-        inner = undefended(self.model)
-        return self if inner is self.model else inner
 
 
 class _Swap(torch.autograd.Function):

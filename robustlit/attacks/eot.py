@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from robustlit.attacks.wrapper import Wrapper
 from robustlit.checks import check_count
-from robustlit.classifier import DRAWS, attack_view, can_reject, check_not_hidden, undefended
+from robustlit.classifier import DRAWS, attack_view, check_not_hidden
 
 
-class EOT(nn.Module):
+class EOT(Wrapper):
     """Declare a model stochastic: gradients are averaged over `n` draws, success is judged by the votes of 20 others.
 
     Athalye, Engstrom, Ilyas, Kwok: Synthesizing robust adversarial examples, 2018, arXiv:1707.07397. An image that
@@ -33,28 +34,18 @@ class EOT(nn.Module):
     stochastic = True
 
     def __init__(self, model: nn.Module, n: int = DRAWS) -> None:
-        super().__init__()
+        super().__init__(model)
         check_count(n, "n")
         check_not_hidden(model)
-        self.model, self.draws = model, n
+        self.draws = n
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, K) of one draw."""
         return self.model(x)
 
-    @property
-    def rejects(self) -> bool:
-        """Whether the last logit is the wrapped model's refusal to name a class."""
-        return can_reject(self.model)
-
     def attack_view(self) -> nn.Module:
         """Return the attack view of the wrapped model."""
         return attack_view(self.model)
-
-    def undefended(self) -> nn.Module:
-        """Return the wrapped model without its defense, or itself, with its noise, if the wrapped model has none."""
-        inner = undefended(self.model)
-        return self if inner is self.model else inner
 
     def extra_repr(self) -> str:
         """Return the number of draws, for printing."""

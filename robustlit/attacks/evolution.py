@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
+from robustlit.attacks.wrapper import Wrapper
 from robustlit.checks import check_count, check_positive
-from robustlit.classifier import can_reject, check_not_hidden, is_stochastic, undefended
+from robustlit.classifier import check_not_hidden
 
 
-class EvolutionStrategies(nn.Module):
+class EvolutionStrategies(Wrapper):
     """Give a classifier an estimated gradient, so that any gradient-based attack works on it; its output is unchanged.
 
     Salimans, Ho, Chen, Sidor, Sutskever: Evolution strategies as a scalable alternative to reinforcement learning,
@@ -47,14 +48,13 @@ class EvolutionStrategies(nn.Module):
     def __init__(
         self, model: nn.Module, sigma: float = 0.05, samples: int = 50, seed: int = 0, batch_size: int = 500
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         check_positive(sigma, "sigma", " pixel units; 0.05 sees through rounding to 8 levels")
         check_count(samples, "samples")
         check_count(batch_size, "batch_size")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
         check_not_hidden(model)
-        self.model: nn.Module = model
         self.sigma, self.samples, self.seed, self.batch_size = float(sigma), samples, seed, batch_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,28 +84,9 @@ class EvolutionStrategies(nn.Module):
         return (there - back) / (2 * self.sigma)
 
     @property
-    def stochastic(self) -> bool:
-        """Whether the wrapped model is stochastic."""
-        return is_stochastic(self.model)
-
-    @property
-    def rejects(self) -> bool:
-        """Whether the last logit is the wrapped model's refusal to name a class."""
-        return can_reject(self.model)
-
-    @property
     def draws(self) -> int:
         """One: an estimate already averages over draws."""
         return 1
-
-    def attack_view(self) -> nn.Module:
-        """Return itself: its output is the model's own."""
-        return self
-
-    def undefended(self) -> nn.Module:
-        """Return the wrapped model without its defense, or itself if the wrapped model has none."""
-        inner = undefended(self.model)
-        return self if inner is self.model else inner
 
     def extra_repr(self) -> str:
         """Return the settings, for printing."""

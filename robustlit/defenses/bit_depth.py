@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.bpda import BPDA
-from robustlit.classifier import attack_view, can_reject, is_stochastic
+from robustlit.classifier import attack_view
+from robustlit.defenses.transformed import Transformed
 
 
-class BitDepth(nn.Module):
+class BitDepth(Transformed):
     """Reduce the colour depth in front of a trained classifier.
 
     Xu, Evans, Qi: Feature squeezing, NDSS 2018, arXiv:1704.01155. Rounding has no gradient, so an attack on the model
@@ -25,21 +26,10 @@ class BitDepth(nn.Module):
     """
 
     def __init__(self, net: nn.Module, bits: int = 1) -> None:
-        super().__init__()
+        super().__init__(net)
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
             raise ValueError(f"bits must be a whole number from 1 to 8, got {bits!r}")
-        self.net = net
         self.bits = bits
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the classifier is stochastic; the rounding is not."""
-        return is_stochastic(self.net)
-
-    @property
-    def rejects(self) -> bool:
-        """Whether the last logit is the classifier's refusal to name a class."""
-        return can_reject(self.net)
 
     def squeeze(self, x: Tensor) -> Tensor:
         """Return the images at the reduced depth, in [0, 1]."""
@@ -53,7 +43,3 @@ class BitDepth(nn.Module):
     def attack_view(self) -> nn.Module:
         """Return the same function with the gradient of the identity in place of the rounding's."""
         return nn.Sequential(BPDA(self.squeeze), attack_view(self.net))
-
-    def undefended(self) -> nn.Module:
-        """Return the classifier without the rounding."""
-        return self.net

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustlit.classifier import attack_view, can_reject, is_stochastic
+from robustlit.classifier import attack_view
+from robustlit.defenses.transformed import Transformed
 
 
-class Denoiser(nn.Module):
+class Denoiser(Transformed):
     """A trained classifier behind a trained autoencoder: classify(denoise(x)).
 
     The second defense of the 2019 report (section 9.2, figure 12); MagNet's reformer (Meng, Chen: MagNet: a two-pronged
@@ -25,22 +26,11 @@ class Denoiser(nn.Module):
     """
 
     def __init__(self, net: nn.Module, autoencoder: nn.Module) -> None:
-        super().__init__()
         for name, value in (("net", net), ("autoencoder", autoencoder)):
             if not isinstance(value, nn.Module):
                 raise ValueError(f"{name} must be a network (nn.Module), got {value!r}")
-        self.net = net
+        super().__init__(net)
         self.autoencoder = autoencoder
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the classifier is stochastic; the autoencoder is not."""
-        return is_stochastic(self.net)
-
-    @property
-    def rejects(self) -> bool:
-        """Whether the last logit is the classifier's refusal to name a class."""
-        return can_reject(self.net)
 
     def denoise(self, x: Tensor) -> Tensor:
         """Return the images (B, C, H, W) after the autoencoder."""
@@ -57,7 +47,3 @@ class Denoiser(nn.Module):
         """Return the model itself; for a defended classifier, the autoencoder in front of its attack view."""
         inner = attack_view(self.net)
         return self if inner is self.net else Denoiser(inner, self.autoencoder)
-
-    def undefended(self) -> nn.Module:
-        """Return the classifier without the autoencoder."""
-        return self.net

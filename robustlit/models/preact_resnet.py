@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlit.checks import check_sizes
 from robustlit.models.normalize import normalization
-from robustlit.models.resnet import BLOCKS, STRIDES, check_stages, conv3x3
+from robustlit.models.resnet import BLOCKS, add_stages, check_stages, conv3x3
 
 
 class PreActBlock(nn.Module):
@@ -49,6 +49,11 @@ class PreActResNet(nn.Module):
         ValueError: An argument out of range.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self, num_classes: int = 10, in_chans: int = 3, image_size: int = 32, mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None, width: int = 64, blocks: Sequence[int] = BLOCKS,
@@ -58,18 +63,12 @@ class PreActResNet(nn.Module):
         check_stages(width, blocks)
         self.normalize = normalization(mean, std, in_chans)
         self.conv1 = conv3x3(in_chans, width)
-        before = width
-        for stage, (number, stride) in enumerate(zip(blocks, STRIDES, strict=True), 1):
-            channels = width * 2 ** (stage - 1)
-            others = (PreActBlock(channels, channels, 1) for _ in range(1, number))
-            self.add_module(f"layer{stage}", nn.Sequential(PreActBlock(before, channels, stride), *others))
-            before = channels
-        self.bn, self.relu = nn.BatchNorm2d(before), nn.ReLU()
-        self.linear = nn.Linear(before, num_classes)
+        channels = add_stages(self, PreActBlock, width, blocks)
+        self.bn, self.relu = nn.BatchNorm2d(channels), nn.ReLU()
+        self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify (B, C, H, W) pixels in [0, 1]; return logits (B, K)."""
         x = self.conv1(self.normalize(x))
-        for stage in range(1, len(STRIDES) + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.relu(self.bn(x)).mean((2, 3)))

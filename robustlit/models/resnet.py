@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -20,6 +20,19 @@ def check_stages(width: int, blocks: Sequence[int]) -> None:
         raise ValueError(f"blocks must have {len(STRIDES)} numbers, one a stage, got {list(blocks)}; {BLOCKS} is usual")
     for number in blocks:
         check_count(number, "blocks")
+
+
+def add_stages(
+    net: nn.Module, block: Callable[[int, int, int], nn.Module], width: int, blocks: Sequence[int]
+) -> int:  # fmt: skip
+    """Give a net the stages `layer1` to `layer4` of blocks; return the channels of the last."""
+    before = width
+    for stage, (number, stride) in enumerate(zip(blocks, STRIDES, strict=True), 1):
+        channels = width * 2 ** (stage - 1)
+        others = (block(channels, channels, 1) for _ in range(1, number))
+        net.add_module(f"layer{stage}", nn.Sequential(block(before, channels, stride), *others))
+        before = channels
+    return before
 
 
 def conv3x3(in_chans: int, out_chans: int, stride: int = 1) -> nn.Conv2d:
@@ -64,6 +77,11 @@ class ResNet(nn.Module):
         ValueError: An argument out of range.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self, num_classes: int = 10, in_chans: int = 3, image_size: int = 32, mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None, width: int = 64, blocks: Sequence[int] = BLOCKS,
@@ -73,17 +91,9 @@ class ResNet(nn.Module):
         check_stages(width, blocks)
         self.normalize = normalization(mean, std, in_chans)
         self.conv1, self.bn1, self.relu = conv3x3(in_chans, width), nn.BatchNorm2d(width), nn.ReLU()
-        before = width
-        for stage, (number, stride) in enumerate(zip(blocks, STRIDES, strict=True), 1):
-            channels = width * 2 ** (stage - 1)
-            others = (Block(channels, channels, 1) for _ in range(1, number))
-            self.add_module(f"layer{stage}", nn.Sequential(Block(before, channels, stride), *others))
-            before = channels
-        self.linear = nn.Linear(before, num_classes)
+        self.linear = nn.Linear(add_stages(self, Block, width, blocks), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify (B, C, H, W) pixels in [0, 1]; return logits (B, K)."""
         x = self.relu(self.bn1(self.conv1(self.normalize(x))))
-        for stage in range(1, len(STRIDES) + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return self.linear(x.mean((2, 3)))
+        return self.linear(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
