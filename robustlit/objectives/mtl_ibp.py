@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ class MTLIBP(IBPTraining):
     """alpha * (interval loss) + (1 - alpha) * (loss on adversarial examples) + regularisers while eps rises.
 
     De Palma, Bunel, Dvijotham, Kumar, Stanforth, Lomuscio: Expressive losses for verified robustness via convex
+    combinations, 2024, arXiv:2305.13991 (MTL-IBP).
 
     Args:
         alpha: Weight of the interval loss, in [0, 1]; 1 is `IBPTraining`, 0 adversarial training.
@@ -26,21 +27,22 @@ class MTLIBP(IBPTraining):
         eps, norm, warmup, eps_scale, regularisation, initialise: See `IBPTraining`; `kappa` is not used.
 
     Raises:
-        ValueError: An argument out of range, or an attack that is no gradient ascent.
+        ValueError: An argument out of range, or an attack that is no gradient ascent or has another norm.
     """
 
     alpha: float = 0.5
-    attack: GradientAscent | None = None
+    attack: GradientAscent = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_inner_attack(self.attack)
+        if self.attack.norm != self.norm:
+            raise ValueError(f"attack and intervals must have one norm, got {self.attack.norm} and {self.norm}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be the weight of the interval loss in [0, 1], got {self.alpha}")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""
-        assert self.attack is not None
         if self.initialise and self._fresh:
             initialise_for_intervals(classifier)
         eps = self.largest * self.share

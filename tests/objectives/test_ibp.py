@@ -87,6 +87,8 @@ def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
     assert losses[0] < losses[2]
     torch.testing.assert_close(losses[1], (losses[0] + losses[2]) / 2)
     with pytest.raises(ValueError, match="attack must be"):
-        MTLIBP(0.1)
+        MTLIBP(0.1, attack=None)
+    with pytest.raises(ValueError, match="one norm, got linf and l2"):
+        MTLIBP(0.1, norm="l2", attack=PGD(0.1))
     with pytest.raises(ValueError, match="kappa must be"):
         IBPTraining(0.1, kappa=2)
