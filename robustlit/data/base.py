@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustlit.checks import check_choice
-from robustlit.data.batches import Batch, IndexedLoader
+from robustlit.data.augment import Augment
+from robustlit.data.batches import Batch, Batches, IndexedLoader
 from robustlit.data.errors import DataError
 from robustlit.data.splits import check_size, nested, stratified
 
@@ -92,6 +93,21 @@ class ClassificationData(pl.LightningDataModule):
     def examples(self, split: str, indices: Tensor) -> Batch:
         """Return the examples `indices` of a split at once, not augmented, on every process."""
         raise NotImplementedError
+
+    def batches(
+        self, images: Tensor, labels: Tensor, indices: Tensor, augment: Augment, *, train: bool = False
+    ) -> Batches:  # fmt: skip
+        """Return what `loader` does, of a split in memory: images uint8 (N, C, H, W), labels int64 (N,)."""
+        rank, world_size = self.process
+        return Batches(
+            images, labels, self.batch_size if train else self.eval_batch_size, indices=indices, shuffle=train,
+            seed=self.shuffle_seed, rank=rank, world_size=world_size, augment=augment if train and self.augment else None,
+        )  # fmt: skip
+
+    def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return tensors on the GPU of the Trainer; as they are where it has none."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        return tuple(tensor.to(device) for tensor in tensors) if device.type == "cuda" else tensors
 
     def setup(self, stage: str | None = None) -> None:
         """Read the data and choose the splits that `stage` needs (None: all); a second call costs nothing.

@@ -25,6 +25,12 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(torch.full((), 255.0, device=images.device))
 
 
+def chosen(images: Tensor, labels: Tensor, indices: Tensor) -> Batch:
+    """Return the examples `indices` of images uint8 (N, C, H, W) and labels (N,), on their device."""
+    index = indices.to(images.device)
+    return to_pixels(images[index]), labels[index], index
+
+
 class BatchIndices:
     """The example indices of each batch, a LongTensor per batch: the sampler of every loader here.
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from robustlit.checks import check_integer, check_positive
+from robustlit.data.augment import crop_and_flip
 from robustlit.data.base import ClassificationData, Settings
-from robustlit.data.batches import Batch, BatchIndices
+from robustlit.data.batches import Batch, BatchIndices, IndexedLoader, chosen
 from robustlit.data.errors import DataError
 from robustlit.data.pictures import PictureBatches, Pictures, Samples, scale_and_crop
 
@@ -35,6 +36,8 @@ class ImageFolder(ClassificationData):
         num_workers: Processes that decode pictures, for each process that trains; 0 for none.
         crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
             random, as is usual for pictures of 32 pixels (4); None crops at random scales, as for photographs.
+        in_memory: Decode every picture once and keep it, on the GPU where a Trainer has one: image_size² x channels
+            bytes each. Fastest for small pictures that fit; `augment` then needs `crop_padding`.
         name: Short name for folders and tables; by default that of `root`.
         settings: Keyword arguments of `ClassificationData`; `val_size`, a tenth by default, has no effect where
             root/val exists.
@@ -46,7 +49,7 @@ class ImageFolder(ClassificationData):
 
     def __init__(
         self, root: str | Path, image_size: int, *, channels: int = 3, white: float | None = None, num_workers: int = 4,
-        crop_padding: int | None = None, name: str | None = None, **settings: Unpack[Settings],
+        crop_padding: int | None = None, in_memory: bool = False, name: str | None = None, **settings: Unpack[Settings],
     ) -> None:  # fmt: skip
         settings.setdefault("val_size", 0.1)
         super().__init__(**settings)
@@ -57,7 +60,13 @@ class ImageFolder(ClassificationData):
             check_integer("crop_padding", crop_padding, 0, "0 flips alone")
         if white is not None:
             check_positive(white, "white", "; it is the value of white in the files")
-        self.root, self.white, self.crop_padding = Path(root), white, crop_padding
+        if in_memory and self.augment and crop_padding is None:
+            raise ValueError(
+                "in_memory=True keeps pictures at image_size, and crops at random scales need the files; set "
+                "crop_padding (4 is usual at 32 pixels), or leave out augment"
+            )
+        self.root, self.white, self.crop_padding, self.in_memory = Path(root), white, crop_padding, in_memory
+        self._decoded: dict[str, tuple[Tensor, ...]] = {}
         self.name = name or self.root.absolute().name
         self.in_chans, self.image_size, self.num_workers = channels, image_size, num_workers
         # Here and not in setup: the network is built for these classes before data are read.
@@ -80,12 +89,27 @@ class ImageFolder(ClassificationData):
         train = self.excerpt(torch.arange(len(labels)), labels, self.train_size, "train_size")
         return train, torch.arange(len(self._samples("val")))
 
-    def loader(self, split: str, indices: Tensor, *, train: bool = False) -> PictureBatches:
-        return self._batches(split, indices, self.process, train=train)
+    def loader(self, split: str, indices: Tensor, *, train: bool = False) -> IndexedLoader:
+        if not self.in_memory:
+            return self._files(split, indices, self.process, train=train)
+        augment = crop_and_flip(self.crop_padding or 0)
+        return self.batches(*self._images_and_labels(split), indices, augment, train=train)
 
     def examples(self, split: str, indices: Tensor) -> Batch:
-        x, y, index = zip(*self._batches(split, indices, (0, 1)), strict=True)
-        return torch.cat(x), torch.cat(y), torch.cat(index)
+        if self.in_memory:
+            return chosen(*self._images_and_labels(split), indices)
+        x, y, index = (torch.cat(parts) for parts in zip(*self._files(split, indices, (0, 1)), strict=True))
+        return x, y, index
+
+    def _images_and_labels(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return every picture of a split as uint8 (N, C, H, W), and the labels (N,), on the Trainer's device."""
+        files = "train" if split == "val" and not self._has_val_folder else split
+        if files not in self._decoded:
+            pictures = self._files(split, torch.arange(len(self._samples(split))), (0, 1))
+            images = torch.cat([x.mul_(255).round_().to(torch.uint8) for x, _, _ in pictures])
+            self._decoded[files] = images, _labels(self._samples(split))
+        images, labels = self._decoded[files] = self.on_gpu(self._decoded[files])
+        return images, labels
 
     def labels_of(self, split: str) -> Tensor:
         return _labels(self._samples("val")) if split == "val" and self._has_val_folder else super().labels_of(split)
@@ -103,7 +127,7 @@ class ImageFolder(ClassificationData):
         splits = ["train", "test"] + ["val"] * self._has_val_folder
         return {split: _pictures(self.root / split, self.classes) for split in splits}
 
-    def _batches(self, split: str, indices: Tensor, process: tuple[int, int], *, train: bool = False) -> PictureBatches:
+    def _files(self, split: str, indices: Tensor, process: tuple[int, int], *, train: bool = False) -> PictureBatches:
         size, (rank, world_size) = self.batch_size if train else self.eval_batch_size, process
         sampler = BatchIndices(indices, size, shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size)
         transform = scale_and_crop(self.image_size, train and self.augment, self.crop_padding)

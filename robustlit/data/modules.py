@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustlit.data.augment import crop_and_flip
 from robustlit.data.base import ClassificationData
-from robustlit.data.batches import Batch, Batches, to_pixels
+from robustlit.data.batches import Batch, Batches, chosen
 from robustlit.data.embedded import load_mnist
 
 
@@ -29,22 +29,14 @@ class InMemoryDataModule(ClassificationData):
 
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
-        if self.trainer is not None and self.trainer.strategy.root_device.type == "cuda":
-            self._tensors = tuple(tensor.to(self.trainer.strategy.root_device) for tensor in self._tensors)
+        self._tensors = self.on_gpu(self._tensors)
 
     def loader(self, split: str, indices: Tensor, *, train: bool = False) -> Batches:
-        rank, world_size = self.process
-        size = self.batch_size if train else self.eval_batch_size
-        augment = crop_and_flip(self.crop_padding, self.flip) if train and self.augment else None
-        return Batches(
-            *self._images_and_labels(split), size, indices=indices, augment=augment,
-            shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size,
-        )  # fmt: skip
+        augment = crop_and_flip(self.crop_padding, self.flip)
+        return self.batches(*self._images_and_labels(split), indices, augment, train=train)
 
     def examples(self, split: str, indices: Tensor) -> Batch:
-        images, labels = self._images_and_labels(split)
-        index = indices.to(images.device)
-        return to_pixels(images[index]), labels[index], index
+        return chosen(*self._images_and_labels(split), indices)
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
@@ -13,6 +12,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_not_negative
 from robustlit.objectives.inner import InnerMaximisation
+from robustlit.objectives.label_smoothing import LabelSmoothing
 from robustlit.objectives.objective import ObjectiveOutput
 from robustlit.threat import Ball
 
@@ -32,9 +32,11 @@ class NFGSM(InnerMaximisation):
             random start is not used.
         noise: Radius of the noise as a multiple of eps, at least 0; 2 in the paper, up to 4 at larger eps.
         warmup, eps_scale, attack_in_eval_mode: See `AdversarialTraining`.
+        label_smoothing: Probability that the loss trained on spreads over all classes, in [0, 1); see `LabelSmoothing`.
 
     Raises:
-        ValueError: A negative noise, an attack of several steps, and as `AdversarialTraining`.
+        ValueError: A negative noise, label_smoothing outside [0, 1), an attack of several steps, and as
+            `AdversarialTraining`.
     """
 
     attack: GradientAscent
@@ -42,9 +44,12 @@ class NFGSM(InnerMaximisation):
     warmup: float = 0.0
     eps_scale: float = 1.0
     attack_in_eval_mode: bool = True
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_not_negative(self.noise, "noise", "; it is a multiple of eps, 2 in the paper")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be a probability in [0, 1), got {self.label_smoothing}; 0 for none")
         self.check(None)
         if self.attack.steps != 1:
             raise ValueError(f"attack must be FGSM, one step, got {self.attack!r}; several steps: AdversarialTraining")
@@ -60,6 +65,5 @@ class NFGSM(InnerMaximisation):
         return Ball(noisy, size, norm).step(noisy, gradient, size)  # a ball around the noisy image: no projection
 
     def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the mean cross-entropy of the adversarial versions."""
-        logits = classifier(x_adv)
-        return {"loss": F.cross_entropy(logits, y), "logits": logits}
+        """Return the mean cross-entropy of the adversarial versions, smoothed."""
+        return LabelSmoothing(self.label_smoothing)(classifier, x_adv, y)

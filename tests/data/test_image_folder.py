@@ -231,3 +231,41 @@ def test_small_pictures_are_shifted_over_zeros_and_mirrored(root: Path):
     assert torch.equal(next(iter(data.test_dataloader()))[0], data.tensors("test")[0][:4])
     with pytest.raises(ValueError, match="crop_padding must be"):
         module(root, crop_padding=-1)
+
+
+def test_in_memory_are_the_same_pictures_in_the_same_order(root: Path) -> None:
+    write(root / "val", 30, 2)
+    for settings in ({}, {"train_size": 30}, {"crop_padding": 0}):
+        files, memory = module(root, **settings), module(root, in_memory=True, **settings)
+        for split in ("train", "val", "test"):
+            for ours, theirs in zip(memory.tensors(split), files.tensors(split), strict=True):
+                assert torch.equal(ours, theirs)
+        for loaders in (
+            (d.train_dataloader() for d in (files, memory)),
+            (d.test_dataloader() for d in (files, memory)),
+        ):
+            for ours, theirs in zip(*loaders, strict=True):
+                assert all(map(torch.equal, ours, theirs))
+
+
+def test_in_memory_crops_and_mirrors_afresh(root: Path) -> None:
+    data = module(root, in_memory=True, augment=True, crop_padding=2)
+    first, again, second = (
+        [x for x, _, _ in loader] for loader in (data.train_dataloader(), data.train_dataloader(), later(data))
+    )
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], second[0])
+    x, y, index = next(iter(data.train_dataloader()))
+    whole = data.examples("train", index)[0]
+    padded = torch.nn.functional.pad(whole, [2] * 4)
+    windows = [padded[:, :, r : r + 28, c : c + 28] for r in range(5) for c in range(5)]
+    near = torch.stack([(x - w).abs().amax((1, 2, 3)) for v in windows for w in (v, v.flip(3))])
+    assert not near.amin(0).any()  # each is a window of its own picture, as it is or mirrored
+    with pytest.raises(ValueError, match="set crop_padding"):
+        module(root, in_memory=True, augment=True)
+
+
+def later(data: ImageFolder):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(1)
+    return loader

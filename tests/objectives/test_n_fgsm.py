@@ -78,6 +78,8 @@ def test_inputs_are_images_and_the_loss_is_their_cross_entropy(net: nn.Module, d
     assert 0 <= float(seen[-1].min()) <= float(seen[-1].max()) <= 1
     torch.testing.assert_close(output["loss"], F.cross_entropy(net(seen[1]), y))
     assert all(p.grad is None for p in net.parameters())
+    smoothed = NFGSM(FGSM(eps=0.3), label_smoothing=0.4).loss_at(net, x, seen[1], y)["loss"]
+    torch.testing.assert_close(smoothed, F.cross_entropy(net(seen[1]), y, label_smoothing=0.4))
 
 
 def test_what_is_no_single_step_is_refused() -> None:
@@ -85,3 +87,5 @@ def test_what_is_no_single_step_is_refused() -> None:
         NFGSM(PGD(eps=EPS, steps=2))
     with pytest.raises(ValueError, match="noise must be at least 0"):
         NFGSM(FGSM(eps=EPS), noise=-1)
+    with pytest.raises(ValueError, match="label_smoothing must be a probability"):
+        NFGSM(FGSM(eps=EPS), label_smoothing=1)
