@@ -25,32 +25,41 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD
 from robustlit.callbacks import Progress, SaveOnInterrupt
-from robustlit.data import MNIST, load_mnist
+from robustlit.data import MNIST
+from robustlit.data.modules import InMemoryDataModule
 from robustlit.models import BaseCNN, SmallCNN
 from robustlit.objectives import AdversarialTraining, Objective, Standard
 from robustlit.training import RobustClassifier
 
 EPS, PGD_STEPS, STEP_SIZE = 0.3, 7, 0.1
+CPU = torch.device("cpu")
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds, once a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Stopwatch(pl.Callback):
-    """Seconds per step between the end of the first steps and the end of the last."""
+    """Seconds per step between the end of the first `skip` steps and the end of `steps` more."""
 
-    def __init__(self, skip: int) -> None:
-        self.skip, self.count, self.started, self.seconds = skip, 0, 0.0, 0.0
+    def __init__(self, skip: int, steps: int) -> None:
+        self.skip, self.steps, self.count, self.started, self.seconds = skip, steps, 0, 0.0, 0.0
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Start after `skip` steps and read the clock after every later one."""
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Read the clock after the first and the last step that count."""
         self.count += 1
-        now = time.perf_counter()
         if self.count == self.skip:
-            self.started = now
-        self.seconds = now - self.started
+            self.started = now(pl_module.device)
+        if self.count == self.skip + self.steps:
+            self.seconds = now(pl_module.device) - self.started
 
     @property
     def per_step(self) -> float:
         """Seconds."""
-        return self.seconds / (self.count - self.skip)
+        return self.seconds / self.steps
 
 
 def bare_standard(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -58,61 +67,71 @@ def bare_standard(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(net(x), y)
 
 
-def bare_pgd(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def bare_pgd(
+    net: nn.Module, x: Tensor, y: Tensor, eps: float = EPS, steps: int = PGD_STEPS, step_size: float = STEP_SIZE
+) -> Tensor:
     """Return the loss of PGD adversarial training."""
-    low, high = (x - EPS).clamp(min=0), (x + EPS).clamp(max=1)
-    x_adv = torch.clamp(x + (torch.rand_like(x) * 2 - 1) * EPS, low, high)
+    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    x_adv = torch.clamp(x + (torch.rand_like(x) * 2 - 1) * eps, low, high)
     net.eval()
-    for _ in range(PGD_STEPS):
+    for _ in range(steps):
         x_adv.requires_grad_(True)
         (gradient,) = torch.autograd.grad(F.cross_entropy(net(x_adv), y, reduction="sum"), x_adv)
-        x_adv = torch.clamp(x_adv.detach() + STEP_SIZE * gradient.sign(), low, high)
+        x_adv = torch.clamp(x_adv.detach() + step_size * gradient.sign(), low, high)
     net.train()
     return F.cross_entropy(net(x_adv), y)
 
 
-def time_bare(net: nn.Module, loss: Callable[..., Tensor], data: MNIST, steps: int, skip: int, dtype: Any) -> float:
-    """Return the seconds per step of a plain PyTorch loop."""
-    images, labels, _, _ = load_mnist()
+def time_bare(
+    net: nn.Module, loss: Callable[..., Tensor], data: InMemoryDataModule, steps: int, skip: int, dtype: Any,
+    device: torch.device = CPU,
+) -> float:  # fmt: skip
+    """Return the seconds per step of a plain PyTorch loop, over images that are on the device."""
+    images, labels = (part.to(device) for part in data.read()[:2])
+    net.to(device)
     indices = data.train_val_indices[0][torch.randperm(len(data.train_val_indices[0]))]
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=skip + steps)
     started = 0.0
     for step in range(skip + steps):
         if step == skip:
-            started = time.perf_counter()
+            started = now(device)
         start = step * data.batch_size % (len(indices) - data.batch_size)
-        batch = indices[start : start + data.batch_size]
+        batch = indices[start : start + data.batch_size].to(device)
         x, y = images[batch].float().div_(255), labels[batch]
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             value = loss(net, x, y)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         schedule.step()
-    return (time.perf_counter() - started) / steps
+    return (now(device) - started) / steps
 
 
 def time_lightning(
     net: nn.Module,
     objective: Objective,
-    data: MNIST,
+    data: InMemoryDataModule,
     steps: int,
     skip: int,
     precision: str = "32-true",
     logger: Logger | None = None,
+    accelerator: str = "cpu",
+    compile_net: bool = False,
 ) -> float:
     """Return the seconds per step of `Trainer.fit` with the callbacks that every recipe has."""
-    stopwatch = Stopwatch(skip)
+    stopwatch = Stopwatch(skip, steps)
     module = RobustClassifier(
         net,
         objective,
         partial(torch.optim.Adam, lr=1e-3),
         num_classes=10,
         schedule=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1e-3),
+        compile_net=compile_net,
     )
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         precision=precision,  # type: ignore[arg-type]
         max_steps=skip + steps,
         limit_val_batches=0,

@@ -1,20 +1,24 @@
 """Tests that need a GPU; skipped without one."""
 
+import copy
 from functools import partial
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from robustlit import evaluate
-from robustlit.attacks import BIM, FGSM, PGD
+from robustlit.attacks import BIM, FGSM, PGD, AutoAttack, WorstCase
 from robustlit.attacks.draws import Draws
 from robustlit.callbacks import AttackSweep
-from robustlit.data import MNIST
+from robustlit.certify import CROWN, IBP, Certificate, RandomizedSmoothing
+from robustlit.data import MNIST, ImageFolder, load_mnist
+from robustlit.defenses import Smoothed
 from robustlit.models import SmallCNN
-from robustlit.objectives import AdversarialTraining
+from robustlit.objectives import NFGSM, AdversarialTraining
 from robustlit.training import RobustClassifier
 
 pytestmark = [
@@ -38,6 +42,44 @@ def test_attacks_find_what_they_find_on_the_cpu(net: nn.Module, digits: tuple[Te
         eps, norm = here.budgets(attack)[0], here.norm_of(attack)
         pair = [e.accuracy(attack=attack, norm=norm, eps=eps) for e in (here, there)]
         assert pair[0] == pytest.approx(pair[1], abs=0.02)
+
+
+def test_the_quoted_attacks_find_what_they_find_on_the_cpu(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    attacks = [AutoAttack(eps=0.1), WorstCase(eps=0.1)]
+    here, there = (evaluate(each, (x, y), attacks) for each in (net, copy.deepcopy(net).cuda()))
+    for attack in attacks:
+        pair = [e.accuracy(attack=attack.name, norm="linf", eps=0.1) for e in (here, there)]
+        assert pair[0] == pytest.approx(pair[1], abs=0.03)
+
+
+@pytest.mark.parametrize("certificate", [IBP(eps=0.02), CROWN(eps=0.02), RandomizedSmoothing(sigma=0.25, n=200)])
+def test_certificates_prove_what_they_prove_on_the_cpu(
+    certificate: Certificate, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:20], digits[1][:20]
+    model = Smoothed(net, 0.25) if isinstance(certificate, RandomizedSmoothing) else net
+    here = certificate.run(model, x, y).radius
+    there = certificate.run(model.cuda(), x.cuda(), y.cuda()).radius
+    assert there.is_cuda
+    assert here.any()
+    torch.testing.assert_close(there.cpu(), here, rtol=0.02, atol=1e-3)
+
+
+def test_pictures_in_folders_move_to_the_gpu_once(tmp_path: Path) -> None:
+    images, labels = load_mnist()[:2]
+    for split, start in (("train", 0), ("test", 300)):
+        for number in range(start, start + 60):
+            folder = tmp_path / split / str(int(labels[number]))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[number, 0].numpy()).save(folder / f"{number}.png")
+    data = ImageFolder(tmp_path, 28, channels=1, in_memory=True, augment=True, crop_padding=2, val_size=10)
+    here = [part.clone() for part in data.tensors("test")]
+    module = RobustClassifier(SmallCNN(), NFGSM(FGSM(eps=0.1)), partial(torch.optim.SGD, lr=0.1), num_classes=10)
+    trainer = pl.Trainer(accelerator="gpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False)
+    trainer.fit(module, datamodule=data)
+    assert next(iter(data.train_dataloader()))[0].is_cuda
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here, data.tensors("test"), strict=True))
 
 
 def test_a_seeded_attack_leaves_the_generator_of_the_gpu_alone(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:

@@ -99,9 +99,10 @@ class ClassificationData(pl.LightningDataModule):
     ) -> Batches:  # fmt: skip
         """Return what `loader` does, of a split in memory: images uint8 (N, C, H, W), labels int64 (N,)."""
         rank, world_size = self.process
+        size = self.batch_size if train else self.eval_batch_size
         return Batches(
-            images, labels, self.batch_size if train else self.eval_batch_size, indices=indices, shuffle=train,
-            seed=self.shuffle_seed, rank=rank, world_size=world_size, augment=augment if train and self.augment else None,
+            images, labels, size, indices=indices, augment=augment if train and self.augment else None,
+            shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size,
         )  # fmt: skip
 
     def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -255,7 +255,7 @@ def test_in_memory_crops_and_mirrors_afresh(root: Path) -> None:
     )
     assert all(map(torch.equal, first, again))
     assert not torch.equal(first[0], second[0])
-    x, y, index = next(iter(data.train_dataloader()))
+    x, _, index = next(iter(data.train_dataloader()))
     whole = data.examples("train", index)[0]
     padded = torch.nn.functional.pad(whole, [2] * 4)
     windows = [padded[:, :, r : r + 28, c : c + 28] for r in range(5) for c in range(5)]

@@ -1,0 +1,139 @@
+"""Steps of training and of attacks on a device: images a second, memory, host synchronisations. Used by `gpu.py`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from training_step import bare_pgd, time_bare, time_lightning
+
+from robustlit.attacks import APGD, FGSM, MIM, PGD, Attack
+from robustlit.data.modules import InMemoryDataModule
+from robustlit.models import PreActResNet, WideResNet
+from robustlit.objectives import NFGSM, TRADES, AdversarialTraining, Objective
+
+EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
+SWITCHES = ("float32", "bf16", "bf16 + channels_last", "bf16 + channels_last + compile")
+QUIET = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")
+
+
+class Noise(InMemoryDataModule):
+    """Random pictures of CIFAR-10's shape: throughput does not depend on what they show."""
+
+    name, num_classes, in_chans, image_size = "noise", 10, 3, 32
+
+    def read(self) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (6000, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(6000) % 10
+        return images, labels, images[:100], labels[:100]
+
+
+def throughput(device: torch.device, quick: bool) -> dict[str, Any]:
+    """Return images a second of PGD-10 training, bare and by Lightning, for each net and switch."""
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    batch = 8 if quick else 128
+    data = Noise(batch_size=batch, val_size=100)
+    data.setup("fit")
+    nets: dict[str, Callable[[], nn.Module]] = {"PreActResNet-18": PreActResNet, "WRN-28-10": WideResNet}
+    if quick:
+        nets = {"PreActResNet, width 8": partial(PreActResNet, width=8)}
+    result: dict[str, Any] = {"batch": batch, "attack": f"PGD-{STEPS}"}
+    for name, build in nets.items():
+        wide = name.startswith("WRN")
+        # torch.compile of the wide net takes minutes, which is shown by no other net either.
+        for switches in SWITCHES[: 3 if wide else 4]:
+            if quick and switches not in SWITCHES[:2]:
+                continue
+            steps, rounds = (2, 1) if quick else (8, 2) if wide else (25, 3)
+            pairs = [_pair(build, switches, data, steps, device) for _ in range(rounds)]
+            best = [min(column) for column in zip(*(pair[:2] for pair in pairs), strict=True)]
+            row = {"bare": batch / best[0], "Lightning": batch / best[1]}
+            row["ratio of Lightning to bare"] = sorted(pair[0] / pair[1] for pair in pairs)[len(pairs) // 2]
+            row |= {"bare MiB": pairs[-1][2], "Lightning MiB": pairs[-1][3]} if device.type == "cuda" else {}
+            result[f"{name}, {switches}"] = row
+            print(f"{name}, {switches}: {row}", flush=True)
+    return result
+
+
+def _pair(
+    build: Callable[[], nn.Module], switches: str, data: InMemoryDataModule, steps: int, device: torch.device
+) -> tuple[float, float, float, float]:
+    """Return the seconds of a step, bare and by Lightning, and the most memory of each in MiB."""
+
+    def net() -> nn.Module:
+        return build().to(memory_format=torch.channels_last) if "channels_last" in switches else build()
+
+    low, compiles, skip = "bf16" in switches, "compile" in switches, 3
+    loss = partial(bare_pgd, eps=EPS, steps=STEPS, step_size=STEP_SIZE)
+    objective = AdversarialTraining(PGD(eps=EPS, steps=STEPS, step_size=STEP_SIZE))
+    _reset(device)
+    bare_net: Any = torch.compile(net()) if compiles else net()
+    bare = time_bare(bare_net, loss, data, steps, skip, torch.bfloat16 if low else None, device)
+    bare_memory = _reset(device)
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    precision = "bf16-mixed" if low else "32-true"
+    lightning = time_lightning(
+        net(), objective, data, steps, skip, precision, accelerator=accelerator, compile_net=compiles
+    )
+    return bare, lightning, bare_memory, _reset(device)
+
+
+def _reset(device: torch.device) -> float:
+    """Return the most memory taken since the last call, in MiB, and forget it."""
+    if device.type != "cuda":
+        return 0.0
+    peak = torch.cuda.max_memory_allocated(device) / 2**20
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def synchronisations(device: torch.device) -> dict[str, Any]:
+    """Return how often the host waits for the device in one more step of each attack, and of each training attack."""
+    torch.manual_seed(0)
+    net = PreActResNet(width=16).to(device).eval()
+    x = torch.rand(64, 3, 32, 32, device=device)
+    y = net(x).argmax(1)
+    tiny = 1e-6  # nobody is broken, so every example takes every step
+    kinds: dict[str, Callable[[int], Attack]] = {
+        "PGD": lambda n: PGD(eps=tiny, steps=n), "MIM": lambda n: MIM(eps=tiny, steps=n),
+        "APGD": lambda n: APGD(eps=tiny, steps=n),
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, attack in kinds.items():
+        counts = [_waits(partial(attack(steps).run, net, x, y, seed=0)) for steps in (20, 40)]
+        found[f"{name}, a step"] = (counts[1] - counts[0]) / 20
+    for name, objective in {
+        "AdversarialTraining": lambda n: AdversarialTraining(PGD(eps=EPS, steps=n)),
+        "TRADES": lambda n: TRADES(PGD(eps=EPS, steps=n)),
+    }.items():
+        counts = [_waits(partial(_step, objective(steps), net, x, y)) for steps in (2, 12)]
+        found[f"{name}, a step of its attack"] = (counts[1] - counts[0]) / 10
+        found[f"{name}, a whole call"] = counts[0]
+    found["NFGSM, a whole call"] = _waits(partial(_step, NFGSM(FGSM(eps=EPS)), net, x, y))
+    return found
+
+
+def _step(objective: Objective, net: nn.Module, x: Tensor, y: Tensor) -> None:
+    objective(net.train(), x, y)["loss"].backward()
+
+
+def _waits(call: Callable[[], Any]) -> int:
+    call()  # what happens once is not counted
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
