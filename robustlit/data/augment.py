@@ -29,6 +29,11 @@ def crop_and_flip(padding: int = 4, flip: bool = True) -> Augment:
     return partial(_crop_and_flip, padding=padding, flip=flip)
 
 
+def keeps_range(augment: Augment) -> bool:
+    """Return whether an augmentation is known to leave pixels in [0, 1]."""
+    return isinstance(augment, partial) and augment.func is _crop_and_flip
+
+
 def _crop_and_flip(x: Tensor, generator: Generator, *, padding: int, flip: bool) -> Tensor:
     batch, _, height, width = x.shape
     if padding:

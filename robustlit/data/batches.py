@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from robustlit.data.augment import Augment
+from robustlit.data.augment import Augment, keeps_range
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -138,9 +138,13 @@ class IndexedLoader:
     """A loader of the batches that `sampler` chooses.
 
     Not a torch DataLoader, so Lightning keeps the sampler; stateful, so that checkpoints hold the place in the epoch.
+
+    Attributes:
+        in_range: Whether every image lies in [0, 1] by construction, so that nobody need look.
     """
 
     sampler: BatchIndices
+    in_range = True
     batch_sampler = None  # Lightning reads it from everything that has a sampler
 
     def __len__(self) -> int:
@@ -180,6 +184,7 @@ class Batches(IndexedLoader):
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise ValueError(f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
         self.images, self.labels, self.augment = images, labels, augment
+        self.in_range = augment is None or keeps_range(augment)
         chosen = len(images) if indices is None else indices
         self.sampler = BatchIndices(chosen, batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
 

@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from robustlit.checks import check_choice
 from robustlit.classifier import abbreviated, check_finite, check_labels
-from robustlit.data.batches import Batches
-from robustlit.data.pictures import PictureBatches
+from robustlit.data.base import ClassificationData
+from robustlit.data.batches import IndexedLoader
 from robustlit.files import write_tensors
 from robustlit.threat import check_images
 
@@ -85,6 +85,7 @@ class GuardedTraining(pl.LightningModule):
         self._batch: Batch = ()
         self._batches: list[tuple[Batch, Tensor]] = []
         self._late: _Step | None = None
+        self._in_range = False  # whether every batch is, by construction
         self._buffers_before: list[Tensor] = []
         self._infinite: set[str] = set()  # buffers that hold infinity by design, as a mask does
 
@@ -122,8 +123,7 @@ class GuardedTraining(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse a batch that is out of range; keep what explains or undoes the step."""
-        # Looking would wait for a GPU in every step, and the batches of these loaders are right by construction.
-        if not (batch[0].is_cuda and isinstance(self.trainer.train_dataloader, (Batches, PictureBatches))):
+        if not self._in_range:
             self._refuse("training", batch, batch_idx)
         self._batch = batch
         if self.on_non_finite == "skip" and not self._buffers_before:
@@ -152,6 +152,13 @@ class GuardedTraining(pl.LightningModule):
         """Refuse to start from weights that are not finite."""
         check_finite(self, "training starts from", NonFiniteError)
         self._infinite = {name for name, value in self.named_buffers() if not bool(value.isfinite().all())}
+        # Looking costs time, and waits for a GPU in every step.
+        loader, data = self.trainer.train_dataloader, getattr(self.trainer, "datamodule", None)
+        classes = (
+            data.num_classes if isinstance(data, ClassificationData) else math.inf
+        )  # which labels were checked for
+        known = classes <= (self.num_classes or classes)
+        self._in_range = isinstance(loader, IndexedLoader) and loader.in_range and known
 
     def guarded(self, loss: Tensor) -> Tensor:
         """Return the loss (), whose gradient is NaN where the loss is not finite; call it before every backward."""
@@ -187,7 +194,9 @@ class GuardedTraining(pl.LightningModule):
             return get_total_norm(gradients, math.inf)  # a few launches for all
         # On a CPU that norm takes ten times as long as sums. The sum of finite entries may overflow: then each counts.
         total = torch.stack([gradient.sum() for gradient in gradients]).sum()
-        return total if bool(total.isfinite()) else torch.stack([g.abs().amax().double() for g in gradients]).amax()
+        if math.isfinite(float(total)):
+            return total
+        return torch.stack([g.abs().amax().double() for g in gradients]).amax()
 
     def _skip(self, step: _Step, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks import PGD
+from robustlit.data import MNIST, Batches
 from robustlit.experiment.own_net import own_net
 from robustlit.experiment.recipes import ConfigError
 from robustlit.models import AdvGANDiscriminator, AdvGANGenerator, SmallCNN
@@ -348,6 +349,22 @@ def test_any_batch_out_of_range_is_one_line(
     with pytest.raises(ValueError, match="test batch 5 of epoch ") as caught:
         trainer().test(module(), wrong, verbose=False)
     assert rule in str(caught.value)
+
+
+def test_loaders_of_images_in_memory_are_looked_at_where_they_can_be_wrong(
+    digits: Digits, trainer: MakeTrainer
+) -> None:
+    images, labels = (digits[0] * 255).byte(), digits[1]
+    run = trainer(max_epochs=-1, max_steps=2)
+    for loader, message in (
+        (Batches(images, labels, 50, augment=lambda x, generator: x * 2), "images must lie in"),
+        (Batches(images, labels.clone().index_fill_(0, torch.tensor([60]), 10), 50), "labels must lie in"),
+    ):
+        with pytest.raises(ValueError, match=f"training batch . of epoch 0: {message}"):
+            run.fit(module(), loader)
+    lit = module()
+    run.fit(lit, datamodule=MNIST(batch_size=50, val_size=100, train_size=200, augment=True))
+    assert lit._in_range
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
