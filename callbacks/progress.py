@@ -86,10 +86,10 @@ class Progress(ProgressBar):
         self._next = self._started
 
     def sweep_progress(self, attack: str, share: float) -> None:
-        """Move the bar after an attack on a batch; called by `AttackSweep`.
+        """Move the bar after a step of an attack; called by `AttackSweep`.
 
         Args:
-            attack: Name of the attack that has finished.
+            attack: Name of the attack that runs.
             share: Share of the whole sweep's work that is done, in [0, 1].
         """
         now = time.monotonic()

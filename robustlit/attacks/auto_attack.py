@@ -15,6 +15,7 @@ from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion
+from robustlit.attacks.progress import told
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice
@@ -24,6 +25,10 @@ VERSIONS = ("standard", "rand")
 _STEPS = 100  # of each run of APGD and FAB
 _TARGETS = 9  # likeliest wrong classes that APGD-T and FAB-T aim at in turn
 _QUERIES = 5000  # of Square
+_EFFORTS = {  # passes of each part at most, for the progress that is shown
+    "standard": (2 * _STEPS, 2 * _STEPS * _TARGETS, 3 * _STEPS * _TARGETS, _QUERIES),
+    "rand": (2 * _STEPS, 2 * _STEPS),
+}
 _DRAWS = 20  # that a gradient is averaged over in "rand"
 _NOT_RANDOM = (
     'AutoAttack(version="rand") is for random models, and {name} is deterministic: version="standard", or wrap a model '
@@ -75,7 +80,7 @@ class AutoAttack(BudgetAttack):
                 raise ValueError(_NOT_RANDOM.format(name=type(victim.model).__name__))
             victim.draws = _DRAWS
         best = Best(x)
-        for number, part in enumerate(self._parts()):
+        for number, part in enumerate(told(self._parts(), _EFFORTS[self.version])):
             left = best.unbroken
             if not len(left):
                 break

@@ -17,6 +17,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
+from robustlit.attacks.progress import told
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import NoGradientError, Victim
 from robustlit.checks import check_count, is_number
@@ -46,6 +47,11 @@ class _Climb:
     rival: int | None = None  # aim at the n-th nearest wrong class instead of at any
     loss: str = "margin"  # one of LOSSES
 
+    @property
+    def effort(self) -> float:
+        """Passes an image, roughly, for the progress that is shown."""
+        return 2 * self.steps * min(1.0, self.within)
+
 
 @dataclass(frozen=True)
 class _Patches:
@@ -56,12 +62,18 @@ class _Patches:
     within: float = math.inf
     afresh: bool = True  # start from stripes; False goes on from the best point
 
+    @property
+    def effort(self) -> float:
+        """See `_Climb`."""
+        return self.queries * min(1.0, max(self.within, 0.02))
+
 
 @dataclass(frozen=True)
 class _Look:
     """Estimate how far the boundaries of the wrong classes are, from the best points or from the images."""
 
     at_image: bool = False
+    effort: ClassVar[float] = 2.0 + _RIVALS
 
 
 # Most examples are broken at once or stay out of reach. So every example is attacked from a random point, in the
@@ -151,7 +163,8 @@ class WorstCase(BudgetAttack):
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
-        for number, part in enumerate(_PLAN * self.rounds):
+        plan = _PLAN * self.rounds
+        for number, part in enumerate(told(plan, [part.effort for part in plan])):
             if blind and not isinstance(part, _Patches):
                 continue
             if not len(best.unbroken):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack, Transfer
 from robustlit.attacks.memory import Pieces
+from robustlit.attacks.progress import telling
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
@@ -122,7 +123,7 @@ class Sweep:
         Args:
             model, x: The classifier, defended or not, and images (B, C, H, W) in [0, 1].
             y, index: (B,) true classes, and numbers of the examples, unique over the data set.
-            report: Called after each attack with its name and the share of the work done.
+            report: Called at each step of each attack with its name and the share of the work done.
             keep: Called with the adversarial examples of each attack and budget, see `Adversarials`.
 
         Raises:
@@ -140,9 +141,12 @@ class Sweep:
         batch = Batch(model, x, y, index, self.seed, self._pieces, keep is not None)
         parts: list[Columns] = []
         images = image_digests(x)
+        tell, every = report or (lambda name, share: None), len(self.jobs) + len(self.proofs)
         for done, (known, name) in enumerate(self.jobs):
             attack = self.informed(self.named[name], known, model)
-            for eps, outcome in self._outcomes(attack, batch, start).items():
+            with telling(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
+                outcomes = self._outcomes(attack, batch, start)
+            for eps, outcome in outcomes.items():
                 values = {"index": index, "label": y, "clean": clean, **outcome.columns}
                 constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
                 columns = {c: v.cpu().numpy() for c, v in values.items()} | {IMAGE: images}
@@ -150,12 +154,11 @@ class Sweep:
                 if keep is not None and outcome.x_adv is not None:
                     shown = {c: values[c] for c in ("index", "label", "clean", "success", "prediction")}
                     keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
-            if report is not None:
-                report(name, (done + 1) / len(self.jobs))
-        for name, certificate in self.proofs.items():
+            tell(name, (done + 1) / every)
+        for done, (name, certificate) in enumerate(self.proofs.items(), len(self.jobs)):
+            tell(name, done / every)
             parts.append(self._certified(name, certificate, batch, clean) | {IMAGE: images})
-            if report is not None:
-                report(name, 1.0)
+            tell(name, (done + 1) / every)
         return _joined(parts)
 
     def _certified(self, name: str, certificate: Certificate, batch: Batch, clean: Tensor) -> Columns:

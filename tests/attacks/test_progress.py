@@ -1,0 +1,67 @@
+"""Progress from inside the loops of attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustlit import evaluate
+from robustlit.attacks import APGD, FAB, JSMA, PGD, Attack, AutoAttack, CarliniWagner, NearestL2, Square, WorstCase
+from robustlit.attacks.progress import telling, told
+
+ATTACKS: list[Attack] = [
+    PGD(eps=0.1, steps=5, restarts=3), APGD(eps=0.1, steps=10), CarliniWagner(steps=5, searches=3), FAB(steps=6),
+    JSMA(gamma=0.02), Square(eps=0.1, queries=20), NearestL2(explore=3, candidates=2, kept=2, refine=3, finish=3),
+    WorstCase(eps=0.05),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_tells_how_far_it_is_and_finds_the_same(
+    attack: Attack, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:6], digits[1][:6]
+    unwatched = attack.run(net, x, y, seed=0)
+    shares: list[float] = []
+    with telling(shares.append):
+        watched = attack.run(net, x, y, seed=0)
+    assert torch.equal(watched.x_adv, unwatched.x_adv)
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert len(set(shares)) > 3
+    assert shares[-1] < 1
+
+
+def test_loops_within_loops_share_the_work_by_weight() -> None:
+    shares: list[float] = []
+    with telling(shares.append):
+        for outer in told("ab", [1, 3]):
+            for _ in told(range(4)):
+                if outer == "a":
+                    break
+        for _ in told(range(2)):  # what comes after the loops is part of the same work: nothing is taken back
+            pass
+    assert shares == [0, 0, 0.25, 0.25, 0.25 + 0.75 / 4, 0.625, 0.25 + 0.75 * 3 / 4, 0.8125, 0.8125]
+
+
+def test_nobody_watching_costs_nothing_and_an_error_leaves_no_watcher() -> None:
+    endless = told(iter(int, 1))  # not made a list
+    assert next(endless) == 0
+    shares: list[float] = []
+    with pytest.raises(ZeroDivisionError), telling(shares.append):
+        _ = [1 / number for number in told(range(3))]
+    list(told(range(3)))
+    assert shares == [0]
+
+
+def test_a_sweep_moves_from_the_first_step_to_the_end(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    seen: list[tuple[str, float]] = []
+    attacks = [PGD(eps=0.1, steps=10), AutoAttack(eps=0.02)]
+    small = (digits[0][:8], digits[1][:8])
+    evaluate(net, small, attacks, grid={"linf": [0.05, 0.2]}, progress=lambda *told: seen.append(told), batch_size=4)
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert sum(0 < share < 0.25 for name, share in seen if name == "pgd") > 5
+    assert {name for name, _ in seen} == {"pgd", "auto_attack"}
