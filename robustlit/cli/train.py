@@ -23,9 +23,10 @@ examples:
 import argparse
 import itertools
 import os
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,7 @@ from robustlit.cli.parser import UsageError, run_reporting_errors
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # Environment of the processes that Lightning starts; it must not reach the next job of a multirun.
 _LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
+_LONGEST_LABEL = 100  # characters of a folder's name
 _MULTIRUN = {"-m", "--multirun"}
 _CONFIG_DIR = {"-cd", "--config-dir"}
 _NEEDS_NO_RECIPE = {"-sc", "--shell-completion", "--experimental-rerun", "--hydra-help", "--version"}
@@ -82,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments.overrides, arguments.hydra)
     flags = [word for flag in arguments.hydra for word in flag]
     again = [word for flag in arguments.hydra if flag[0] not in _MULTIRUN for word in flag]
+    swept = _keys(arguments.overrides, swept=True)
     codes: list[int] = []
 
     def job(config: Any) -> None:
@@ -92,16 +95,33 @@ def run(arguments: argparse.Namespace) -> int:
             return
         config.recipe = config.recipe  # resolve ${hydra:...} while Hydra answers
         # As they were typed: reading one by one would resolve their ${...}.
-        words = [*again, *cast("list[str]", OmegaConf.to_container(HydraConfig.get().overrides.task))]
+        own = cast("list[str]", OmegaConf.to_container(HydraConfig.get().overrides.task))
+        words = [*again, *own]
         command = shlex.join([*arguments.program.split(), *words])
         # The processes that Lightning starts for several devices run this very job again: one job of a multirun, by
         # its own overrides, not through Hydra's stored config.
         with _process([*arguments.script, *words]):
-            codes.append(run_reporting_errors(lambda: train(config, command=command)))
+            codes.append(run_reporting_errors(lambda: train(config, command=command, label=_label(own, swept))))
 
     with _process([arguments.script[0], *flags, *arguments.overrides]):  # Hydra reads flags before overrides alone
         hydra.main(config_path=str(recipes_folder()), config_name=BASE, version_base="1.3")(job)()
     return max(codes, default=0)
+
+
+def _keys(overrides: Sequence[str], swept: bool = False) -> dict[str, str]:
+    """Return the keys of overrides with their values as text; with `swept` of those alone that have several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {o.key_or_group: o.get_value_string() for o in parsed if o.is_sweep_override() or not swept}
+
+
+def _label(overrides: Sequence[str], swept: Collection[str]) -> str:
+    """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" for a single run."""
+    named = {key.rsplit(".", 1)[-1]: key for key in swept}
+    short = {key: name for name, key in named.items()}  # two keys may end alike
+    values = {short.get(key, key): value for key, value in _keys(overrides).items() if key in swept and key != "recipe"}
+    return "-".join(re.sub(r"[^\w.+]", "_", f"{name}_{value}") for name, value in values.items())[:_LONGEST_LABEL]
 
 
 def _check(overrides: Sequence[str], flags: Sequence[Sequence[str]]) -> None:

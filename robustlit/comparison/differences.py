@@ -20,9 +20,9 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
         One entry per key: `key` (dotted), `values` (the different ones, as text) and `of` (for each run the number of
         its value; -1 for a run without a config.yaml).
     """
-    flat = [dict(_flattened(run)) for run in runs]
+    flat = [dict(flattened(run)) for run in runs]
     found = []
-    for key in dict.fromkeys(key for mine in flat for key in mine if key not in _OF_THE_RUN):
+    for key in dict.fromkeys(key for mine in flat for key in mine):
         each = [mine.get(key, _ABSENT) if mine else None for mine in flat]
         values = list(dict.fromkeys(value for value in each if value is not None))
         if len(values) > 1:
@@ -31,11 +31,11 @@ def differences(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def _flattened(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield the settings, versions and device of a run; nothing without a config.yaml."""
+def flattened(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield the settings, versions and device of a run, without its own names; nothing without a config.yaml."""
     if not run.config:
         return
-    yield from _leaves(of_the_net(run.config))
+    yield from (leaf for leaf in _leaves(of_the_net(run.config)) if leaf[0] not in _OF_THE_RUN)
     for name, version in section(run.results, "versions").items():
         yield f"version of {text(str(name))}", text(version)
     if "device" in run.results:

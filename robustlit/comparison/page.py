@@ -23,11 +23,12 @@ from robustlit.comparison.excerpt import Excerpt, common_excerpt
 from robustlit.comparison.measures import accuracies, facts, mistakes, unmasked
 from robustlit.comparison.pictures import mnist_pictures
 from robustlit.comparison.runs import ComparisonError, Run, read_run, text
+from robustlit.comparison.seeds import over_seeds
 from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation
 
 MARK = "<!doctype html><!-- written by robustlit compare -->"
-SCRIPTS = ("page.js", "table.js", "verdicts.js", "curves.js", "mistakes.js", "settings.js")
+SCRIPTS = ("page.js", "table.js", "seeds.js", "verdicts.js", "curves.js", "mistakes.js", "settings.js")
 PICTURES = 400  # about 300 bytes each
 
 
@@ -45,6 +46,13 @@ def compare(
     Raises:
         ComparisonError: A folder is given twice, no run is left, or the runs cannot be compared.
     """
+    return render(compared(runs, intersect=intersect, left_out=left_out))
+
+
+def compared(
+    runs: Sequence[str | Path], *, intersect: bool = False, left_out: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Return what `compare` shows, as plain values; the arguments are the same."""
     read, failed = [], []
     for folder in _each_once(runs):
         try:
@@ -60,7 +68,7 @@ def compare(
         raise ComparisonError(f"none of these {len(runs)} folders can be compared; give run folders, such as runs/*")
     count = Counter(run.name for run in read)
     distinct = [run if count[run.name] == 1 else replace(run, name=f"{run.name} ({run.folder})") for run in read]
-    return render(content(*common_excerpt(distinct, intersect)))
+    return content(*common_excerpt(distinct, intersect))
 
 
 def write_page(page: str, path: str | Path) -> Path:
@@ -83,6 +91,10 @@ def content(runs: Sequence[Run], excerpt: Excerpt) -> dict[str, Any]:
     named = [(text(Evaluation.label(v.attack or "worst case", v.knowledge)), v) for v in shown]
     axes, drawn = curves(runs, shown)
     wrong = [mistakes(run, excerpt) for run in runs]
+    each = [
+        {**facts(run), **accuracies(run, shown), "curves": lines, "mistakes": mine}
+        for run, lines, mine in zip(runs, drawn, wrong, strict=True)
+    ]
     return {
         "version": __version__,
         "data": excerpt.data,
@@ -93,10 +105,8 @@ def content(runs: Sequence[Run], excerpt: Excerpt) -> dict[str, Any]:
         "caveats": caveats(runs, excerpt),
         "views": [{"name": name, "knowledge": v.knowledge, "worst": v.attack is None} for name, v in named],
         "axes": axes,
-        "runs": [
-            {**facts(run), **accuracies(run, shown), "curves": lines, "mistakes": mine}
-            for run, lines, mine in zip(runs, drawn, wrong, strict=True)
-        ],
+        "runs": each,
+        "seeds": over_seeds(runs, each, len(excerpt.index)),
         "settings": differences(runs),
         "pictures": mnist_pictures(excerpt, _pictured(wrong, excerpt)),
     }

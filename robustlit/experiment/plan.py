@@ -31,6 +31,7 @@ from robustlit.experiment.resume_evaluation import find_evaluation, stored_recip
 from robustlit.experiment.run_folder import (
     RUN_DIR_VARIABLE,
     exactly,
+    labelled,
     make_run_dir,
     numbered,
     remove_empty,
@@ -61,12 +62,13 @@ class Plan:
     lock: FolderLock | None = None  # on the run directory, of the main process of a training
 
 
-def plan_training(config: DictConfig, command: str | None = None) -> Plan | Path:
+def plan_training(config: DictConfig, command: str | None = None, label: str = "") -> Plan | Path:
     """Return the plan of a training run, in its directory, which is created or, with resume=auto, gone on in.
 
     Args:
         config: The composed recipe, which is set read-only.
         command: The command line, to be stored with the run.
+        label: See `train`.
 
     Returns:
         The plan; the directory of the run where resume=auto finds it finished.
@@ -89,8 +91,9 @@ def plan_training(config: DictConfig, command: str | None = None) -> Plan | Path
         resumed = read_resumed(recipe["ckpt_path"])
         recipe["ckpt_path"] = resumed.checkpoint
     recipe = _with_run_id(fill_shapes(recipe), resumed.recipe if resumed else {})
-    run_dir = _training_dir(recipe, resumed)
-    if auto and run_dir.name != recipe["recipe"] and not (recipe["run_dir"] or recipe["name"]):
+    usual = labelled(recipe["recipe"], label)
+    run_dir = _training_dir(recipe, resumed, usual)
+    if auto and run_dir.name != usual.name and not (recipe["run_dir"] or recipe["name"]):
         say(f"resume=auto: there is no run of this command yet; it starts in {run_dir}")
     new = None if resumed and resumed.run_dir == run_dir else run_dir
     return _claimed(recipe, resumed, command, run_dir, new)
@@ -262,13 +265,13 @@ def _with_run_id(recipe: Recipe, before: Recipe) -> Recipe:
     return {**recipe, "logger": {**logger, "run_id": str(run_id)}}
 
 
-def _training_dir(recipe: Recipe, resumed: Resumed | None) -> Path:
-    """Create `run_dir`, else runs/NAME, else runs/RECIPE numbered to be new; a resumed run keeps its own."""
+def _training_dir(recipe: Recipe, resumed: Resumed | None, usual: Path) -> Path:
+    """Create `run_dir`, else runs/NAME, else the usual one numbered to be new; a resumed run keeps its own."""
     if recipe["run_dir"] or recipe["name"]:
         return make_run_dir(Path(recipe["run_dir"] or f"runs/{recipe['name']}"), exactly)
     if resumed is not None and resumed.run_dir is not None:
         return make_run_dir(resumed.run_dir, Path)
-    return make_run_dir(Path("runs") / recipe["recipe"], numbered)
+    return make_run_dir(usual, numbered)
 
 
 def _plan(recipe: Recipe, resumed: Resumed | None, command: str | None) -> Plan:

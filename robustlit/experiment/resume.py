@@ -21,6 +21,7 @@ from robustlit.experiment.run_folder import (
     PICTURE,
     RUN_DIR_VARIABLE,
     exactly,
+    labels_of,
     numbers_of,
     write_recipe,
 )
@@ -129,7 +130,8 @@ class StartResumed(pl.Callback):
 def find_started(recipe: Recipe, command: str | None) -> Path | None:
     """Return the folder of the run that `resume=auto` goes on with, None where a new one is to be made.
 
-    It is `run_dir` or runs/NAME; without either the newest of runs/RECIPE, runs/RECIPE-2, ... with this command line.
+    It is `run_dir` or runs/NAME; without either the newest of runs/RECIPE, runs/RECIPE-2, ..., and runs/RECIPE-LABEL of
+    a multirun, with this command line.
 
     Raises:
         FileExistsError: The folder that is asked for is no run that was being trained.
@@ -139,7 +141,8 @@ def find_started(recipe: Recipe, command: str | None) -> Path | None:
     if recipe["run_dir"] or recipe["name"]:
         place = Path(recipe["run_dir"] or f"runs/{recipe['name']}").absolute()
         return place if place.exists() and _check_trained(place) else None
-    folders = [f for f in numbers_of(Path("runs") / recipe["recipe"]) if _is_of(f, command)]
+    usual = Path("runs") / recipe["recipe"]
+    folders = [f for f in (*numbers_of(usual), *labels_of(usual)) if _is_of(f, command)]
     return folders[-1].absolute() if folders and _check_trained(folders[-1]) else None
 
 

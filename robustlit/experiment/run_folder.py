@@ -61,6 +61,11 @@ def numbered(run: Path) -> Path:
             candidate = run.with_name(f"{run.name}-{number}")
 
 
+def labelled(recipe: str, label: str) -> Path:
+    """Return the usual directory of a run: runs/RECIPE, with a label runs/RECIPE-LABEL."""
+    return Path("runs") / (f"{recipe}-{label}" if label else recipe)
+
+
 def numbers_of(run: Path) -> list[Path]:
     """Return those of run, run-2, run-3, ... that exist, in this order."""
     found = {
@@ -69,6 +74,12 @@ def numbers_of(run: Path) -> list[Path]:
         if re.fullmatch(r"(-\d+)?", folder.name[len(run.name) :])
     }
     return [found[number] for number in sorted(found)]
+
+
+def labels_of(run: Path) -> list[Path]:
+    """Return the folders run-KEY_VALUE (see `labelled`) that exist, in the order in which they were started."""
+    found = [folder for folder in run.parent.glob(f"{glob.escape(run.name)}-*_*") if (folder / CONFIG).is_file()]
+    return sorted(found, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
 
 
 def write_recipe(run: Path, recipe: dict[str, Any], command: str | None) -> None:

@@ -24,12 +24,13 @@ from robustlit.training import read_checkpoint
 
 
 @leave_on_signals()
-def train(config: DictConfig, *, command: str | None = None) -> int:
+def train(config: DictConfig, *, command: str | None = None, label: str = "") -> int:
     """Train by a recipe, then attack the best checkpoint; fit instead a defense that needs no training of its own.
 
     Args:
         config: Composed by Hydra; it is set read-only.
         command: The command line, as typed, stored in the run directory.
+        label: What tells this run from its neighbours, added to the name of a run that is not given one.
 
     Returns:
         The exit code.
@@ -40,7 +41,7 @@ def train(config: DictConfig, *, command: str | None = None) -> int:
     quiet_lightning()
     watch_parent()
     with in_one_line():
-        plan = plan_training(config, command)
+        plan = plan_training(config, command, label)
     if isinstance(plan, Path):
         return gate_of_finished(plan, config)
     try:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from robustlit import Evaluation
+from robustlit.cli.train import _keys, _label
 from robustlit.experiment.recipes import recipe_files
 from robustlit.training import load_classifier
 
@@ -178,8 +179,10 @@ def test_a_recipe_folder_of_the_user(run: Run, tmp_path: Path, capsys: Capture) 
 @pytest.mark.slow
 def test_each_job_gets_its_config_and_the_command_that_repeats_it(run: Run, tmp_path: Path, monkeypatch: Patch) -> None:
     jobs: list[tuple[float, str | None, list[str]]] = []
+    labels: list[str] = []
 
-    def train(config: Any, *, command: str | None = None) -> int:
+    def train(config: Any, *, command: str | None = None, label: str = "") -> int:
+        labels.append(label)
         os.environ["LOCAL_RANK"] = "3"  # as Lightning does, for the processes of this job alone
         jobs.append((config.eps, command, sys.argv))
         return len(jobs)
@@ -192,11 +195,24 @@ def test_each_job_gets_its_config_and_the_command_that_repeats_it(run: Run, tmp_
     assert run("train", "-m", "recipe=standard", "eps=0.1,0.2") == 3
     assert [eps for eps, *_ in jobs[1:]] == [0.1, 0.2]
     assert [command for _, command, _ in jobs[1:]] == [f"robustlit train recipe=standard eps={e}" for e in (0.1, 0.2)]
+    assert labels == ["", "eps_0.1", "eps_0.2"]
     assert "LOCAL_RANK" not in os.environ
     linked = "callbacks.images.attack=${validation_attack}"
     assert run("train", "recipe=standard", linked) == 4
     assert jobs[-1][1:] == (shlex.join(["robustlit", "train", "recipe=standard", linked]),
                             ["robustlit", "train", "recipe=standard", linked])  # fmt: skip
+
+
+def test_what_differs_names_the_jobs_of_a_multirun() -> None:
+    swept = _keys(
+        ["recipe=a,b", "seed=0,1", "eps=8/255,0.1", "name=[1,2]", "+x.steps=1,2", "model=small_cnn"], swept=True
+    )
+    assert set(swept) == {"recipe", "seed", "eps", "x.steps"}
+    job = ["recipe=a", "seed=1", "eps=8/255", "name=[1,2]", "+x.steps=2", "model=small_cnn"]
+    assert _label(job, swept) == "seed_1-eps_8_255-steps_2"
+    both = _keys(["a.steps=1,2", "b.steps=1,2"], swept=True)
+    assert len(set(_label(["a.steps=1", "b.steps=2"], both).split("-"))) == 2
+    assert _label(["seed=1"], {}) == ""
 
 
 # evaluate

@@ -1,0 +1,167 @@
+"""The table of a comparison as a file: CSV for other programs, LaTeX (booktabs) for a paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustlit.checks import budget_text
+from robustlit.comparison.runs import ComparisonError
+from robustlit.files import write_file
+from robustlit.results.intervals import Accuracy
+
+ENDINGS = (".csv", ".tex")
+_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "l0": r"$\ell_0$"}
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+
+
+def check_new(path: str | Path) -> None:
+    """Raise a ComparisonError unless a file's name says which kind of table it is, a FileExistsError if it exists."""
+    if Path(path).suffix.lower() not in ENDINGS:
+        raise ComparisonError(f"{path} must end in {' or '.join(ENDINGS)}, which says what kind of table it is")
+    if Path(path).exists():
+        raise FileExistsError(f"{path} exists; choose another file, or remove it")
+
+
+def write_table(values: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the runs of `page.content`, and the means over seeds, as a table.
+
+    Raises:
+        ComparisonError: Another ending than .csv and .tex.
+        FileExistsError: The file exists.
+    """
+    check_new(path)
+    return write_file(Path(path), (as_csv if Path(path).suffix.lower() == ".csv" else as_latex)(values))
+
+
+def as_csv(values: Mapping[str, Any]) -> str:
+    """Return one line per run, then one per group of seeds; accuracies in [0, 1] with Wilson 95 % intervals.
+
+    An attack's columns are its accuracy, eps, norm, or, for one without a budget, its median distance. Of a group the
+    accuracy is the mean over the seeds, beside the least and the largest of them.
+    """
+    lines = [_of_run(run, values["views"]) for run in values["runs"]] + [*map(_of_group, _groups(values))]
+    columns = dict.fromkeys(key for line in lines for key in line)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in line.items()} for line in lines)
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return a value that a spreadsheet takes for no formula: names come from whoever made the folder."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+
+def _groups(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [group for group in (values["seeds"] or {}).get("groups", []) if len(group["seeds"]) > 1]
+
+
+def _of_run(run: Mapping[str, Any], views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    budget, verdict = run["budget"] or {}, run["verdict"] or {}
+    line = {
+        "run": run["name"], "seeds": run["seed"], "recipe": run["recipe"], "method": run["method"], "net": run["net"],
+        "n": (run["clean"] or [None, None])[1], "complete": run["complete"], **_accuracy("clean", run["clean"]),
+        "norm": budget.get("norm"), "eps": budget.get("eps"), **_accuracy("worst_case", _worst(run)),
+        "rests_on": " ".join(run["worst"]["rests_on"]) if run["worst"] else None, "figure": verdict.get("status"),
+        **_accuracy("certified", run["certified"]),
+    }  # fmt: skip
+    for number, found in run["attacks"].items():
+        name = views[int(number)]["name"]
+        line |= _accuracy(name, [found["correct"], found["n"]])
+        line |= {f"{name}_norm": found["norm"], f"{name}_eps": found["eps"], f"{name}_median": found.get("median")}
+    return line | {"passes": run["passes"], **{f"{key}_seconds": value for key, value in run["seconds"].items()}}
+
+
+def _of_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    line: dict[str, Any] = {"run": f"mean of {group['name']}", "seeds": " ".join(map(str, group["seeds"]))}
+    for name, figure in group["figures"].items():
+        key = name.replace(" ", "_")
+        line |= {key: figure["mean"], f"{key}_least": figure["least"], f"{key}_largest": figure["largest"]}
+    return line
+
+
+def _worst(run: Mapping[str, Any]) -> Sequence[int] | None:
+    return [run["worst"]["correct"], run["worst"]["n"]] if run["worst"] else None
+
+
+def _accuracy(name: str, pair: Sequence[int] | None) -> dict[str, float | None]:
+    if pair is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    accuracy = Accuracy(*pair)
+    low, high = accuracy.interval
+    return {name: float(accuracy), f"{name}_low": low, f"{name}_high": high}
+
+
+def as_latex(values: Mapping[str, Any]) -> str:
+    """Return a tabular of clean, worst-case and certified accuracy in %, with intervals; it needs booktabs.
+
+    An overstated worst case is marked by a dagger. Comments above the table say what the brackets are.
+    """
+    certified = any(run["certified"] for run in values["runs"])
+    heads = ["run", "clean", "worst case", *(["certified"] if certified else []), "budget"]
+    rows = [_latex_row(run, certified) for run in values["runs"]]
+    groups = [
+        [
+            escaped(f"{g['name']}, {len(g['seeds'])} seeds"),
+            *(_latex_mean(g["figures"].get(name)) for name in ("clean", "worst case", *["certified"] * certified)),
+            "",
+        ]
+        for g in _groups(values)
+    ]
+    body = [*map(_latex_line, rows), *([r"\midrule", *map(_latex_line, groups)] if groups else [])]
+    n = len(values["index"])
+    note = f"% {n} test images. Brackets: Wilson 95 % intervals; of means over seeds the least and the largest."
+    dagger = "% \\dag: overstated, a check of the verdict says so." if any(map(_overstated, values["runs"])) else None
+    return "\n".join(
+        part
+        for part in (
+            note, dagger, rf"\begin{{tabular}}{{l{'r' * (len(heads) - 2)}l}}", r"\toprule", _latex_line(heads),
+            r"\midrule", *body, r"\bottomrule", r"\end{tabular}", "",
+        )
+        if part is not None
+    )  # fmt: skip
+
+
+def _overstated(run: Mapping[str, Any]) -> bool:
+    return bool(run["verdict"]) and run["verdict"]["status"] == "overstated"
+
+
+def _latex_row(run: Mapping[str, Any], certified: bool) -> list[str]:
+    dagger = r"$^\dag$" if _overstated(run) else ""
+    budget = run["budget"]
+    where = f"{_NORMS[budget['norm']]} {budget_text(budget['eps'])}" if budget and run["worst"] else ""
+    shown = [_latex_share(run["clean"]), _latex_share(_worst(run)) + dagger]
+    cut = f" ({run['clean'][1]} images)" if run["complete"] is False else ""
+    return [escaped(run["name"] + cut), *shown, *([_latex_share(run["certified"])] if certified else []), where]
+
+
+def _latex_share(pair: Sequence[int] | None) -> str:
+    if pair is None:
+        return "--"
+    accuracy = Accuracy(*pair)
+    return _percent(float(accuracy), *accuracy.interval)
+
+
+def _latex_mean(figure: Mapping[str, float] | None) -> str:
+    return "--" if figure is None else _percent(figure["mean"], figure["least"], figure["largest"])
+
+
+def _percent(share: float, low: float, high: float) -> str:
+    return f"{100 * share:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def escaped(text: str) -> str:
+    """Return text in which LaTeX reads no command."""
+    return "".join(_SPECIAL.get(sign, sign) for sign in text)

@@ -1,0 +1,162 @@
+"""Runs that differ in the seed alone: means over seeds, and differences between such groups, paired seed by seed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustlit.comparison.differences import flattened
+from robustlit.comparison.measures import unmasked
+from robustlit.comparison.origin import is_own_net
+from robustlit.comparison.runs import Run
+
+FIGURES = ("clean", "worst case", "certified")
+_MOST = 8  # groups whose differences are shown, two by two
+_ONE_SIDED = 0.975
+# Settings that differ between the seeds of one recipe: the seed, and what follows from it.
+_OF_A_SEED = re.compile(r"seed|ckpt_path|base|device|version of .*")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with equal settings, attacks and budgets, each with another seed.
+
+    Attributes:
+        name: Of the first run, without what names its seed.
+        seeds: Ascending.
+        places: Of the runs among those compared, in the order of `seeds`.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+def over_seeds(runs: Sequence[Run], shown: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any] | None:
+    """Return what a page shows of runs that differ in the seed alone; None where no two do.
+
+    Args:
+        runs: The runs.
+        shown: What the page says of each, with `clean`, `worst`, `certified` and `mistakes`.
+        n: Number of test images.
+
+    Returns:
+        `groups`: `name`, `seeds`, `runs` (places) and, for each of `FIGURES` that all of its runs have, mean, least and
+        largest accuracy. `differences`: of two groups with a common budget `a`, `b`, `seeds`, and for each figure the
+        mean difference and its 95 % interval, see `difference`.
+    """
+    groups = grouped(runs)
+    if all(len(group.seeds) < 2 for group in groups):
+        return None
+    shares = [{name: _share(each, name) for name in FIGURES} for each in shown]
+    described = []
+    for group in groups:
+        values = {name: [shares[k][name] for k in group.places] for name in FIGURES}
+        whole = {name: [v for v in found if v is not None] for name, found in values.items() if None not in found}
+        figures = {name: {"mean": float(np.mean(v)), "least": min(v), "largest": max(v)} for name, v in whole.items()}
+        described.append(
+            {"name": group.name, "seeds": list(group.seeds), "runs": list(group.places), "figures": figures}
+        )
+    return {"groups": described, "differences": [*_differences(groups[:_MOST], runs, shown, shares, n)]}
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """Return the groups of attacked runs that differ in the seed alone, the best represented first.
+
+    A seed that occurs twice (the same net attacked twice, its best and its last checkpoint) counts once, the first.
+    """
+    found: dict[object, dict[int, int]] = {}
+    for place, run in enumerate(runs):
+        seed = run.config.get("seed")
+        if run.evaluation is not None and isinstance(seed, int) and not isinstance(seed, bool) and run.complete:
+            found.setdefault(_key(run), {}).setdefault(seed, place)
+    groups = []
+    for members in found.values():
+        seeds = tuple(sorted(members))
+        first = runs[members[seeds[0]]].name
+        name = re.sub(rf"-seed_{seeds[0]}(?=-|$)", "", first) if len(seeds) > 1 else first
+        groups.append(Group(name, seeds, tuple(members[seed] for seed in seeds)))
+    return sorted(groups, key=lambda group: -len(group.seeds))
+
+
+def _key(run: Run) -> object:
+    """Return what runs of one group have in common."""
+    assert run.evaluation is not None
+    own = is_own_net(run.config)  # its place is the only thing that tells such nets apart
+    settings = {key: value for key, value in flattened(run) if not _OF_A_SEED.fullmatch(key) or (own and key != "seed")}
+    checkpoint = Path(str(run.config.get("ckpt_path") or "")).name
+    attacked = checkpoint if checkpoint.endswith(".ckpt") else ""  # best or last
+    meta = run.evaluation.meta
+    attacks = tuple(sorted((str(k), str(v)) for k, v in dict(meta.get("attacks") or {}).items()))
+    return tuple(sorted(settings.items())), attacked, attacks, run.budget, tuple(run.rests_on), run.data
+
+
+def _share(shown: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure of a run as a share, None where it has none."""
+    pair = shown["clean"] if name == "clean" else shown["certified"]
+    if name == "worst case":
+        worst = shown["worst"]
+        pair = None if worst is None else (worst["correct"], worst["n"])
+    return None if pair is None else pair[0] / pair[1]
+
+
+def _differences(
+    groups: Sequence[Group], runs: Sequence[Run], shown: Sequence[Mapping[str, Any]],
+    shares: Sequence[Mapping[str, float | None]], n: int,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    for one, other in combinations(groups, 2):
+        seeds = [seed for seed in one.seeds if seed in other.seeds]
+        if not seeds or runs[one.places[0]].budget != runs[other.places[0]].budget:
+            continue
+        pairs = [(one.places[one.seeds.index(s)], other.places[other.seeds.index(s)]) for s in seeds]
+        figures = {}
+        for name in FIGURES:
+            values = [(shares[a][name], shares[b][name]) for a, b in pairs]
+            apart = [a - b for a, b in values if a is not None and b is not None]
+            if len(apart) < len(pairs):
+                continue
+            kind = {"clean": "clean", "worst case": "worst"}.get(name)
+            wrong = None
+            if len(pairs) == 1 and kind is not None:
+                wrong = [_wrong(shown[k], kind, n) for k in pairs[0]]
+            if len(pairs) > 1 or wrong is not None:
+                mean, low, high = over_images(*wrong) if wrong else over_pairs(apart)
+                figures[name] = {"mean": mean, "low": low, "high": high}
+        if figures:
+            yield {"a": one.name, "b": other.name, "seeds": seeds, "figures": figures}
+
+
+def _wrong(shown: Mapping[str, Any], kind: str, n: int) -> np.ndarray:
+    return unmasked(shown["mistakes"][kind]["wrong"], n)
+
+
+def over_pairs(apart: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of at least two paired differences, and the ends of Student's 95 % interval of it."""
+    from scipy.stats import t
+
+    mean, count = float(np.mean(apart)), len(apart)
+    half = float(t.ppf(_ONE_SIDED, count - 1)) * float(np.std(apart, ddof=1)) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def over_images(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Return how much more often the first of two nets is right on the same images, and a 95 % interval of that.
+
+    Agresti, Min: Simple improved confidence intervals for comparing matched proportions, 2005, Statistics in Medicine
+    24, section 3: Wald's interval with half an image added to each of the four outcomes, so that it has a width where
+    the nets never differ.
+
+    Args:
+        first, second: (n,) bool, the images that each gets wrong.
+    """
+    n, better, worse = len(first) + 2, float((second & ~first).sum()) + 0.5, float((first & ~second).sum()) + 0.5
+    middle = (better - worse) / n
+    half = 1.959963984540054 * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
+    return (better - worse) / len(first), middle - half, middle + half

@@ -1,0 +1,51 @@
+"""The table of a comparison as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from robustlit.comparison import ComparisonError, compared, write_table
+from robustlit.comparison.export import as_latex, escaped
+from robustlit.results import Evaluation
+
+Make = Callable[..., Path]
+
+
+def test_csv_has_the_figures_of_the_tables(make: Make, tmp_path: Path) -> None:
+    folders = [make(name, range(100), seed=k, config={"seed": k}) for k, name in enumerate(("=1+1", "b"))]
+    path = write_table(compared(folders), tmp_path / "t.csv")
+    first, second, mean = csv.DictReader(path.read_text().splitlines())
+    assert first["run"] == "'=1+1"  # no formula
+    worst = Evaluation.load(folders[1]).worst_case(eps=0.3)
+    found = [float(second[key]) for key in ("worst_case", "worst_case_low", "worst_case_high")]
+    assert found == pytest.approx([float(worst), *worst.interval])
+    pgd = Evaluation.load(folders[1]).accuracy(attack="pgd", eps=0.3)
+    assert (float(second["pgd"]), second["pgd_norm"], float(second["pgd_eps"])) == (float(pgd), "linf", 0.3)
+    assert float(second["nearest_l2_median"]) > 0
+    assert (mean["run"], mean["seeds"], mean["clean_low"]) == ("mean of =1+1", "0 1", "")
+    assert float(mean["worst_case"]) == pytest.approx((float(first["worst_case"]) + float(second["worst_case"])) / 2)
+    with pytest.raises(FileExistsError, match="exists; choose another"):
+        write_table(compared(folders), path)
+    with pytest.raises(ComparisonError, match=r"must end in \.csv or \.tex"):
+        write_table(compared(folders), tmp_path / "t.xls")
+
+
+def test_latex_holds_names_as_text_and_figures_in_per_cent(make: Make, tmp_path: Path) -> None:
+    folder = make(r"a_b & 50% #1 \input{x}", range(100))
+    text = as_latex(compared([folder]))
+    accuracy = Evaluation.load(folder).worst_case(eps=0.3)
+    assert r"a\_b \& 50\% \#1 \textbackslash{}input\{x\} & " in text
+    assert f"{100 * accuracy:.2f} [{100 * accuracy.interval[0]:.2f}, " in text
+    assert r"$\ell_\infty$ 0.3 \\" in text
+    assert escaped("~^") == r"\textasciitilde{}\textasciicircum{}"
+    if shutil.which("pdflatex"):
+        head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+        (tmp_path / "t.tex").write_text(f"{head}{text}\\end{{document}}")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
