@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from robustlit.evaluation.batches import split_size
 from robustlit.experiment.gate import gate
+from robustlit.experiment.model_card import NAME as CARD
+from robustlit.experiment.model_card import model_card
 from robustlit.experiment.report import print_found, print_report, print_verdict
 from robustlit.experiment.results_json import plain, summarise
 from robustlit.experiment.trainer import Run
@@ -111,7 +114,10 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
     writers: Any = run.trainer.callbacks  # type: ignore[attr-defined]
     errors: list[OSError] = [c.write_error for c in writers if getattr(c, "write_error", None) is not None]
     try:
+        settings: Any = OmegaConf.to_container(run.plan.config, resolve=True)
+        attacks = None if evaluation is None else evaluation.meta.get("attacks")
         write_file(run.plan.run_dir / "results.json", json.dumps(results, indent=2) + "\n")
+        write_file(run.plan.run_dir / CARD, model_card(results, settings, run.plan.command, attacks))
     except OSError as failed:
         errors.append(failed)
     try:
