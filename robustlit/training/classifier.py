@@ -120,6 +120,10 @@ class RobustClassifier(GuardedTraining):
         scheduler = self._schedule(optimizer, **length)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the answers of an epoch that was broken off."""
+        self._answers = []
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Check the batch, and in the first of an epoch the logits; seed the step."""
         super().on_train_batch_start(batch, batch_idx)

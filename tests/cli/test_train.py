@@ -68,8 +68,8 @@ def test_a_run_leaves_everything_that_the_readme_promises(run: Run, tmp_path: Pa
     folder = tmp_path / "runs" / "pgd_adv_train"
     there = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
     assert {
-        "config.yaml", "results.json", "model_card.md", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "csv/metrics.csv",
-        "evaluation/examples.parquet", "evaluation/curves_l2.csv", "evaluation/curves_l2.png",
+        "config.yaml", "results.json", "model_card.md", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "csv/metrics.csv", "evaluation/examples.parquet", "evaluation/curves_l2.csv", "evaluation/curves_l2.png",
         "evaluation/curves_l2.svg", "evaluation/adversarial_images.png",
     } <= there  # fmt: skip
     results, evaluation = results_of(folder), Evaluation.load(folder)

@@ -58,6 +58,26 @@ def test_it_learns_to_be_robust(trainer: MakeTrainer) -> None:
     assert metrics["train/accuracy"] > 0.5
 
 
+def test_training_accuracy_counts_every_answer_once(trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustlit.training.classifier.ANSWERS", 3)
+    right: list[Tensor] = []
+
+    class Counted(Standard):
+        def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> Any:
+            output = super().__call__(net, x, y)
+            right.append(output["logits"].argmax(1) == y)
+            return output
+
+    lit = module(objective=Counted())
+    lit._answers = [(torch.zeros(5, 10), torch.zeros(5, dtype=torch.int64))]  # of an epoch that was broken off
+    for every in (0, 2):
+        right.clear()
+        fit = trainer(max_epochs=1, limit_train_batches=7, log_every_n_steps=every)
+        fit.fit(lit, datamodule=data())
+        assert float(fit.callback_metrics["train/accuracy"]) == pytest.approx(float(torch.cat(right).float().mean()))
+        assert "train/loss" in fit.callback_metrics
+
+
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_it_validates_under_attack(trainer: MakeTrainer, inference_mode: bool) -> None:
     lit = module(objective=Standard())
