@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments.overrides, arguments.hydra)
     flags = [word for flag in arguments.hydra for word in flag]
     again = [word for flag in arguments.hydra if flag[0] not in _MULTIRUN for word in flag]
-    swept = _keys(arguments.overrides, swept=True)
+    multirun = any(flag[0] in _MULTIRUN for flag in arguments.hydra)
+    swept = _keys(arguments.overrides, swept=True) if multirun else {}
     codes: list[int] = []
 
     def job(config: Any) -> None:
@@ -111,13 +112,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _keys(overrides: Sequence[str], swept: bool = False) -> dict[str, str]:
     """Return the keys of overrides with their values as text; with `swept` of those alone that have several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # Hydra says so itself
+        return {}
     return {o.key_or_group: o.get_value_string() for o in parsed if o.is_sweep_override() or not swept}
 
 
 def _label(overrides: Sequence[str], swept: Collection[str]) -> str:
     """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" for a single run."""
+    if not swept:
+        return ""
     named = {key.rsplit(".", 1)[-1]: key for key in swept}
     short = {key: name for name, key in named.items()}  # two keys may end alike
     values = {short.get(key, key): value for key, value in _keys(overrides).items() if key in swept and key != "recipe"}

@@ -61,7 +61,7 @@ def _training(run: Run) -> tuple[str | None, object]:
     # The path may be relative to the folder in which the evaluation was started.
     for above in [*run.folder.resolve().parents[:_ABOVE], Path.cwd()]:
         try:
-            folder = above / _run_folder(given)
+            folder = above / run_folder(given)
             results = read_json(folder / "results.json")
             same = all(results[key] == run.results[key] for key in ("recipe", "data", "parameters"))
             if same and folder.resolve() != run.folder.resolve():
@@ -71,7 +71,7 @@ def _training(run: Run) -> tuple[str | None, object]:
     return None, None
 
 
-def _run_folder(checkpoint: str) -> Path:
+def run_folder(checkpoint: str) -> Path:
     """Return the run folder of runs/NAME/checkpoints/best.ckpt or runs/NAME."""
     path = Path(checkpoint)
     return path.parent.parent if path.suffix == ".ckpt" else path
@@ -79,7 +79,7 @@ def _run_folder(checkpoint: str) -> Path:
 
 def _run_name(checkpoint: str) -> str:
     path = Path(checkpoint)
-    return text(_run_folder(checkpoint).name if path.parent.name == "checkpoints" else path.name)
+    return text(run_folder(checkpoint).name if path.parent.name == "checkpoints" else path.name)
 
 
 def _method(config: Mapping[str, Any], base: str | None) -> str | None:

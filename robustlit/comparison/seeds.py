@@ -14,14 +14,15 @@ import numpy as np
 
 from robustlit.comparison.differences import flattened
 from robustlit.comparison.measures import unmasked
-from robustlit.comparison.origin import is_own_net
+from robustlit.comparison.origin import run_folder
 from robustlit.comparison.runs import Run
 
 FIGURES = ("clean", "worst case", "certified")
 _MOST = 8  # groups whose differences are shown, two by two
 _ONE_SIDED = 0.975
 # Settings that differ between the seeds of one recipe: the seed, and what follows from it.
-_OF_A_SEED = re.compile(r"seed|ckpt_path|base|device|version of .*")
+_OF_A_SEED = re.compile(r"seed|ckpt_path|device|version of .*")
+_NETS = ("base", "victim", "substitute")  # settings that name another run
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,21 @@ def over_seeds(runs: Sequence[Run], shown: Sequence[Mapping[str, Any]], n: int) 
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Return the groups of attacked runs that differ in the seed alone, the best represented first.
 
-    A seed that occurs twice (the same net attacked twice, its best and its last checkpoint) counts once, the first.
+    A seed counts once, and so does a net: attacked again with other random numbers, it is no other seed. Of a network
+    that robustlit did not train the seed is not known.
     """
     found: dict[object, dict[int, int]] = {}
+    nets = set()
     for place, run in enumerate(runs):
         seed = run.config.get("seed")
-        if run.evaluation is not None and isinstance(seed, int) and not isinstance(seed, bool) and run.complete:
-            found.setdefault(_key(run), {}).setdefault(seed, place)
+        known = isinstance(seed, int) and not isinstance(seed, bool) and run.config.get("recipe") != "evaluate"
+        if run.evaluation is None or not run.complete or not known:
+            continue
+        key, checkpoint = _key(run), run.config.get("ckpt_path")
+        net = key, run_folder(str(checkpoint)).name if checkpoint else run.folder.resolve().name
+        if net not in nets:
+            nets.add(net)
+            found.setdefault(key, {}).setdefault(int(str(seed)), place)
     groups = []
     for members in found.values():
         seeds = tuple(sorted(members))
@@ -89,8 +98,10 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
 def _key(run: Run) -> object:
     """Return what runs of one group have in common."""
     assert run.evaluation is not None
-    own = is_own_net(run.config)  # its place is the only thing that tells such nets apart
-    settings = {key: value for key, value in flattened(run) if not _OF_A_SEED.fullmatch(key) or (own and key != "seed")}
+    settings = {key: value for key, value in flattened(run) if not _OF_A_SEED.fullmatch(key)}
+    for key in _NETS:  # of a defense with seed 1 the net with seed 1 is defended
+        if key in settings:
+            settings[key] = re.sub(r"seed_\d+", "seed_*", settings[key])
     checkpoint = Path(str(run.config.get("ckpt_path") or "")).name
     attacked = checkpoint if checkpoint.endswith(".ckpt") else ""  # best or last
     meta = run.evaluation.meta

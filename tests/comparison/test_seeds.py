@@ -66,6 +66,11 @@ def test_only_the_seed_may_differ(seeded: Callable[..., list[Path]], make: Make)
     )
     twice = of([*seeded("e", [0, 1]), *seeded("e2", [0], lr="e")])
     assert [g["seeds"] for g in twice["groups"]] == [[0, 1]]  # a seed counts once
+    assert of([*seeded("f", [0]), *seeded("f-eval", [1], lr="f", ckpt_path="runs/f-seed_0")]) is None  # one net
+    assert of([*seeded("g", [0], recipe="evaluate"), *seeded("g", [1], recipe="evaluate")]) is None  # nets of others
+    assert of([*seeded("h", [0], base="runs/a"), *seeded("h", [1], base="runs/b")]) is None
+    based = of([*seeded("i", [0], base="runs/a-seed_0"), *seeded("i", [1], base="runs/a-seed_1")])
+    assert based["groups"][0]["seeds"] == [0, 1]
 
 
 def test_one_common_seed_is_compared_over_the_images(seeded: Callable[..., list[Path]]) -> None:
