@@ -11,12 +11,13 @@ from robustlit.objectives.mtl_ibp import MTLIBP
 from robustlit.objectives.n_fgsm import NFGSM
 from robustlit.objectives.objective import Objective, ObjectiveOutput
 from robustlit.objectives.pcl import PCL
+from robustlit.objectives.sabr import SABR
 from robustlit.objectives.standard import Standard
 from robustlit.objectives.trades import TRADES
 from robustlit.objectives.weight_perturbation import AdversarialWeightPerturbation
 
 __all__ = [
-    "MART", "MTLIBP", "NFGSM", "PCL", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation",
+    "MART", "MTLIBP", "NFGSM", "PCL", "SABR", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation",
     "EmbeddingRegression", "IBPTraining", "LabelSmoothing", "Objective", "ObjectiveOutput", "SoftLabelEmbedding",
     "Standard", "class_mean_similarity", "confusion_similarity", "similarity_embeddings",
 ]  # fmt: skip

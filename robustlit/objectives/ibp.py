@@ -13,6 +13,7 @@ from robustlit.certify.ibp import interval_margins
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Tape
 from robustlit.checks import check_not_negative, check_positive
+from robustlit.objectives.inner import check_inner_attack
 from robustlit.objectives.objective import ObjectiveOutput
 from robustlit.threat import check_eps, check_norm
 
@@ -66,8 +67,7 @@ class IBPTraining:
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the clean images."""
-        if self.initialise and self._fresh:
-            initialise_for_intervals(classifier)
+        self.prepare(classifier)
         kappa = 1 - self.share * (1 - self.kappa)
         with torch.set_grad_enabled(kappa > 0):
             logits = classifier(x)
@@ -75,9 +75,25 @@ class IBPTraining:
         loss = (1 - kappa) * proven
         if kappa:
             loss = loss + kappa * F.cross_entropy(logits, y)
+        return {"loss": self.regularised(loss, tape), "logits": logits}
+
+    def prepare(self, classifier: nn.Module) -> None:
+        """Draw the weights anew, where asked for and before the first step."""
+        if self.initialise and self._fresh:
+            initialise_for_intervals(classifier)
+
+    def regularised(self, loss: Tensor, tape: Tape) -> Tensor:
+        """Return the loss with the regularisers, which end when eps has risen."""
         if self.regularisation and self.share < 1:
-            loss = loss + self.regularisation * (1 - self.share) * imbalance(tape)
-        return {"loss": loss, "logits": logits}
+            return loss + self.regularisation * (1 - self.share) * imbalance(tape)
+        return loss
+
+
+def check_maximiser(attack: object, norm: str) -> None:
+    """Raise a ValueError unless `attack` is a gradient ascent in the norm of the intervals."""
+    check_inner_attack(attack)
+    if attack.norm != norm:  # type: ignore[attr-defined]
+        raise ValueError(f"attack and intervals must have one norm, got {attack.norm} and {norm}")  # type: ignore[attr-defined]
 
 
 def smooth_rise(share: float) -> float:

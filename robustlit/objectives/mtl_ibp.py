@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.attacks.losses import Criterion
-from robustlit.objectives.ibp import IBPTraining, imbalance, initialise_for_intervals, proven_loss
-from robustlit.objectives.inner import check_inner_attack
+from robustlit.objectives.ibp import IBPTraining, check_maximiser, proven_loss
 from robustlit.objectives.objective import ObjectiveOutput
 
 
@@ -35,21 +34,16 @@ class MTLIBP(IBPTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_inner_attack(self.attack)
-        if self.attack.norm != self.norm:
-            raise ValueError(f"attack and intervals must have one norm, got {self.attack.norm} and {self.norm}")
+        check_maximiser(self.attack, self.norm)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be the weight of the interval loss in [0, 1], got {self.alpha}")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""
-        if self.initialise and self._fresh:
-            initialise_for_intervals(classifier)
+        self.prepare(classifier)
         eps = self.largest * self.share
         x_adv = self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=eps, eval_mode=True)
         logits = classifier(x_adv)
         proven, tape = proven_loss(classifier, x, y, eps, self.norm)
         loss = self.alpha * proven + (1 - self.alpha) * F.cross_entropy(logits, y)
-        if self.regularisation and self.share < 1:
-            loss = loss + self.regularisation * (1 - self.share) * imbalance(tape)
-        return {"loss": loss, "logits": logits}
+        return {"loss": self.regularised(loss, tape), "logits": logits}

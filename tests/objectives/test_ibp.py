@@ -1,4 +1,4 @@
-"""IBPTraining and MTLIBP: the loss is a bound of what attacks reach, and training narrows it."""
+"""IBPTraining, MTLIBP and SABR: the loss is a bound of what attacks reach, and training narrows it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import nn
 
 from robustlit.attacks import PGD
 from robustlit.models import SmallCNN
-from robustlit.objectives import MTLIBP, IBPTraining
+from robustlit.objectives import MTLIBP, SABR, IBPTraining
 from robustlit.objectives.ibp import initialise_for_intervals, proven_loss, smooth_rise
+from robustlit.threat import distance
 
 
 @pytest.fixture
@@ -92,3 +93,23 @@ def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
         MTLIBP(0.1, norm="l2", attack=PGD(0.1))
     with pytest.raises(ValueError, match="kappa must be"):
         IBPTraining(0.1, kappa=2)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_sabr_bounds_a_box_within_the_ball_around_an_adversarial_example(net: nn.Module, norm: str) -> None:
+    x, y = _batch()
+    attack = PGD(0.1, norm=norm, steps=3, random_start=False)
+    seen = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(args[0]) if type(args[0]) is torch.Tensor else None)
+    small = SABR(0.2, norm=norm, subselection=0.25, attack=attack, initialise=False)
+    loss = small(net, x, y)["loss"]
+    centre = seen[-1]  # the attack's own points come before
+    assert distance(centre, x, norm).max() <= 0.75 * 0.2 + 1e-5
+    assert distance(centre, x, norm).max() > 0.7 * 0.2
+    torch.testing.assert_close(loss, proven_loss(net, centre, y, 0.25 * 0.2, norm)[0])
+    assert F.cross_entropy(net(centre), y) < loss < proven_loss(net, x, y, 0.2, norm)[0]
+    whole = SABR(0.2, norm=norm, subselection=1, attack=attack, initialise=False)(net, x, y)["loss"]
+    torch.testing.assert_close(whole, proven_loss(net, x, y, 0.2, norm)[0])
+    assert all(p.grad is None for p in net.parameters())
+    with pytest.raises(ValueError, match="subselection must be"):
+        SABR(0.2, norm=norm, subselection=0, attack=attack)

@@ -1,0 +1,52 @@
+"""SABR: the interval loss of a small box around an adversarial example, in place of the whole ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robustlit.attacks.ascent import GradientAscent
+from robustlit.attacks.losses import Criterion
+from robustlit.objectives.ibp import IBPTraining, check_maximiser, proven_loss
+from robustlit.objectives.objective import ObjectiveOutput
+
+
+@dataclass
+class SABR(IBPTraining):
+    """The worst margins that intervals allow within subselection * eps of an adversarial example, and regularisers.
+
+    Mueller, Eckert, Fischer, Vechev: Certified training: small boxes are all you need, 2023, arXiv:2210.04871. The
+    attack stays within (1 - subselection) * eps, so that the box lies within the ball. Smaller boxes cost less clean
+    accuracy and prove less by intervals alone; certify the net with CROWN.
+
+    Args:
+        subselection: Radius of the box as a share of eps, in (0, 1]; 1 is `IBPTraining`. The paper has .6 on MNIST at
+            .3, .4 at .1, and less on CIFAR-10.
+        attack: The inner maximiser (FGSM, BIM, MIM or PGD); its own eps is not used.
+        eps, norm, warmup, eps_scale, regularisation, initialise: See `IBPTraining`; `kappa` is not used.
+
+    Raises:
+        ValueError: An argument out of range, or an attack that is no gradient ascent or has another norm.
+    """
+
+    subselection: float = 0.4
+    attack: GradientAscent = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_maximiser(self.attack, self.norm)
+        if not 0 < self.subselection <= 1:
+            raise ValueError(f"subselection must be a share of eps in (0, 1], got {self.subselection}")
+
+    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""
+        self.prepare(classifier)
+        eps = self.largest * self.share
+        reach = (1 - self.subselection) * eps
+        centre = self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=reach, eval_mode=True)
+        with torch.no_grad():
+            logits = classifier(centre)
+        proven, tape = proven_loss(classifier, centre, y, self.subselection * eps, self.norm)
+        return {"loss": self.regularised(proven, tape), "logits": logits}
