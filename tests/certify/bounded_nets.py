@@ -38,6 +38,20 @@ class Resized(nn.Module):
         return self.net(x)
 
 
+class Arithmetic(nn.Module):
+    """What nets write by hand: constants on either side, differences, padding, concatenation; sides that differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2))
+        self.second, self.last = nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Linear(144, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x - 0.4, 1 - x, 2 * x / 0.7], 1)
+        x = self.first(nn.functional.pad(x, (1, 0, 0, 1), mode="replicate")).relu()
+        return self.last((self.second(x) - x).relu().flatten(1))
+
+
 def _batch_norm(channels: int) -> nn.BatchNorm2d:
     layer = nn.BatchNorm2d(channels)
     layer.running_mean = torch.randn(channels) * 0.1
@@ -69,6 +83,7 @@ def nets() -> dict[str, nn.Module]:
         ),
         "resized": Resized(nn.Sequential(nn.Conv2d(1, 3, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(75, 10)), 12),
         "jump": JumpReLUDefense(body, 0.1),
+        "arithmetic": Arithmetic(),
     }  # fmt: skip
     return {name: net.eval() for name, net in found.items()}
 

@@ -36,13 +36,19 @@ class _Odd(nn.Module):
             x = x * x
         if self.kind == "dropout":
             x = nn.functional.dropout(x)
+        if self.kind == "alpha":
+            x = torch.add(x, x, alpha=2)
+        if self.kind == "padded with a value":
+            x = nn.functional.pad(x, (1, -1), value=0.5)
         if self.kind == "view in place":
             part = x.view(-1, 16)
             part.relu_()
         return self.last(x)
 
 
-@pytest.mark.parametrize("kind", ["branch", "comparison", "product", "dropout", "view in place"])
+@pytest.mark.parametrize(
+    "kind", ["branch", "comparison", "product", "dropout", "alpha", "padded with a value", "view in place"]
+)
 def test_what_cannot_be_bounded_is_an_error(kind: str) -> None:
     with pytest.raises(UnknownLayerError):
         _run(_Odd(kind))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -39,6 +40,22 @@ def test_the_radius_lies_just_below_that_of_a_linear_net() -> None:
     assert (radius[bounded] > exact[bounded] - 0.15).all()
     assert torch.equal(radius[2:4], certificate.run(nn.Sequential(Smoothed(net, 0.5)), x[2:4], y[2:4]).radius)
     assert not certificate.run(Smoothed(net, 0.5), x, 1 - y).radius.any()
+
+
+def test_the_radius_of_a_net_that_never_errs_is_the_papers_by_hand() -> None:
+    seen: list[torch.Tensor] = []
+
+    def sure(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z - 0.5)
+        return torch.tensor([[1.0, 0.0]]).expand(len(z), 2)
+
+    x, y = torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, dtype=torch.int64)
+    found = RandomizedSmoothing(sigma=0.5, n0=30, n=1100).run(Smoothed(Function(sure), 0.5), x, y)
+    # Clopper and Pearson's lower bound of n successes in n is alpha^(1/n).
+    assert float(found.radius) == pytest.approx(0.5 * NormalDist().inv_cdf(0.001 ** (1 / 1100)))
+    noise = torch.cat(seen)
+    assert len(noise) == int(found.forwards) == 1130
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

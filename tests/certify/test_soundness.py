@@ -13,9 +13,14 @@ from torch import nn
 from robustlit.attacks import APGD, PGD, Square
 from robustlit.attacks.draws import Draws
 from robustlit.certify import CROWN, CROWNIBP, IBP, Certificate
+from robustlit.certify.activations import Activation, Jump, LeakyReLU, Sigmoid, Tanh
 from robustlit.certify.bounds import logits_of, margins_of
-from robustlit.certify.ibp import interval_margins
+from robustlit.certify.crown import tightened
+from robustlit.certify.ibp import are_positive, interval_margins
 from robustlit.certify.region import Region
+from robustlit.certify.tape import Node
+from robustlit.certify.windows import chain_of, windowed_bounds
+from robustlit.checks import rounded_up
 from robustlit.models import Normalize
 from robustlit.threat import Ball
 
@@ -78,6 +83,19 @@ def test_every_layer_holds_the_values_of_every_point(name: str, norm: str) -> No
         assert (margins_of(tape, logits, y, through_bends=bends, parallel=parallel) <= reached).all()
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_the_bounds_of_a_point_are_what_the_net_computes(name: str) -> None:
+    """A wrong constant or sign in a layer, which the width of a ball would hide."""
+    net, x, y = _case(name, 3)
+    logits = net(x).detach()
+    exact = logits.gather(1, y.unsqueeze(1)) - logits
+    for norm in ("linf", "l2"):
+        tape, node = logits_of(net, Region(x.double(), torch.zeros(3), norm), tightened)
+        for bends, parallel in ((False, False), (True, False), (True, True)):
+            margins = margins_of(tape, node, y, through_bends=bends, parallel=parallel)
+            torch.testing.assert_close(margins.float(), exact, rtol=0, atol=2e-3)
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 def test_intervals_of_an_l2_ball_hold_the_exact_ones_of_the_first_layer(mode: str) -> None:
     torch.manual_seed(0)
@@ -89,6 +107,108 @@ def test_intervals_of_an_l2_ball_hold_the_exact_ones_of_the_first_layer(mode: st
     assert (node.low <= exact + 1e-5).all()
     if mode == "zeros":
         assert (node.low >= exact - 1e-4).all()
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("op", [LeakyReLU(), LeakyReLU(0.1), Jump(0.3), Sigmoid(), Tanh()], ids=repr)
+def test_the_lines_of_an_activation_lie_on_either_side_of_it(op: Activation, parallel: bool) -> None:
+    ends = torch.rand(500, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 6 - 3
+    ends[:9] = torch.tensor([[-2, -1], [-2, 0], [-2, 0.2], [-0.1, 2], [0, 1], [0.2, 0.4], [0.3, 1], [1, 2], [1, 1]])[
+        ..., None
+    ]
+    low, high = ends.amin(1), ends.amax(1)
+    slopes = torch.stack([torch.ones_like(low), -torch.ones_like(low)])
+    (found,), constant = op.back(slopes, [Node(0, None, (), low, high)], parallel)
+    for share in torch.linspace(0, 1, 21, dtype=torch.float64):
+        x = low + share * (high - low)
+        value = op.interval([Node(0, None, (), x, x)])[0]
+        assert ((slopes * value).squeeze(2) >= (found * x).squeeze(2) + constant - 1e-6).all()
+
+
+class _Mirrored(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.permute(0, 1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(1), nn.AvgPool2d(3), nn.Sigmoid(), nn.Tanh(), nn.LeakyReLU(0.3), _Mirrored()],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_float32_makes_of_a_layer_lies_within_its_bounds(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(layer, nn.Flatten()).eval()
+    for parameter in layer.parameters():
+        parameter.data.normal_()
+    x = torch.randn(20, 1, 12, 12)
+    region = Region(x.double(), torch.zeros(20), "linf")
+    region.low = region.high = region.x
+    _, node = logits_of(net, region)
+    values = net(x).double()
+    assert (node.low <= values).all()
+    assert (values <= node.high).all()
+    assert (node.high - node.low).max() < 1e-4
+
+
+@pytest.mark.parametrize(("norm", "eps", "padding"), [("linf", [0.1, 0.2], 1), ("l2", [0.3, 0.6], 0)])
+def test_bounds_by_windows_are_those_of_whole_planes(norm: str, eps: list[float], padding: int) -> None:
+    """In L2, bounds by windows are looser where the image is padded."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(0, padding), dilation=(1, 2)), nn.LeakyReLU(0.1),
+        nn.Conv2d(4, 4, 1, padding=1), nn.Conv2d(4, 6, 3, stride=(1, 2), padding=1, groups=2), nn.Flatten(),
+    )  # fmt: skip
+    tape, flat = logits_of(net, Region(torch.rand(2, 2, 8, 6, dtype=torch.float64), torch.tensor(eps), norm))
+    chain = chain_of(flat.inputs[0])
+    assert chain is not None
+    low, high = windowed_bounds(tape, chain, 500)
+    every = torch.eye(flat.low.shape[1], dtype=torch.float64).unsqueeze(1).expand(-1, 2, -1)
+    least, negative = tape.least(flat, torch.cat([every, -every]), through_bends=True).split(len(every))
+    torch.testing.assert_close(low.flatten(1), least.T, rtol=0, atol=1e-9)
+    torch.testing.assert_close(high.flatten(1), -negative.T, rtol=0, atol=1e-9)
+
+
+def test_crown_narrows_a_layer_to_what_linear_bounds_allow() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 3))
+    region = Region(torch.rand(4, 8, dtype=torch.float64), torch.full((4,), 0.2), "linf")
+    (plain, before), (_, after) = (
+        (tape, [node for node in tape.nodes if node.op is not None and node.op.bends][1].inputs[0])
+        for tape, _ in (logits_of(net, region), logits_of(net, region, tightened))
+    )
+    every = torch.eye(30, dtype=torch.float64).unsqueeze(1).expand(-1, 4, -1)
+    low, negative = (plain.least(before, slopes, through_bends=True).T for slopes in (every, -every))
+    unsure = (before.low < 0) & (before.high > 0)
+    for found, expected in (
+        (after.low, torch.maximum(before.low, low)), (after.high, torch.minimum(before.high, -negative)),
+    ):  # fmt: skip
+        torch.testing.assert_close(found[unsure], expected[unsure], rtol=0, atol=1e-9)
+    assert (after.high - after.low).mean() < 0.9 * (before.high - before.low).mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_is_certified_alone_as_in_a_batch(kind: type[Certificate]) -> None:
+    net, x, y = _case("cnn", 5)
+    eps = torch.linspace(0.001, 0.3, 5, dtype=torch.float64)
+    for order in (eps, eps.flip(0)):
+        whole = kind().proven(net, x, y, order)[0]
+        assert 0 < whole.sum() < 5
+        alone = [kind().proven(net, x[k : k + 1], y[k : k + 1], order[k : k + 1])[0] for k in range(5)]
+        assert torch.equal(whole, torch.cat(alone))
+
+
+def test_a_value_that_another_window_chooses_may_be_the_largest_here() -> None:
+    class Pooled(nn.Module):
+        """0.1 against how much the larger of the first two pixels exceeds the first."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            pooled = nn.functional.max_pool2d(x, (2, 1), 1).flatten(1)
+            weight = torch.tensor([[0.0, 0, 0, 0, 0], [1, 0, -1, 0, 0]])
+            return nn.functional.linear(torch.cat([pooled, x.flatten(1)], 1), weight, torch.tensor([0.1, 0]))
+
+    x = torch.tensor([0.5, 0.45, 0.1]).view(1, 1, 3, 1)
+    radius = CROWN(0.1).run(Pooled(), x, torch.tensor([0])).radius  # the second may be 0.1 larger from 0.075 on
+    assert 0 < float(radius) <= 0.075
 
 
 def test_linear_net_is_certified_exactly() -> None:
@@ -142,16 +262,20 @@ def _range(
 
 def test_a_tie_and_a_net_that_returns_nan_are_not_certified() -> None:
     class Constant(nn.Module):
-        def __init__(self, value: float) -> None:
+        def __init__(self, value: float | torch.Tensor) -> None:
             super().__init__()
             self.net = nn.Linear(4, 2)
             self.net.weight.data.zero_()
-            self.net.bias.data.fill_(value)
+            self.net.bias.data[:] = value
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)
 
-    for value in (1.0, float("nan")):
+    assert are_positive(torch.tensor([[0.0, 1, 1], [0, 0, 1], [0, 1, torch.nan]]), torch.zeros(3).long()).tolist() == [
+        True, False, False,
+    ]  # fmt: skip
+    within_rounding = torch.tensor([1 + 2.0**-23, 1.0])
+    for value in (1.0, float("nan"), within_rounding):
         for kind in KINDS:
             radius = kind(0.1).run(Constant(value), torch.rand(2, 4), torch.zeros(2).long()).radius
             assert not radius.any()
@@ -163,7 +287,7 @@ def test_linear_bounds_prove_all_that_intervals_prove(name: str) -> None:
     radii = [kind(0.02, rounds=8).run(net, x, y).radius for kind in KINDS]
     assert (radii[1] >= 0.98 * radii[0]).all()
     assert (radii[2] >= 0.98 * radii[1]).all()
-    assert radii[2].mean() > 1.05 * radii[0].mean()
+    assert radii[2].mean() > 1.05 * radii[1].mean() > 1.05 * radii[0].mean()
 
 
 def test_a_radius_is_exact_at_the_budgets_and_nothing_lies_above_it() -> None:
@@ -174,3 +298,21 @@ def test_a_radius_is_exact_at_the_budgets_and_nothing_lies_above_it() -> None:
         at = torch.full((12,), eps, dtype=torch.float64)
         assert torch.equal(certificate.proven(net, x, y, at)[0], radius >= eps)
     assert not certificate.proven(net, x, y, radius * 1.03)[0].all()
+    several = [0.001, 0.003, 0.006, 0.02, 0.05]
+    once = CROWNIBP(0.01, rounds=1).run(net, x, y, budgets=several).radius
+    for eps in (0.01, *several):
+        at = torch.full((12,), eps, dtype=torch.float64)
+        assert torch.equal(certificate.proven(net, x, y, at)[0], once >= eps)
+
+
+def test_no_radius_is_larger_than_the_box_and_rounding_is_no_way_out_of_it() -> None:
+    net = nn.Linear(4, 2)
+    net.weight.data.zero_()
+    net.bias.data.copy_(torch.tensor([1.0, 0.0]))
+    x, y = torch.rand(3, 4), torch.zeros(3).long()
+    assert (IBP(0.3).run(net, x, y).radius == 1).all()
+    for norm in ("linf", "l2"):
+        region = Region(x.double() * 0.2 + 0.4, torch.full((3,), 0.1), norm)
+        assert (
+            region.high - region.x >= rounded_up(torch.tensor(0.1).double(), norm) - 1e-12
+        ).all()  # as attacks may reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustlit.attacks import PGD
+from robustlit.attacks.losses import Criterion
 from robustlit.models import SmallCNN
 from robustlit.objectives import MTLIBP, SABR, IBPTraining
-from robustlit.objectives.ibp import initialise_for_intervals, proven_loss, smooth_rise
+from robustlit.objectives.ibp import imbalance, initialise_for_intervals, proven_loss, smooth_rise
 from robustlit.threat import distance
 
 
@@ -49,6 +51,41 @@ def test_eps_kappa_and_the_regularisers_follow_the_schedule(net: nn.Module) -> N
     assert rise[0] == 0
     assert rise[-1] == pytest.approx(1)
     assert all(a <= b for a, b in pairwise(rise))
+
+
+def test_half_way_through_the_schedule_the_losses_are_the_formulas(net: nn.Module) -> None:
+    x, y = _batch()
+    attack, more = PGD(0.1, steps=3, random_start=False), {"regularisation": 0.3, "initialise": False}
+    ibp = IBPTraining(0.2, warmup=0.5, eps_scale=1.1, kappa=0.25, **more)
+    mtl = MTLIBP(0.2, warmup=0.5, eps_scale=1.1, alpha=0.25, attack=attack, **more)
+    for objective in (ibp, mtl):
+        objective.set_progress(0.3)  # .6 of the warm-up, where the rise is a line of slope 16 / 13 through (1, 1)
+        assert objective.share == pytest.approx(1 - 0.4 * 16 / 13)
+    share = ibp.share
+    proven, tape = proven_loss(net, x, y, 0.22 * share, "linf")
+    rest = 0.3 * (1 - share) * imbalance(tape)
+    wanted = 0.75 * share * proven + (1 - 0.75 * share) * F.cross_entropy(net(x), y) + rest
+    torch.testing.assert_close(ibp(net, x, y)["loss"], wanted)
+    x_adv = attack.maximise(net, x, Criterion(y).log_odds, eps=0.22 * share)
+    wanted = 0.25 * proven + 0.75 * F.cross_entropy(net(x_adv), y) + rest
+    torch.testing.assert_close(mtl(net, x, y)["loss"], wanted)
+
+
+def test_the_regularisers_and_the_first_weights_are_those_of_shi_et_al() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    net = nn.Sequential(first, nn.ReLU(), second)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2) * 4)
+        first.bias.copy_(torch.tensor([-1.0, -3.0]))
+    x, y = torch.full((1, 2), 0.5), torch.tensor([0])
+    # Middles 1 and -1, surely on and off, in balance; intervals four times as wide: (.5 - 1 / 4) / .5.
+    assert float(imbalance(proven_loss(net, x, y, 0.1, "linf")[1]).detach()) == pytest.approx(0.5)
+    first.bias.data[1] = -2.4  # the middle -.4: 1 against .4 on average, (.5 - .4) / .5 more
+    assert float(imbalance(proven_loss(net, x, y, 0.05, "linf")[1]).detach()) == pytest.approx(0.7)
+    wide = nn.Linear(400, 50)
+    initialise_for_intervals(wide)
+    assert float(wide.weight.detach().std()) == pytest.approx((2 * math.pi) ** 0.5 / 400, rel=0.03)
+    assert not wide.bias.any()
 
 
 def test_training_certifies(net: nn.Module) -> None:

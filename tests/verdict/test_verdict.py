@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from robustlit.attacks.victim import Victim
 from robustlit.defenses import BitDepth
 from robustlit.evaluation import evaluate
 from robustlit.results import BELIEVABLE, FAIL, INCONCLUSIVE, PASS, Check, Evaluation, Verdict
+from robustlit.results.certificates import COLUMNS, Certificates
 from robustlit.threat import Ball
 from robustlit.verdict import verdict
 from robustlit.verdict.checks import CHECKS
@@ -34,6 +36,7 @@ judge = import_module("robustlit.verdict.judge")  # the name of the package's fu
 
 Digits = tuple[Tensor, Tensor]
 Judged = Callable[..., dict[int, Check]]
+PLACES = {spec.number: at for at, spec in enumerate(CHECKS) if spec.number in (2, 13, 14, 28)}
 ALL = {*range(1, 20), *range(21, 28)}
 
 
@@ -287,6 +290,33 @@ def test_the_table_answers_checks_1_and_4(table: Any, net: nn.Module, digits: Di
     rising.loc[np.isclose(rising["eps"], 0.15), "success"] = False
     found = verdict(Evaluation(rising), net, data, [PGD(eps=0.1, steps=5)], profile="full")
     assert (failed(found), found.passes) == ({4}, 0)
+
+
+def test_what_one_kind_of_attack_breaks_alone_is_counted_by_hand(table: Any) -> None:
+    """Checks 2, 13, 14 and 28, of four examples: distances of what each attack found, None for nothing."""
+    broken: dict[str, dict[str, list[float | None]]] = {
+        "adaptive": {"pgd": [None, 0.1, None, 0.3], "square": [0.3, 0.3, None, 0.2], "fgsm": [None, 0.3, 0.2, 0.3]},
+        "greybox": {"pgd": [None, 0.1, 0.1, None]},
+        "blackbox": {"pgd": [None, None, None, None]},
+    }
+    frames = [
+        table([(k, name, 0.3, reach) for k, reach in enumerate(found)], knowledge=known).table
+        for known, attacks in broken.items()
+        for name, found in attacks.items()
+    ]
+    rows = [(k, 1, True, "ibp", norm, 0.1, 1, 0) for norm in ("linf", "l2") for k in range(4)]
+    proven = Certificates(pd.DataFrame(rows, columns=list(COLUMNS)))
+    evaluation = replace(Evaluation(pd.concat(frames, ignore_index=True)), certificates=proven)
+    right = SimpleNamespace(norm="linf", eps=0.3)
+    context = SimpleNamespace(evaluation=evaluation, right=right, model=nn.Identity(), nothing_to_probe=lambda: None)
+    counts = {number: CHECKS[at].reads(CHECKS[at], context).finding for number, at in PLACES.items()}  # type: ignore
+    assert {number: finding.split(" of 4")[0].split()[-1] for number, finding in counts.items()} == {
+        2: "1", 13: "1", 14: "0", 28: "2",
+    }, counts  # fmt: skip
+    alone = evaluation.table
+    alone = alone[(alone["knowledge"] != "adaptive") | (alone["attack"] == "pgd")]
+    context.evaluation = replace(evaluation, table=alone)
+    assert "1 of 4" in CHECKS[PLACES[14]].reads(CHECKS[PLACES[14]], context).finding  # type: ignore
 
 
 def test_declared_randomness_is_judged_by_fresh_draws(net: nn.Module, digits: Digits) -> None:
