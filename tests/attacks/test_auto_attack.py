@@ -60,6 +60,29 @@ def test_each_part_gets_the_examples_that_are_left(parts: Parts, net: nn.Module,
     assert (distance(result.x_adv, x, "linf") <= 0.05 + 1e-6).all()
 
 
+def test_every_part_gets_the_rows_and_budgets_of_its_examples_and_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.full((5, 1, 2, 2), 0.4)
+    x[0] = 0.7  # misclassified: no part gets it
+    budgets, given = torch.tensor([0.5, 0.2, 0.25, 0.3, 0.35]), []
+
+    class Part:
+        """Breaks one example, the one of its own number."""
+
+        def __init__(self, row: int) -> None:
+            self.row = row
+
+        def _search(self, victim: Victim, x: Tensor, criterion: Any, rows: Tensor, draws: Any, eps: Tensor) -> Tensor:
+            given.append((rows.tolist(), torch.equal(eps, budgets[rows])))
+            return x + torch.where(rows == self.row, eps, 0).view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(AutoAttack, "_parts", lambda self: [Part(row) for row in range(1, 5)])
+    bright = Function(lambda z: torch.stack([torch.zeros(len(z)), z.mean((1, 2, 3)) - 0.5], 1))
+    result = AutoAttack(eps=0.5).run(bright, x, torch.zeros(5, dtype=torch.int64), eps=budgets, seed=0)
+    assert given == [([1, 2, 3, 4], True), ([2, 3, 4], True), ([3, 4], True), ([4], True)]
+    assert result.success.all()
+    torch.testing.assert_close(result.distance[1:], budgets[1:])
+
+
 @pytest.mark.parametrize(("classes", "aims"), [(2, 1), (3, 2), (4, 2)])
 def test_few_classes(classes: int, aims: int, parts: Parts) -> None:
     model = Function(lambda x: constant(x)[:, :classes])

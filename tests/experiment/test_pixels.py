@@ -28,17 +28,17 @@ class Rule(nn.Module):
         return -(x[:, self.channel, 0, 0, None] - self.marks).abs()  # type: ignore[operator]
 
 
-def data(channels: int = 3) -> Any:
+def data(channels: int = 3, grey: bool = False) -> Any:
     y = torch.arange(120) % 10
     x = torch.full((120, channels, 2, 2), 0.5)
-    x[:, 0] = (y / 9).view(-1, 1, 1)
+    x[:, slice(None) if grey else slice(1)] = (y / 9).view(-1, 1, 1, 1)
     return SimpleNamespace(num_classes=10, test_dataloader=lambda: [(part, y[:60]) for part in x.split(60)])
 
 
-def warned(net: nn.Module, channels: int = 3) -> list[str]:
+def warned(net: nn.Module, channels: int = 3, grey: bool = False) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_pixels(net, data(channels), "my.module:build")
+        warn_of_pixels(net, data(channels, grey), "my.module:build")
     return [str(w.message) for w in caught]
 
 
@@ -58,6 +58,8 @@ def test_pixels_up_to_255_and_channels_in_reverse() -> None:
     assert "behind Normalize(mean=[0.0, 0.0, 0.0], std=[1 / 255] * 3)" in line
     (line,) = warned(Rule(0, 255), channels=1)
     assert "std=[1 / 255] * 1)" in line
+    (line,) = warned(Rule(0, 255), grey=True)  # right in either order too, and the order is not what it lacks
+    assert "behind Normalize(mean=[0.0, 0.0, 0.0], std=[1 / 255] * 3)" in line
     (line,) = warned(Rule(0, 1, channel=2))
     assert "with the channels in the order blue, green, red: give it x.flip(1) in its forward" in line
 
