@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from robustlit.comparison.origin import run_folder
 from robustlit.comparison.runs import Run
 
 FIGURES = ("clean", "worst case", "certified")
-_MOST = 8  # groups whose differences are shown, two by two
+_MOST = 5  # groups whose differences are shown, two by two
 _ONE_SIDED = 0.975
 # Settings that differ between the seeds of one recipe: the seed, and what follows from it.
 _OF_A_SEED = re.compile(r"seed|ckpt_path|device|version of .*")
@@ -41,7 +42,7 @@ class Group:
 
 
 def over_seeds(runs: Sequence[Run], shown: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any] | None:
-    """Return what a page shows of runs that differ in the seed alone; None where no two do.
+    """Return what a page shows of runs that differ in the seed alone, and of their differences; None without either.
 
     Args:
         runs: The runs.
@@ -50,12 +51,11 @@ def over_seeds(runs: Sequence[Run], shown: Sequence[Mapping[str, Any]], n: int) 
 
     Returns:
         `groups`: `name`, `seeds`, `runs` (places) and, for each of `FIGURES` that all of its runs have, mean, least and
-        largest accuracy. `differences`: of two groups with a common budget `a`, `b`, `seeds`, and for each figure the
-        mean difference and its 95 % interval, see `difference`.
+        largest accuracy. `differences`: of two groups with a common seed and budget `a`, `b`, `seeds`, and for each
+        figure that was measured alike the mean difference and its 95 % interval, which is None where all seeds differ
+        by the same.
     """
     groups = grouped(runs)
-    if all(len(group.seeds) < 2 for group in groups):
-        return None
     shares = [{name: _share(each, name) for name in FIGURES} for each in shown]
     described = []
     for group in groups:
@@ -65,7 +65,9 @@ def over_seeds(runs: Sequence[Run], shown: Sequence[Mapping[str, Any]], n: int) 
         described.append(
             {"name": group.name, "seeds": list(group.seeds), "runs": list(group.places), "figures": figures}
         )
-    return {"groups": described, "differences": [*_differences(groups[:_MOST], runs, shown, shares, n)]}
+    apart = [*_differences(groups[:_MOST], runs, shown, shares, n)]
+    several = any(len(group.seeds) > 1 for group in groups)
+    return {"groups": described, "differences": apart} if several or apart else None
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
@@ -104,9 +106,18 @@ def _key(run: Run) -> object:
             settings[key] = re.sub(r"seed_\d+", "seed_*", settings[key])
     checkpoint = Path(str(run.config.get("ckpt_path") or "")).name
     attacked = checkpoint if checkpoint.endswith(".ckpt") else ""  # best or last
-    meta = run.evaluation.meta
-    attacks = tuple(sorted((str(k), str(v)) for k, v in dict(meta.get("attacks") or {}).items()))
-    return tuple(sorted(settings.items())), attacked, attacks, run.budget, tuple(run.rests_on), run.data
+    return tuple(sorted(settings.items())), attacked, *map(partial(_measured, run), FIGURES), run.budget, run.data
+
+
+def _measured(run: Run, figure: str) -> object:
+    """Return how a figure was measured: the attacks or certificates with their settings."""
+    assert run.evaluation is not None
+    if figure == "clean":
+        return None
+    kind = "attacks" if figure == "worst case" else "certificates"
+    settings = run.evaluation.meta.get(kind)
+    named = sorted((str(k), str(v)) for k, v in settings.items()) if isinstance(settings, Mapping) else []
+    return tuple(named), tuple(run.rests_on) if figure == "worst case" else ()
 
 
 def _share(shown: Mapping[str, Any], name: str) -> float | None:
@@ -131,7 +142,8 @@ def _differences(
         for name in FIGURES:
             values = [(shares[a][name], shares[b][name]) for a, b in pairs]
             apart = [a - b for a, b in values if a is not None and b is not None]
-            if len(apart) < len(pairs):
+            alike = _measured(runs[pairs[0][0]], name) == _measured(runs[pairs[0][1]], name)
+            if len(apart) < len(pairs) or not alike:
                 continue
             kind = {"clean": "clean", "worst case": "worst"}.get(name)
             wrong = None
@@ -148,11 +160,16 @@ def _wrong(shown: Mapping[str, Any], kind: str, n: int) -> np.ndarray:
     return unmasked(shown["mistakes"][kind]["wrong"], n)
 
 
-def over_pairs(apart: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean of at least two paired differences, and the ends of Student's 95 % interval of it."""
+def over_pairs(apart: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the mean of at least two paired differences, and the ends of Student's 95 % interval of it.
+
+    Without ends where all are equal: so few seeds say nothing of how far others lie apart.
+    """
     from scipy.stats import t
 
     mean, count = float(np.mean(apart)), len(apart)
+    if max(apart) - min(apart) < 1e-12:
+        return mean, None, None
     half = float(t.ppf(_ONE_SIDED, count - 1)) * float(np.std(apart, ddof=1)) / math.sqrt(count)
     return mean, mean - half, mean + half
 

@@ -110,7 +110,7 @@ def test_intervals_of_an_l2_ball_hold_the_exact_ones_of_the_first_layer(mode: st
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("op", [LeakyReLU(), LeakyReLU(0.1), Jump(0.3), Sigmoid(), Tanh()], ids=repr)
+@pytest.mark.parametrize("op", [LeakyReLU(), LeakyReLU(0.1), Jump(0.3), Sigmoid(), Tanh()], ids=range(5))
 def test_the_lines_of_an_activation_lie_on_either_side_of_it(op: Activation, parallel: bool) -> None:
     ends = torch.rand(500, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 6 - 3
     ends[:9] = torch.tensor([[-2, -1], [-2, 0], [-2, 0.2], [-0.1, 2], [0, 1], [0.2, 0.4], [0.3, 1], [1, 2], [1, 1]])[

@@ -73,6 +73,14 @@ def test_only_the_seed_may_differ(seeded: Callable[..., list[Path]], make: Make)
     assert based["groups"][0]["seeds"] == [0, 1]
 
 
+def test_what_was_not_measured_alike_is_not_subtracted(seeded: Callable[..., list[Path]], make: Make) -> None:
+    weaker = {"attacks": {"pgd": ("linf", (0.1, 0.3, 0.4))}}
+    other = make("other-seed_0", range(200), seed=9, config={"seed": 0, "lr": "other"}, **weaker)
+    (difference,) = of([*seeded("full", [0]), other])["differences"]
+    assert list(difference["figures"]) == ["clean"]
+    assert over_pairs([0.1, 0.1]) == (pytest.approx(0.1), None, None)
+
+
 def test_one_common_seed_is_compared_over_the_images(seeded: Callable[..., list[Path]]) -> None:
     folders = [*seeded("many", [0, 1]), *seeded("single", [1], strength=2.0)]
     (difference,) = of(folders)["differences"]

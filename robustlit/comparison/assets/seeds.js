@@ -9,7 +9,8 @@ if (DATA.seeds) {
     return count ? el("small", { class: "flag" }, `✕ ${count} of ${g.runs.length} overstated`) : null;
   };
   const points = (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${percent(Math.abs(x), n)}`;
-  const apart = (f) => f ? [points(f.mean), el("small", {}, `[${points(f.low)}, ${points(f.high)}]`)] : ["–"];
+  const apart = (f) => f ? [points(f.mean), el("small", {},
+    f.low === null ? "equal in all seeds" : `[${points(f.low)}, ${points(f.high)}]`)] : ["–"];
   const cells = (kind, of) => el("td", { class: "n" }, ...of(kind));
   const heads = (first) => [column({}, first), column({}, "seeds"), ...kinds.map((kind) => column({ class: "n" }, kind))];
   at("seeds").hidden = false;
