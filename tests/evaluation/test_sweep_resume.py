@@ -285,7 +285,11 @@ SCRIPT = """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     _, _, x, y = load_mnist()
-    done = lambda name, share: print(share, flush=True)
+    batches = set()
+    def done(name, share):  # a line for each finished batch
+        if share and (8 * share).is_integer() and share not in batches:
+            batches.add(share)
+            print(share, flush=True)
     attacks, data = [PGD(eps=0.01, steps=60, restarts=2)], (x[:160].float() / 255, y[:160])
     result = evaluate(SmallCNN(), data, attacks, batch_size=20, progress=done, folder=sys.argv[1])
     print("digest", result.digest)
