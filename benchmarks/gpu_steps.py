@@ -48,7 +48,7 @@ def throughput(device: torch.device, quick: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"batch": batch, "attack": f"PGD-{STEPS}"}
     for name, build in nets.items():
         wide = name.startswith("WRN")
-        # torch.compile of the wide net takes minutes, which is shown by no other net either.
+        # Compiling the wide net takes minutes.
         for switches in SWITCHES[: 3 if wide else 4]:
             if quick and switches not in SWITCHES[:2]:
                 continue
@@ -102,7 +102,7 @@ def synchronisations(device: torch.device) -> dict[str, Any]:
     net = PreActResNet(width=16).to(device).eval()
     x = torch.rand(64, 3, 32, 32, device=device)
     y = net(x).argmax(1)
-    tiny = 1e-6  # nobody is broken, so every example takes every step
+    tiny = 1e-6  # so small that no example becomes adversarial: each takes every step
     kinds: dict[str, Callable[[int], Attack]] = {
         "PGD": lambda n: PGD(eps=tiny, steps=n), "MIM": lambda n: MIM(eps=tiny, steps=n),
         "APGD": lambda n: APGD(eps=tiny, steps=n),

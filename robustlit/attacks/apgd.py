@@ -15,7 +15,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import LOSSES, Criterion, loss_for
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice, check_count, check_counts, check_share
 from robustlit.threat import Ball, expand
@@ -70,7 +70,7 @@ class APGD(BudgetAttack):
             count = min(self.targets, criterion.classes(logits) - 1)
             aims = [criterion.toward(likely) for likely in logits.topk(count, 1).indices.unbind(1)]  # likeliest first
         unbroken = _Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
-        for aim in told([aim for aim in aims for _ in range(self.restarts)]):
+        for aim in track([aim for aim in aims for _ in range(self.restarts)]):
             start = start_at_the_surface(unbroken.ball, unbroken.draws)
             self._ascend(victim, best, replace(unbroken, z=start, aim=aim.select(unbroken.at)))
             if not unbroken.keep(~best.success[unbroken.at]):
@@ -81,7 +81,7 @@ class APGD(BudgetAttack):
         """Run algorithm 1 of the paper, for each example until it succeeds."""
         windows = _windows(self.steps)
         check_at = next(windows)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             loss = loss_for(self.loss, climbers.aim)
             logits, losses, gradient = victim.gradient(climbers.z, loss, climbers.rows)
             votes = logits

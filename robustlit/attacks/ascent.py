@@ -15,7 +15,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best, Loss
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts, check_step_size
 from robustlit.threat import Ball, expand
@@ -116,7 +116,7 @@ class GradientAscent(BudgetAttack):
         best, only_run = Best(x), self.restarts == 1
         ascent = Ascent([self.step_over_eps] * self.steps, self.decay, Criterion.log_odds)
         unbroken = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
-        for _ in told(range(self.restarts)):
+        for _ in track(range(self.restarts)):
             climbers = replace(unbroken)
             if self.random_start:
                 climbers.z = climbers.ball.random_point(unbroken.draws)
@@ -167,7 +167,7 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
 
     `best` records every point but the last ones, which stay in `climbers` and are not judged yet.
     """
-    for step, length in enumerate(told(ascent.lengths)):
+    for step, length in enumerate(track(ascent.lengths)):
         aim = climbers.aim
 
         def loss(logits: Tensor, aim: Criterion = aim) -> Tensor:

@@ -15,7 +15,7 @@ from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice
@@ -80,7 +80,7 @@ class AutoAttack(BudgetAttack):
                 raise ValueError(_NOT_RANDOM.format(name=type(victim.model).__name__))
             victim.draws = _DRAWS
         best = Best(x)
-        for number, part in enumerate(told(self._parts(), _EFFORTS[self.version])):
+        for number, part in enumerate(track(self._parts(), _EFFORTS[self.version])):
             left = best.unbroken
             if not len(left):
                 break

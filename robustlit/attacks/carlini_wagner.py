@@ -14,7 +14,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts, check_not_negative, check_positive
 from robustlit.threat import distance, expand
@@ -87,7 +87,7 @@ class CarliniWagner(Attack):
         border = x.new_full((len(x),), _BORDER) if self.lr else _border(distance(goal, x, self.norm), x)
         const = torch.full_like(reach, self.initial_const) if self.initial_const else 2 * _ASKED * reach
         consts = _Constants(const.clamp(1e-10, _LARGEST), torch.zeros_like(reach), torch.full_like(reach, math.inf))
-        for number in told(range(self.searches)):
+        for number in track(range(self.searches)):
             w, rates = _hidden(x, border), x.new_full((len(x),), self.lr or 0.0)
             if not self.lr:
                 nearest, broken = found.points, expand(found.found, x)
@@ -101,7 +101,7 @@ class CarliniWagner(Attack):
     def _minimise(self, victim: Victim, found: Nearest, images: _Images) -> Tensor:
         """Run one search and record its points in `found`. Return (B,) bool, the examples with a success."""
         success = torch.zeros_like(images.at, dtype=torch.bool)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             images.tanh = images.w.tanh()
             images.z = (images.tanh + 1) / 2
             logits, images.margin, images.gradient = victim.gradient(images.z, images.criterion.margin, images.rows)

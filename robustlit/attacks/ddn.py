@@ -13,7 +13,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import LossPerExample, Victim
 from robustlit.checks import check_count, check_share
 from robustlit.threat import check_eps, expand
@@ -55,7 +55,7 @@ class DDN(Attack):
     ) -> Tensor:
         nearest = Nearest(x, self.norm)
         walk = Walk(nearest, x, x.new_full((len(x),), self.initial_norm), draws)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             length = x.new_full((len(x),), half_cosine(step, self.steps))
             walk.step(victim, criterion, rows, criterion.log_odds, length, self.gamma)
         return nearest.points

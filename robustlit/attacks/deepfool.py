@@ -14,7 +14,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_count, check_not_negative
 from robustlit.threat import distance, expand
@@ -77,7 +77,7 @@ class DeepFool(Attack):
         best = Best(x)
         images = _Images(all_positions(x), rows, criterion, x, x, victim.logits(x, rows))
         active = replace(images)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             near = self._linearise_first(victim, active) if step == 0 else self._linearise(victim, active)
             active.z = self._move(active.x, active.z, near, step)
             active.logits = victim.logits(active.z, active.rows)

@@ -14,7 +14,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts, check_share, is_number
 from robustlit.threat import Ball, check_eps, expand
@@ -72,7 +72,7 @@ class FAB(Attack):
         if criterion.target is None:
             classes = rivals(criterion, victim.logits(x, rows))[:, : self.candidates]
         images = _Images(all_positions(x), rows, criterion, x, x, classes)
-        for run in told(range(self.restarts)):
+        for run in track(range(self.restarts)):
             mine, walkers = Nearest(x, self.norm), replace(images)
             if run:
                 near = torch.where(found.distances.isinf(), self.eps, found.distances)
@@ -107,7 +107,7 @@ class FAB(Attack):
         """
         found, classes = Nearest(x, self.norm), rivals(criterion, victim.judge(x, rows)[1])[:, :targets]
         images = _Images(all_positions(x), rows, criterion, x, x, classes)
-        for aim in told(classes.unbind(1)):
+        for aim in track(classes.unbind(1)):
             self._walk(victim, replace(images, classes=aim[images.at].unsqueeze(1)), found, eps)
             if not images.keep(found.distances[images.at] > eps[images.at]):
                 break
@@ -115,7 +115,7 @@ class FAB(Attack):
 
     def _walk(self, victim: Victim, images: _Images, found: Nearest, eps: Tensor | None = None) -> None:
         """Take the steps of a run from `images.z`; with budgets (B,) an example stops once it is broken within its."""
-        for _ in told(range(self.steps)):
+        for _ in track(range(self.steps)):
             _, values, gradients = victim.jacobian(images.z, images.leads, images.rows)
             z, x = self._step(images.z, images.x, values, gradients.flatten(2)), images.x
             images.z = z

@@ -17,7 +17,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.attacks.worst_case import DECAY
 from robustlit.checks import check_choice, check_counts, check_not_negative, check_positive
@@ -106,7 +106,7 @@ class JointAttack(BudgetAttack):
             # The outer victim keeps the generators: if these kept them too, every batch would get the same noise.
             seen = [stack.enter_context(Victim(s, x, keep_generators=False, draws=draws_of(model))) for s in sides]
             likeliest = rivals(net, seen[0].logits(x)[:, :-1])
-            for number in told(range(self.searches)):
+            for number in track(range(self.searches)):
                 for side, weight in zip(seen, weights, strict=True):
                     left = best.unbroken
                     if not len(left):
@@ -127,7 +127,7 @@ class JointAttack(BudgetAttack):
         fooled = torch.zeros_like(best.success)
         climbers.velocity = torch.zeros_like(climbers.z)
         every = self.look if victim.is_stochastic else check_every(climbers.z)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             seen, _, climbers.gradient = side.gradient(climbers.z, self._loss_of(climbers), climbers.at)
             fooled[climbers.at] = climbers.aim.margin(seen[:, :-1]) > 0
             # Also where either is NaN: the model may name no class there.

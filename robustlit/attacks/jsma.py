@@ -15,7 +15,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice, is_number
 
@@ -74,7 +74,7 @@ class JSMA(Attack):
     ) -> Tensor:
         best, active = Best(x), _Images(all_positions(x), rows, criterion, x, x.flatten(1))
         limit = max(2, int(self.gamma * active.x.shape[1]))
-        for step in told(range(limit // 2 * math.ceil(1 / abs(self.theta)))):
+        for step in track(range(limit // 2 * math.ceil(1 / abs(self.theta)))):
             logits, target, others = self._gradients(victim, active)
             if not victim.sees_itself:
                 logits = victim.logits(active.z, active.rows)

@@ -14,7 +14,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.attacks.worst_case import DECAY
 from robustlit.checks import check_counts, check_not_negative
@@ -110,7 +110,7 @@ class LogitMatching(BudgetAttack):
             guides = self._logits_of_guides(victim.model, source.view, x)
             likeliest = rivals(Criterion(criterion.label), source.logits(x))
             guides.check_classes(likeliest.shape[1] + 1)
-            for number in told(range(self.tries)):
+            for number in track(range(self.tries)):
                 left = best.unbroken
                 if not len(left):
                     break
@@ -127,7 +127,7 @@ class LogitMatching(BudgetAttack):
     def _approach(self, victim: Victim, best: Best, source: Victim, guides: _Guides, climbers: Climbers) -> None:
         """Run one try from the current points towards the guides of the class that `aim` seeks; `victim` judges."""
         climbers.velocity = torch.zeros_like(climbers.z)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             losses, z = _Losses(guides, climbers.aim), climbers.z
             gradient = source.gradient(z, losses.here, climbers.at)[2]
             gradient *= max(self.draws - 1, 1)  # the image itself counts as much as all its noisy copies

@@ -14,7 +14,7 @@ from robustlit.attacks.best import Nearest
 from robustlit.attacks.ddn import Walk, half_cosine
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts
 from robustlit.threat import expand
@@ -63,7 +63,7 @@ class NearestL2(Attack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         efforts = [self.explore, self.explore * self.candidates, self.kept * self.refine, self.finish]
-        stages = told(range(4), efforts)
+        stages = track(range(4), efforts)
         next(stages)
         walks = [self._explore(victim, x, criterion, rows, draws, None)]
         next(stages)
@@ -71,12 +71,12 @@ class NearestL2(Attack):
             order = rivals(criterion, victim.logits(x, rows))[:, : self.candidates]
             if order.shape[1] > 1:  # with two classes, any class is the other one
                 walks += [
-                    self._explore(victim, x, criterion, rows, draws, heading) for heading in told(order.unbind(1))
+                    self._explore(victim, x, criterion, rows, draws, heading) for heading in track(order.unbind(1))
                 ]
         ranks = torch.stack([walk.distances for walk in walks]).argsort(dim=0, stable=True)  # (walks, B)
         kept = []
         next(stages)
-        for rank in told(ranks[: self.kept].unbind()):
+        for rank in track(ranks[: self.kept].unbind()):
             # A walk that found nothing is not refined: in its place, the image's nearest is.
             nearest = _or_else(_pick(walks, rank), _pick(walks, ranks[0]))
             _refine(victim, nearest, criterion, rows, draws, _Refinement(self.refine, _REFINE_STEPS, _REFINE_GAMMAS))
@@ -97,7 +97,7 @@ class NearestL2(Attack):
             return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - criterion.own(logits)
 
         walk = Walk(Nearest(x, self.norm), x, x.new_ones(len(x)), draws)
-        for step in told(range(self.explore)):
+        for step in track(range(self.explore)):
             length, gamma = half_cosine(step, self.explore), _fall(*_EXPLORE_GAMMAS, step / self.explore)
             walk.step(victim, criterion, rows, lead, x.new_full((len(x),), length), gamma)
         return walk.nearest
@@ -119,7 +119,7 @@ def _refine(
     # An attempt may be the image itself: a walk of norm zero would stand still.
     start = torch.linalg.vector_norm((nearest.points - nearest.x).flatten(1), dim=1)
     walk = Walk(nearest, nearest.points, torch.where(start > 0, start, 1.0), draws)
-    for step in told(range(how.steps)):
+    for step in track(range(how.steps)):
         length = walk.norm * _fall(*how.lengths, step / how.steps)
         walk.step(victim, criterion, rows, criterion.margin, length, _fall(*how.gammas, step / how.steps))
 

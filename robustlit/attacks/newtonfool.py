@@ -14,7 +14,7 @@ from robustlit.attacks.attack import Attack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_count, check_positive
 from robustlit.threat import expand
@@ -64,7 +64,7 @@ class NewtonFool(Attack):
     ) -> Tensor:
         longest = self.eta * torch.linalg.vector_norm(x.flatten(1), dim=1)
         best, active = Best(x), _Images(all_positions(x), rows, criterion, x, longest)
-        for step in told(range(self.steps)):
+        for step in track(range(self.steps)):
             view, active.odds, active.gradient = victim.gradient(active.z, active.criterion.log_odds, active.rows)
             logits = view if victim.sees_itself else victim.logits(active.z, active.rows)
             record = best.record if step else best.record_success

@@ -1,6 +1,6 @@
-"""How far an attack is, told from inside its loops to whoever watches.
+"""Report from inside an attack's loops how much of its work is done.
 
-with telling(lambda share: print(f"{share:.0%}")):
+with report_to(lambda share: print(f"{share:.0%}")):
     attack.run(model, x, y)
 """
 
@@ -17,53 +17,55 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Watch:
-    """Who watches, and the part of the whole work, in [0, 1], that the innermost loop stands for."""
+class _Progress:
+    """Where progress is reported, and the part of the whole work, in [0, 1], that the innermost loop stands for."""
 
-    tell: Callable[[float], None]
+    report: Callable[[float], None]
     low: float = 0.0
     high: float = 1.0
-    told: float = 0.0
+    done: float = 0.0  # as reported last
 
-    def reached(self) -> None:
-        self.told = max(self.told, self.low)  # an attempt that starts again takes nothing back
-        self.tell(self.told)
+    def advance(self) -> None:
+        self.done = max(self.done, self.low)  # progress never falls, also where an attack starts again
+        self.report(self.done)
 
 
-_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
+_progress: ContextVar[_Progress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def telling(tell: Callable[[float], None]) -> Iterator[None]:
-    """Have `tell` called with the share in [0, 1] of their work that the attacks run inside have done, at every step.
+def report_to(report: Callable[[float], None]) -> Iterator[None]:
+    """Call `report` at every step of the attacks run inside, with the share in [0, 1] of their work that is done.
 
-    An attack that breaks every example ends early, so the share may jump to the next attack's.
+    An attack that breaks every example ends early, so the last share may be well below 1.
     """
-    token = _watch.set(_Watch(tell))
+    token = _progress.set(_Progress(report))
     try:
         yield
     finally:
-        _watch.reset(token)
+        _progress.reset(token)
 
 
-def told(items: Iterable[T], weights: Sequence[float] = ()) -> Iterator[T]:
-    """Yield the items of an attack's loop, and tell whoever watches how far the loop is. Loops may be nested.
+def track(items: Iterable[T], weights: Sequence[float] = ()) -> Iterator[T]:
+    """Yield the items of an attack's loop and report how far the loop is; without `report_to`, only yield them.
+
+    Loops may be nested: an inner loop stands for the current item of the outer one.
 
     Args:
         items: What the loop is over.
         weights: How long each item takes, in any unit; by default all take the same.
     """
-    watch = _watch.get()
-    if watch is None:
+    progress = _progress.get()
+    if progress is None:
         yield from items
         return
     items = list(items)
     whole = list(accumulate(weights or [1.0] * len(items), initial=0.0))
-    low, width = watch.low, (watch.high - watch.low) / (whole[-1] or 1.0)
+    low, width = progress.low, (progress.high - progress.low) / (whole[-1] or 1.0)
     try:
         for number, item in enumerate(items):
-            watch.low, watch.high = low + width * whole[number], low + width * whole[number + 1]
-            watch.reached()
+            progress.low, progress.high = low + width * whole[number], low + width * whole[number + 1]
+            progress.advance()
             yield item
     finally:
-        watch.low, watch.high = low, low + width * whole[-1]
+        progress.low, progress.high = low, low + width * whole[-1]

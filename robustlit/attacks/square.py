@@ -13,7 +13,7 @@ from robustlit.attacks.active import check_every
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts, check_share
 from robustlit.threat import Ball, expand
@@ -63,7 +63,7 @@ class Square(BudgetAttack):
             raise ValueError(f"Square moves patches of images (B, C, H, W), got shape {tuple(x.shape)}")
         best, margins = x.clone(), x.new_full((len(x),), -float("inf"))
         unbroken = torch.arange(len(x), device=x.device)
-        for restart in told(range(self.restarts)):
+        for restart in track(range(self.restarts)):
             ball, mine = Ball(x[unbroken], eps[unbroken], self.norm), draws.select(unbroken).fork(restart)
             points, found, success = self.walk(victim, ball, criterion.select(unbroken), rows[unbroken], mine)
             better = success | (found > margins[unbroken])
@@ -88,7 +88,7 @@ class Square(BudgetAttack):
         z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
         best, highest, done = ball.x, margins, success  # of the examples `inside`
         height, width = z.shape[-2:]
-        for query in told(range(self.queries)):
+        for query in track(range(self.queries)):
             if query:
                 share = self.patch / 2 ** sum((query - 1) * 10_000 > after * pace for after in _HALVINGS)
                 side = min(max(round(math.sqrt(share * height * width)), 1), height, width)

@@ -17,7 +17,7 @@ from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import NoGradientError, Victim
 from robustlit.checks import check_count, is_number
@@ -164,7 +164,7 @@ class WorstCase(BudgetAttack):
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
         plan = _PLAN * self.rounds
-        for number, part in enumerate(told(plan, [part.effort for part in plan])):
+        for number, part in enumerate(track(plan, [part.effort for part in plan])):
             if blind and not isinstance(part, _Patches):
                 continue
             if not len(best.unbroken):

@@ -140,11 +140,11 @@ class IndexedLoader:
     Not a torch DataLoader, so Lightning keeps the sampler; stateful, so that checkpoints hold the place in the epoch.
 
     Attributes:
-        in_range: Whether every image lies in [0, 1] by construction, so that nobody need look.
+        in_range: Whether every image lies in [0, 1] by construction, so that training need not check it.
     """
 
     sampler: BatchIndices
-    in_range = True
+    in_range = False
     batch_sampler = None  # Lightning reads it from everything that has a sampler
 
     def __len__(self) -> int:

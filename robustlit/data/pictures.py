@@ -97,7 +97,7 @@ class PictureBatches(IndexedLoader):
     """
 
     def __init__(self, pictures: Pictures, sampler: BatchIndices, num_workers: int) -> None:
-        self.sampler = sampler
+        self.sampler, self.in_range = sampler, True  # decoded from 8 bits
         self.loader: DataLoader[Any] = DataLoader(
             pictures, batch_sampler=_Keys(sampler), num_workers=num_workers, persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),

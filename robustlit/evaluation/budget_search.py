@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks import BudgetAttack
-from robustlit.attacks.progress import told
+from robustlit.attacks.progress import track
 from robustlit.checks import rounded_up
 from robustlit.evaluation.outcome import Batch, Outcome
 
@@ -38,7 +38,7 @@ class BudgetSearch:
         rows = torch.nonzero(~self.start.success).squeeze(1)
         if len(rows):
             own = self.budgets.index(self.attack.eps)
-            stages = told(range(3), [1.0, own / 2, len(self.budgets) - 1.0 - own])
+            stages = track(range(3), [1.0, own / 2, len(self.budgets) - 1.0 - own])
             next(stages)
             broken, holds = self._attack(rows, torch.full_like(rows, own))
             next(stages)
@@ -61,7 +61,7 @@ class BudgetSearch:
 
     def _search_above(self, rows: Tensor, own: int) -> None:
         """Attack `rows` (b,), robust at the budget numbered `own`, at each larger one until they break."""
-        for number in told(range(own + 1, len(self.budgets))):
+        for number in track(range(own + 1, len(self.budgets))):
             if len(rows):
                 rows = rows[~self._attack(rows, torch.full_like(rows, number))[0]]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack, Transfer
 from robustlit.attacks.memory import Pieces
-from robustlit.attacks.progress import telling
+from robustlit.attacks.progress import report_to
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
@@ -144,7 +144,7 @@ class Sweep:
         tell, every = report or (lambda name, share: None), len(self.jobs) + len(self.proofs)
         for done, (known, name) in enumerate(self.jobs):
             attack = self.informed(self.named[name], known, model)
-            with telling(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
+            with report_to(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
                 outcomes = self._outcomes(attack, batch, start)
             for eps, outcome in outcomes.items():
                 values = {"index": index, "label": y, "clean": clean, **outcome.columns}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlit.attacks.ascent import GradientAscent
+from robustlit.attacks.losses import Criterion
 from robustlit.certify.ibp import interval_margins
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Tape
@@ -89,11 +91,28 @@ class IBPTraining:
         return loss
 
 
-def check_maximiser(attack: object, norm: str) -> None:
-    """Raise a ValueError unless `attack` is a gradient ascent in the norm of the intervals."""
-    check_inner_attack(attack)
-    if attack.norm != norm:  # type: ignore[attr-defined]
-        raise ValueError(f"attack and intervals must have one norm, got {attack.norm} and {norm}")  # type: ignore[attr-defined]
+@dataclass
+class AttackedIBP(IBPTraining):
+    """Base of the interval losses that need adversarial examples.
+
+    Args:
+        attack: The inner maximiser (FGSM, BIM, MIM or PGD) in the norm of the intervals; its own eps is not used.
+
+    Raises:
+        ValueError: As `IBPTraining`, or an attack that is no gradient ascent or has another norm.
+    """
+
+    attack: GradientAscent = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_inner_attack(self.attack)
+        if self.attack.norm != self.norm:
+            raise ValueError(f"attack and intervals must have one norm, got {self.attack.norm} and {self.norm}")
+
+    def attacked(self, classifier: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        """Return adversarial versions (B, C, H, W) of the images within `eps`, found in eval mode, detached."""
+        return self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=eps, eval_mode=True)
 
 
 def smooth_rise(share: float) -> float:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Criterion
-from robustlit.objectives.ibp import IBPTraining, check_maximiser, proven_loss
+from robustlit.objectives.ibp import AttackedIBP, proven_loss
 from robustlit.objectives.objective import ObjectiveOutput
 
 
 @dataclass
-class MTLIBP(IBPTraining):
+class MTLIBP(AttackedIBP):
     """alpha * (interval loss) + (1 - alpha) * (loss on adversarial examples) + regularisers while eps rises.
 
     De Palma, Bunel, Dvijotham, Kumar, Stanforth, Lomuscio: Expressive losses for verified robustness via convex
@@ -30,11 +28,9 @@ class MTLIBP(IBPTraining):
     """
 
     alpha: float = 0.5
-    attack: GradientAscent = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_maximiser(self.attack, self.norm)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be the weight of the interval loss in [0, 1], got {self.alpha}")
 
@@ -42,7 +38,7 @@ class MTLIBP(IBPTraining):
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""
         self.prepare(classifier)
         eps = self.largest * self.share
-        x_adv = self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=eps, eval_mode=True)
+        x_adv = self.attacked(classifier, x, y, eps)
         logits = classifier(x_adv)
         proven, tape = proven_loss(classifier, x, y, eps, self.norm)
         loss = self.alpha * proven + (1 - self.alpha) * F.cross_entropy(logits, y)

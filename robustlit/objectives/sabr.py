@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Criterion
-from robustlit.objectives.ibp import IBPTraining, check_maximiser, proven_loss
+from robustlit.objectives.ibp import AttackedIBP, proven_loss
 from robustlit.objectives.objective import ObjectiveOutput
 
 
 @dataclass
-class SABR(IBPTraining):
+class SABR(AttackedIBP):
     """The worst margins that intervals allow within subselection * eps of an adversarial example, and regularisers.
 
     Mueller, Eckert, Fischer, Vechev: Certified training: small boxes are all you need, 2023, arXiv:2210.04871. The
@@ -32,11 +30,9 @@ class SABR(IBPTraining):
     """
 
     subselection: float = 0.4
-    attack: GradientAscent = field(kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_maximiser(self.attack, self.norm)
         if not 0 < self.subselection <= 1:
             raise ValueError(f"subselection must be a share of eps in (0, 1], got {self.subselection}")
 
@@ -45,7 +41,7 @@ class SABR(IBPTraining):
         self.prepare(classifier)
         eps = self.largest * self.share
         reach = (1 - self.subselection) * eps
-        centre = self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=reach, eval_mode=True)
+        centre = self.attacked(classifier, x, y, reach)
         with torch.no_grad():
             logits = classifier(centre)
         proven, tape = proven_loss(classifier, centre, y, self.subselection * eps, self.norm)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlit import evaluate
 from robustlit.attacks import APGD, FAB, JSMA, PGD, Attack, AutoAttack, CarliniWagner, NearestL2, Square, WorstCase
-from robustlit.attacks.progress import telling, told
+from robustlit.attacks.progress import report_to, track
 
 ATTACKS: list[Attack] = [
     PGD(eps=0.1, steps=5, restarts=3), APGD(eps=0.1, steps=10), CarliniWagner(steps=5, searches=3), FAB(steps=6),
@@ -24,7 +24,7 @@ def test_an_attack_tells_how_far_it_is_and_finds_the_same(
     x, y = digits[0][:6], digits[1][:6]
     unwatched = attack.run(net, x, y, seed=0)
     shares: list[float] = []
-    with telling(shares.append):
+    with report_to(shares.append):
         watched = attack.run(net, x, y, seed=0)
     assert torch.equal(watched.x_adv, unwatched.x_adv)
     assert shares == sorted(shares)
@@ -35,23 +35,23 @@ def test_an_attack_tells_how_far_it_is_and_finds_the_same(
 
 def test_loops_within_loops_share_the_work_by_weight() -> None:
     shares: list[float] = []
-    with telling(shares.append):
-        for outer in told("ab", [1, 3]):
-            for _ in told(range(4)):
+    with report_to(shares.append):
+        for outer in track("ab", [1, 3]):
+            for _ in track(range(4)):
                 if outer == "a":
                     break
-        for _ in told(range(2)):  # what comes after the loops is part of the same work: nothing is taken back
+        for _ in track(range(2)):  # what comes after the loops is part of the same work: nothing is taken back
             pass
     assert shares == [0, 0, 0.25, 0.25, 0.25 + 0.75 / 4, 0.625, 0.25 + 0.75 * 3 / 4, 0.8125, 0.8125]
 
 
 def test_nobody_watching_costs_nothing_and_an_error_leaves_no_watcher() -> None:
-    endless = told(iter(int, 1))  # not made a list
+    endless = track(iter(int, 1))  # not made a list
     assert next(endless) == 0
     shares: list[float] = []
-    with pytest.raises(ZeroDivisionError), telling(shares.append):
-        _ = [1 / number for number in told(range(3))]
-    list(told(range(3)))
+    with pytest.raises(ZeroDivisionError), report_to(shares.append):
+        _ = [1 / number for number in track(range(3))]
+    list(track(range(3)))
     assert shares == [0]
 
 
@@ -59,7 +59,14 @@ def test_a_sweep_moves_from_the_first_step_to_the_end(net: nn.Module, digits: tu
     seen: list[tuple[str, float]] = []
     attacks = [PGD(eps=0.1, steps=10), AutoAttack(eps=0.02)]
     small = (digits[0][:8], digits[1][:8])
-    evaluate(net, small, attacks, grid={"linf": [0.05, 0.2]}, progress=lambda *told: seen.append(told), batch_size=4)
+    evaluate(
+        net,
+        small,
+        attacks,
+        grid={"linf": [0.05, 0.2]},
+        progress=lambda name, share: seen.append((name, share)),
+        batch_size=4,
+    )
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
