@@ -58,11 +58,13 @@ def _origin(
         settings = config.get(name)
         if isinstance(settings, Mapping) and settings.get("_target_"):
             yield {"model": "net"}.get(name, name), f"`{_cell(str(settings['_target_']))}`"
+    foreign = results["recipe"] == "evaluate"  # robustlit did not train it
     if config.get("ckpt_path"):
-        yield "checkpoint", f"`{_cell(str(config['ckpt_path']))}`"
+        yield "net" if foreign else "checkpoint", f"`{_cell(str(config['ckpt_path']))}`"
     yield "parameters", f"{results['parameters']:,}".replace(",", " ")
     yield "data", f"{_cell(results['data'])}, {_images(results)}"
-    yield "seed", f"{results['seed']}, one: other seeds may differ by points"
+    of_the_attacks = "of the attacks; how the net was trained is not known here"
+    yield "seed", f"{results['seed']}, {of_the_attacks if foreign else 'one: other seeds may differ by points'}"
     yield "seconds", ", ".join(f"{name} {value:g}" for name, value in results["seconds"].items())
     yield "device", _cell(str(results["device"]))
     yield "versions", ", ".join(f"{name} {value}" for name, value in results["versions"].items() if value)

@@ -33,6 +33,8 @@ def test_the_figures_are_those_of_results_json() -> None:
     assert "| command | `python train.py` |" in text
     assert "- `pgd`: `PGD(eps=0.03)`" in text
     assert "wandb" not in text
+    assert "| seed | 3, one: other seeds may differ by points |" in text
+    assert "| seed | 3, of the attacks; how the net was trained is not known here |" in card(recipe="evaluate")
 
 
 def test_it_says_what_was_not_measured() -> None:
