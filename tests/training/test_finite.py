@@ -362,6 +362,14 @@ def test_loaders_of_images_in_memory_are_looked_at_where_they_can_be_wrong(
     ):
         with pytest.raises(ValueError, match=f"training batch . of epoch 0: {message}"):
             run.fit(module(), loader)
+
+    class Brighter(MNIST):
+        def loader(self, split: str, indices: Tensor, *, train: bool = False) -> Batches:
+            images, labels = super().loader(split, indices).images, super().loader(split, indices).labels
+            return self.batches(images, labels, indices, lambda x, generator: x * 2, train=train)
+
+    with pytest.raises(ValueError, match="training batch 0 of epoch 0: images must lie in"):
+        run.fit(module(), datamodule=Brighter(batch_size=50, val_size=100, train_size=200, augment=True))
     lit = module()
     run.fit(lit, datamodule=MNIST(batch_size=50, val_size=100, train_size=200, augment=True))
     assert lit._in_range
