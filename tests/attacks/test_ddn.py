@@ -44,3 +44,10 @@ def test_a_walk_without_success_is_no_success_at_distance_zero() -> None:
         result = attack.run(Linear(weight, torch.tensor([50.0, 0.0, 0.0])), x, torch.tensor([0, 0]), seed=0)
         assert not result.success.any()
         assert (result.distance > 0).all()
+
+
+def test_every_kept_walk_is_refined(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:4], net(digits[0][:4]).argmax(1)
+    results = [NearestL2(explore=5, candidates=3, kept=k, refine=4, finish=2).run(net, x, y, seed=0) for k in (1, 2, 4)]
+    assert [int(r.backwards[0] - results[0].backwards[0]) for r in results] == [0, 4, 12]
+    assert (results[2].distance <= results[0].distance + 1e-6).all()
