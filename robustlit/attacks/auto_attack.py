@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from robustlit.attacks.active import Active
+from robustlit.attacks.active import Active, rivals
 from robustlit.attacks.apgd import APGD
 from robustlit.attacks.attack import Attack, BudgetAttack
 from robustlit.attacks.best import Best
@@ -19,6 +20,7 @@ from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice
+from robustlit.threat import expand
 
 VERSIONS = ("standard", "rand")
 # The settings of the authors' code for L-inf and L2 (github.com/fra31/auto-attack, `set_version`).
@@ -108,7 +110,8 @@ class _TargetedFAB(FAB):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        return self.within(victim, x, criterion, rows, eps, _TARGETS)
+        found = self.within(victim, x, criterion, rows, eps, rivals(criterion, victim.judge(x, rows)[1])[:, :_TARGETS])
+        return torch.where(expand(found.distances <= eps, x), found.points, x)
 
 
 class _PacedSquare(Square):

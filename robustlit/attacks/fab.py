@@ -88,30 +88,32 @@ class FAB(Attack):
         return found.points
 
     def within(
-        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, eps: Tensor, targets: int
-    ) -> Tensor:
-        """Run FAB-T: aim at the likeliest wrong classes in turn, each example until it is broken within its budget.
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, eps: Tensor, classes: Tensor | None,
+        start: Tensor | None = None,
+    ) -> Nearest:  # fmt: skip
+        """Run FAB-T: aim at one class after another, each example until it is broken within its budget.
 
-        As in AutoAttack, the first step linearises the lead of one class, but a success is any wrong class.
+        As in AutoAttack, a step linearises the lead of one class, but a success is any wrong class.
 
         Args:
             victim: The model.
             x: Images (b, ...), `rows` (b,) of the victim's batch.
-            criterion: Untargeted.
+            criterion: What counts as success.
             rows: (b,).
             eps: Budgets (b,) in pixel units.
-            targets: Number of classes to aim at.
+            classes: Classes (b, k) to aim at in turn; None aims at the criterion's target.
+            start: Where each run starts (b, ...); None: at the images.
 
         Returns:
-            Adversarial examples (b, ...) within `eps`, and the images of which none was found.
+            The nearest adversarial examples, those outside the budgets too.
         """
-        found, classes = Nearest(x, self.norm), rivals(criterion, victim.judge(x, rows)[1])[:, :targets]
-        images = _Images(all_positions(x), rows, criterion, x, x, classes)
-        for aim in track(classes.unbind(1)):
-            self._walk(victim, replace(images, classes=aim[images.at].unsqueeze(1)), found, eps)
+        found = Nearest(x, self.norm)
+        images = _Images(all_positions(x), rows, criterion, x if start is None else start, x, classes)
+        for aims in track([None] if classes is None else [*classes.split(1, 1)]):
+            self._walk(victim, replace(images, classes=None if aims is None else aims[images.at]), found, eps)
             if not images.keep(found.distances[images.at] > eps[images.at]):
                 break
-        return torch.where(expand(found.distances <= eps, x), found.points, x)
+        return found
 
     def _walk(self, victim: Victim, images: _Images, found: Nearest, eps: Tensor | None = None) -> None:
         """Take the steps of a run from `images.z`; with budgets (B,) an example stops once it is broken within its."""

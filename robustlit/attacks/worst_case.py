@@ -16,12 +16,15 @@ from robustlit.attacks.ascent import Ascent, Climbers, climb
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
+from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion, full_precision
+from robustlit.attacks.nearest_l2 import NearestL2
+from robustlit.attacks.plan import PLANS, RIVALS, Climb, Look, Nearest, Patches, Walk
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import NoGradientError, Victim
 from robustlit.checks import check_count, is_number
-from robustlit.threat import Ball
+from robustlit.threat import Ball, expand
 
 _BLIND = (
     "WorstCase goes on by random search alone, which leaves many examples that gradients would break: the accuracy is "
@@ -32,77 +35,8 @@ _BLIND = (
 #     python benchmarks/attacks.py --attacks worst-case,worst-case-l2 --model MODULE:NET --data MODULE:IMAGES --eps EPS
 DECAY = 0.75  # share of the velocity that a step keeps in L-inf; in L2 climbs end higher without
 _FIRST_STEP = {"linf": 0.6, "l2": 2.0}  # length of the first step as a multiple of eps; the length falls linearly to 0
-_RIVALS = 9  # wrong classes whose boundaries are estimated, those of highest logit: as many as AutoAttack aims at
 _AT_ONCE = 3  # gradients held for an example at once
 _LOSS = {"ce": Criterion.log_odds, "margin": Criterion.margin}
-
-
-@dataclass(frozen=True)
-class _Climb:
-    """Ascent from a pattern, for examples whose nearest boundary is at most `within` * eps outside the ball."""
-
-    start: str  # pattern, see `_start`
-    steps: int
-    within: float = math.inf
-    rival: int | None = None  # aim at the n-th nearest wrong class instead of at any
-    loss: str = "margin"  # one of LOSSES
-
-    @property
-    def effort(self) -> float:
-        """Passes an image, roughly, for the progress that is shown."""
-        return 2 * self.steps * min(1.0, self.within)
-
-
-@dataclass(frozen=True)
-class _Patches:
-    """Random search by square patches, for examples whose nearest boundary is at most `within` * eps outside."""
-
-    queries: int
-    patch: float  # share of the pixels that the first patches cover
-    within: float = math.inf
-    afresh: bool = True  # start from stripes; False goes on from the best point
-
-    @property
-    def effort(self) -> float:
-        """See `_Climb`."""
-        return self.queries * min(1.0, max(self.within, 0.02))
-
-
-@dataclass(frozen=True)
-class _Look:
-    """Estimate how far the boundaries of the wrong classes are, from the best points or from the images."""
-
-    at_image: bool = False
-    effort: ClassVar[float] = 2.0 + _RIVALS
-
-
-# Most examples are broken at once or stay out of reach. So every example is attacked from a random point, in the
-# direction of the class whose boundary is nearest to the image, from the bright end of the ball, and without gradients;
-# the rest of the effort goes to the examples whose boundary is nearest to the ball, at ever more classes.
-_PLAN: tuple[_Climb | _Patches | _Look, ...] = (
-    _Climb("uniform", 25, loss="ce"),
-    _Look(at_image=True),
-    _Climb("image", 25, rival=0),
-    _Climb("bright", 25),
-    _Patches(100, 0.3),
-    _Look(),
-    _Climb("uniform", 25, 1.0, rival=0),
-    _Climb("dark", 25, 0.7),
-    _Climb("uniform", 25, 0.5, rival=1),
-    _Climb("image", 30, 0.4, rival=2),
-    _Climb("columns", 30, 0.4, loss="ce"),
-    _Look(),
-    _Climb("blocks", 40, 0.3, rival=0),
-    _Climb("rows", 40, 0.3),
-    *(_Climb("image", 40, 0.2, rival) for rival in range(1, 4)),
-    *(_Climb(start, 40, 0.25) for start in ("corner", "bright", "blocks", "columns")),
-    _Patches(600, 0.1, 0.25, afresh=False),
-    _Look(),
-    *(_Climb("uniform", 60, 0.1, rival) for rival in range(6)),
-    *(_Climb(start, 60, 0.15) for start in ("columns", "blocks", "corner", "rows", "bright", "uniform") * 2),
-    _Patches(1500, 0.3, 0.1),
-    _Patches(4000, 0.5, 0.0),  # where no gradient is left; not for the control group
-)
 
 
 _GATES_MISS = (
@@ -120,17 +54,19 @@ class WorstCase(BudgetAttack):
     ball, blocks, columns and rows of either, the image itself. From each, ascent of the log odds or of the margin
     (Carlini and Wagner 2017, arXiv:1608.04644), in L-inf with momentum (Dong 2018, arXiv:1710.06081), at any wrong
     class or at one of those whose linearised boundaries are nearest (as in DeepFool, arXiv:1511.04599); between them
-    Square (arXiv:1912.00049), which needs no gradients, so that a defense cannot hide them. How far the nearest
-    boundary lies outside an example's ball decides how much more effort the example is given. A random control group
-    gets all of it: where that breaks some that were thought out of reach, a warning says how many. Measured against
-    AutoAttack (Croce, Hein 2020, arXiv:2003.01690) by `benchmarks/attacks.py`.
+    Square (arXiv:1912.00049), which needs no gradients, so that a defense cannot hide them, and in L2 walks of FAB
+    (arXiv:1907.02044) and `NearestL2`, which come from outside the ball. How far the nearest boundary lies outside an
+    example's ball decides how much more effort the example is given. A random control group gets all of it: where that
+    breaks some that were thought out of reach, a warning says how many. Measured against AutoAttack (Croce, Hein 2020,
+    arXiv:2003.01690) by `benchmarks/attacks.py`.
 
     Args:
         eps: Budget in pixel units.
         norm: "linf" or "l2".
         rounds: Repetitions of the whole plan, with other random numbers, for the unbroken examples.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
-        version: Of the plan, to be quoted with a figure: "WorstCase v2". This release has version 2 alone.
+        version: Of the plan, to be quoted with a figure: "WorstCase v3". This release has version 3 alone; in L-inf it
+            takes the steps of version 2.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -140,16 +76,16 @@ class WorstCase(BudgetAttack):
     goes_on_blind: ClassVar[bool] = True
     rounds: int = 1
     control: float = 0.05
-    version: int = 2
+    version: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.rounds, "rounds")
         if not is_number(self.control) or not 0 <= self.control <= 1:
             raise ValueError(f"control must be a share in [0, 1], got {self.control!r}")
-        if self.version != 2:
+        if self.version != 3:
             raise ValueError(
-                f"version must be 2, the plan of this release, got {self.version!r}: to repeat a figure of another "
+                f"version must be 3, the plan of this release, got {self.version!r}: to repeat a figure of another "
                 "version, install the release that made it"
             )
 
@@ -163,22 +99,24 @@ class WorstCase(BudgetAttack):
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
-        plan = _PLAN * self.rounds
+        plan = PLANS[self.norm] * self.rounds
         for number, part in enumerate(track(plan, [part.effort for part in plan])):
-            if blind and not isinstance(part, _Patches):
+            if blind and not isinstance(part, Patches):
                 continue
             if not len(best.unbroken):
                 break
-            if isinstance(part, _Look):
+            if isinstance(part, Look):
                 images.look(victim, best, x if part.at_image else best.points)
+                if part.at_image:
+                    images.rivals_of_image = images.rivals
                 continue
             far, exempt = images.missing > part.within, in_control & (part.within > 0)
             near = torch.nonzero(~best.success & (~far | exempt)).squeeze(1)
-            if not len(near) or (isinstance(part, _Patches) and x.ndim != 4):  # patches need images
+            if not len(near) or (isinstance(part, Patches) and x.ndim != 4):  # patches need images
                 continue
             before = best.success.clone()
             try:
-                self._attempt(victim, best, images.select(near), part, number)
+                self._attempt(victim, best, images, near, part, number)
             except NoGradientError as error:
                 if x.ndim != 4:  # nothing would be left
                     raise
@@ -190,22 +128,51 @@ class WorstCase(BudgetAttack):
             warnings.warn(_GATES_MISS.format(dropped=int(dropped.sum()), missed=int(missed.sum())), stacklevel=4)
         return best.points
 
-    def _attempt(self, victim: Victim, best: Best, near: _Images, part: _Climb | _Patches, number: int) -> None:
-        """Give the examples `near` a part of the plan."""
+    def _attempt(
+        self,
+        victim: Victim,
+        best: Best,
+        images: _Images,
+        at: Tensor,
+        part: Climb | Patches | Walk | Nearest,
+        number: int,
+    ) -> None:
+        """Give the examples `at` a part of the plan."""
+        near = images.select(at)
         near.draws = near.draws.fork(number)
-        if isinstance(part, _Patches):
+        if isinstance(part, (Walk, Nearest)):
+            if number >= len(PLANS[self.norm]):  # in the first round a walk starts at the image
+                near.z = _start("uniform", near.ball, near.draws)
+            distances = self._from_outside(victim, near, part)
+            best.judge(victim, near)
+            images.outside[at] = torch.minimum(images.outside[at], (distances / near.ball.eps - 1).clamp_min(0))
+            images.missing[at] = torch.minimum(images.missing[at], images.outside[at])
+            return
+        if isinstance(part, Patches):
             square = Square(eps=self.eps, norm=self.norm, queries=part.queries, patch=part.patch)
             start = None if part.afresh else best.points[near.at]
             points, margins, success = square.walk(victim, near.ball, near.criterion, near.rows, near.draws, start)
             best.record(near.at, points, success, margins)
             return
         if part.rival is not None and near.criterion.target is None:
-            near.aim = near.criterion.toward(near.rivals[:, min(part.rival, near.rivals.shape[1] - 1)])
+            near.aim = near.criterion.toward(_nth(near.rivals, part.rival))
         near.z = _start(part.start, near.ball, near.draws)
         lengths = [_FIRST_STEP[self.norm] * (1 - step / part.steps) for step in range(part.steps)]
         decay = DECAY if self.norm == "linf" else None
         climb(victim, best, near, Ascent(lengths, decay, _LOSS[part.loss], Criterion.margin))
         best.judge(victim, near)
+
+    def _from_outside(self, victim: Victim, near: _Images, part: Walk | Nearest) -> Tensor:
+        """Search the nearest adversarial examples; leave those within budget in `near.z`, return all distances (b,)."""
+        x, eps = near.ball.x, near.ball.eps
+        if isinstance(part, Nearest):
+            found = NearestL2().nearest(victim, x, near.criterion, near.rows, near.draws)
+        else:
+            classes = None if near.criterion.target is not None else _nth(near.rivals_of_image, part.rival).unsqueeze(1)
+            fab = FAB(norm=self.norm, steps=part.steps)
+            found = fab.within(victim, x, near.criterion, near.rows, eps, classes, near.z)
+        near.z = torch.where(expand(found.distances <= eps, x), found.points, x)
+        return found.distances
 
 
 @dataclass
@@ -217,7 +184,9 @@ class _Images(Climbers):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.missing = torch.zeros_like(self.ball.eps)  # from the ball to the nearest boundary, as a multiple of eps
+        self.outside = torch.full_like(self.missing, math.inf)  # the same, to the nearest adversarial example outside
         self.rivals = torch.zeros_like(self.at).unsqueeze(1)  # (b, k) wrong classes, that of the nearest boundary first
+        self.rivals_of_image = self.rivals  # the same, as seen from the images
 
     def look(self, victim: Victim, best: Best, points: Tensor) -> None:
         """Linearise the model at the points (B, ...) of the unbroken examples: set `missing` and `rivals`.
@@ -228,7 +197,7 @@ class _Images(Climbers):
         """
         unbroken = best.unbroken
         near, z = self.select(unbroken), points[unbroken]
-        classes = rivals(near.criterion, victim.judge(z, near.rows)[1])[:, :_RIVALS]  # (u, k)
+        classes = rivals(near.criterion, victim.judge(z, near.rows)[1])[:, :RIVALS]  # (u, k)
         if near.criterion.target is not None:
             classes = classes[:, :1]
         distances = []
@@ -247,9 +216,14 @@ class _Images(Climbers):
         ahead = torch.where(away[:, 0].isinf(), 0.0, away[:, 0]) / near.ball.eps
         rise = best.scores[unbroken] - near.clean
         so_far = torch.where(rise > 0, -best.scores[unbroken] / rise, math.inf)
-        self.missing[unbroken] = torch.minimum(ahead, so_far)
+        self.missing[unbroken] = torch.minimum(torch.minimum(ahead, so_far), self.outside[unbroken])
         self.rivals = self.rivals.expand(-1, classes.shape[1]).clone()
         self.rivals[unbroken] = classes.gather(1, order)
+
+
+def _nth(classes: Tensor, number: int) -> Tensor:
+    """Return class number `number` (b,) of those in each row of `classes` (b, k), the last if there are fewer."""
+    return classes[:, min(number, classes.shape[1] - 1)]
 
 
 def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:

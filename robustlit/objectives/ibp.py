@@ -35,10 +35,11 @@ class IBPTraining:
         norm: "linf" or "l2".
         warmup: Share of the training steps, in [0, 1), over which eps rises from 0: first slowly, then linearly.
         eps_scale: The budget trained for is eps times this.
-        kappa: Weight of the clean loss at the end; it falls from 1 with rising eps.
+        kappa: Weight of the clean loss at the end; it falls from `first_kappa` with rising eps.
         regularisation: Weight of the regularisers, which falls to 0 with rising eps.
         initialise: Draw the weights of linear layers and convolutions anew at the first step, so that intervals keep
             their width from layer to layer. Leave it out for a net that was trained before.
+        first_kappa: Weight of the clean loss at the start.
 
     Raises:
         ValueError: An argument out of range.
@@ -51,14 +52,16 @@ class IBPTraining:
     kappa: float = 0.0
     regularisation: float = 0.5
     initialise: bool = True
+    first_kappa: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")
         self.largest = check_eps(self.eps * self.eps_scale, check_norm(self.norm), name="eps * eps_scale")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
-        if not 0 <= self.kappa <= 1:
-            raise ValueError(f"kappa must be the weight of the clean loss in [0, 1], got {self.kappa}")
+        for name in ("kappa", "first_kappa"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be the weight of the clean loss in [0, 1], got {getattr(self, name)}")
         check_not_negative(self.regularisation, "regularisation")
         self._fresh, self.share = False, 1.0
 
@@ -70,7 +73,7 @@ class IBPTraining:
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the clean images."""
         self.prepare(classifier)
-        kappa = 1 - self.share * (1 - self.kappa)
+        kappa = self.first_kappa + self.share * (self.kappa - self.first_kappa)
         with torch.set_grad_enabled(kappa > 0):
             logits = classifier(x)
         proven, tape = proven_loss(classifier, x, y, self.largest * self.share, self.norm)

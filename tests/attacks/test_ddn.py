@@ -50,4 +50,15 @@ def test_every_kept_walk_is_refined(net: nn.Module, digits: tuple[Tensor, Tensor
     x, y = digits[0][:4], net(digits[0][:4]).argmax(1)
     results = [NearestL2(explore=5, candidates=3, kept=k, refine=4, finish=2).run(net, x, y, seed=0) for k in (1, 2, 4)]
     assert [int(r.backwards[0] - results[0].backwards[0]) for r in results] == [0, 4, 12]
-    assert (results[2].distance <= results[0].distance + 1e-6).all()
+    assert (results[2].distance < results[0].distance - 1e-3).any()  # the nearest after refinement was not the first
+
+
+def test_nearest_l2_walks_along_the_boundary_of_each_class_asked_for(
+    net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:6], net(digits[0][:6]).argmax(1)
+    short = {"explore": 20, "candidates": 1, "refine": 2, "finish": 2}
+    one, four = (NearestL2(**short, boundary=k).run(net, x, y, seed=0) for k in (1, 4))  # type: ignore[arg-type]
+    assert (four.backwards - one.backwards == 3 * 20).all()
+    assert (four.forwards - one.forwards == 3 * 40).all()
+    assert (four.distance < 0.99 * one.distance).any()

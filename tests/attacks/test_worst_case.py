@@ -10,18 +10,28 @@ import torch
 from cases import Function
 from torch import Tensor, nn
 
-from robustlit.attacks import APGD, EOT, PGD, BudgetAttack, Square, WorstCase, worst_case
+from robustlit.attacks import APGD, EOT, PGD, BudgetAttack, NearestL2, Square, WorstCase, worst_case
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.worst_case import _PLAN, _RIVALS, _Climb, _Look, _Patches, _start
+from robustlit.attacks.plan import PLANS, RIVALS, Climb, Look, Nearest, Patches, Walk
+from robustlit.attacks.worst_case import _start
 from robustlit.threat import Ball, distance
 
 
-def most_passes(classes: int) -> int:
+def most_passes(classes: int, norm: str = "linf") -> int:
     """Forwards and backwards of the whole plan, with those that judge the image and the result."""
-    rivals = min(classes - 1, _RIVALS)
-    costs = {_Climb: lambda part: 2 * part.steps + 1, _Patches: lambda part: part.queries,
-             _Look: lambda _: 1 + rivals + -(-rivals // 3)}  # fmt: skip
-    return 3 + sum(costs[type(part)](part) for part in _PLAN)
+    rivals = min(classes - 1, RIVALS)
+    costs = {Climb: lambda part: 2 * part.steps + 1, Patches: lambda part: part.queries,
+             Walk: lambda part: 3 * part.steps + 1, Nearest: lambda _: nearest_passes(rivals),
+             Look: lambda _: 1 + rivals + -(-rivals // 3)}  # fmt: skip
+    return 3 + sum(costs[type(part)](part) for part in PLANS[norm])
+
+
+def nearest_passes(rivals: int) -> int:
+    """Forwards and backwards of `NearestL2` and of the one that judges its result."""
+    attack = NearestL2()
+    towards = min(attack.candidates, rivals) if rivals > 1 else 0
+    walks = 2 * (1 + towards) * attack.explore + 3 * min(attack.boundary, rivals) * attack.explore
+    return 2 + walks + 2 * (attack.kept * attack.refine + attack.finish)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.07), ("l2", 0.9)])
@@ -52,14 +62,15 @@ def split(x: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(mean), torch.where(mean > 0.5, -far.abs() - 5, near)], 1)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.slow
-def test_passes_go_where_the_margin_is_nearly_gone() -> None:
+def test_passes_go_where_the_margin_is_nearly_gone(norm: str) -> None:
     x = torch.cat([torch.full((4, 1, 6, 6), 0.9), torch.full((4, 1, 6, 6), 0.1)])
-    result = WorstCase(eps=0.05).run(Function(split), x, torch.zeros(8, dtype=torch.int64), seed=0)
+    result = WorstCase(eps=0.05, norm=norm).run(Function(split), x, torch.zeros(8, dtype=torch.int64), seed=0)
     assert not result.success.any()
     spent = result.forwards + result.backwards
     assert (spent[4:] > 1.5 * spent[:4]).all()
-    assert (spent <= most_passes(2)).all()
+    assert (spent <= most_passes(2, norm)).all()
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "bright", "dark", "corner", "blocks", "columns", "rows", "image"])
@@ -96,13 +107,14 @@ def tie(x: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(apart), -apart], 1)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.slow
-def test_an_example_on_the_boundary_gets_the_whole_plan() -> None:
+def test_an_example_on_the_boundary_gets_the_whole_plan(norm: str) -> None:
     x = torch.full((3, 1, 6, 6), 0.5)
     with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself
-        result = WorstCase(eps=0.1).run(Function(tie), x, torch.zeros(3, dtype=torch.int64), seed=0)
+        result = WorstCase(eps=0.1, norm=norm).run(Function(tie), x, torch.zeros(3, dtype=torch.int64), seed=0)
     assert not result.success.any()
-    assert (result.forwards + result.backwards == most_passes(2)).all()
+    assert (result.forwards + result.backwards == most_passes(2, norm)).all()
 
 
 def seventh(x: Tensor) -> Tensor:
@@ -134,9 +146,11 @@ def test_a_thousand_classes_cost_no_more_than_ten() -> None:
 @pytest.fixture
 def short_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin and end of the plan, with few steps and queries."""
-    short = {_Climb: {"steps": 6}, _Patches: {"queries": 20}, _Look: {}}
-    plan = [replace(part, **short[type(part)]) for part in (*_PLAN[:9], *_PLAN[-3:])]
-    monkeypatch.setattr(worst_case, "_PLAN", tuple(plan))
+    short = {Climb: {"steps": 6}, Patches: {"queries": 20}, Look: {}, Walk: {}, Nearest: {}}
+    monkeypatch.setattr(Walk, "steps", 6)
+    for norm, plan in PLANS.items():
+        parts = [replace(part, **short[type(part)]) for part in (*plan[:9], *plan[-3:])]
+        monkeypatch.setitem(worst_case.PLANS, norm, tuple(parts))
 
 
 @pytest.mark.parametrize(
@@ -167,8 +181,8 @@ def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_m
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x, y, index = torch.full((12, 1, 4, 4), 0.5), torch.zeros(12, dtype=torch.int64), torch.arange(12)
-    last = _Climb("bright", 2, within=1e-3)  # gated for every example, though it breaks all
-    monkeypatch.setattr(worst_case, "_PLAN", (_Climb("dark", 1), _Look(), last))
+    last = Climb("bright", 2, within=1e-3)  # gated for every example, though it breaks all
+    monkeypatch.setitem(worst_case.PLANS, "linf", (Climb("dark", 1), Look(), last))
     bright = Function(lambda z: torch.stack([torch.zeros(len(z)), z.mean((1, 2, 3)) - 0.55], 1))
     attack = WorstCase(eps=0.1, control=0.4)
     with pytest.warns(UserWarning, match=r"of (\d+) such examples .* \1 were broken late"):
@@ -183,6 +197,24 @@ def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_m
 
 
 def test_the_version_is_part_of_what_is_quoted() -> None:
-    assert "version=2" in repr(WorstCase(eps=0.1))
-    with pytest.raises(ValueError, match="version must be 2, the plan of this release, got 1"):
-        WorstCase(eps=0.1, version=1)
+    assert "version=3" in repr(WorstCase(eps=0.1))
+    with pytest.raises(ValueError, match="version must be 3, the plan of this release, got 2"):
+        WorstCase(eps=0.1, version=2)
+
+
+def threshold(x: Tensor) -> Tensor:
+    """Two classes: four pixels decide once they are brighter than .4; below, every pixel counts a little."""
+    flat = x.flatten(1)
+    pixels = flat[:, [3, 17, 40, 62]]
+    lead = (pixels - 0.4).relu().sum(1) + 0.002 * flat.sum(1) - 1.2
+    return torch.stack([torch.zeros_like(lead), lead], 1)
+
+
+def test_in_l2_it_comes_from_outside_where_gradients_inside_mislead() -> None:
+    # Four pixels at .7 suffice, 1.4 away. In the ball of 1.5 a climb moves each of 64 pixels by .19, and sees none.
+    x, y = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+    assert not APGD(eps=1.5, norm="l2").run(Function(threshold), x, y, seed=0).success.any()
+    result = WorstCase(eps=1.5, norm="l2").run(Function(threshold), x, y, seed=0)
+    assert result.success.all()
+    assert (distance(result.x_adv, x, "l2") <= 1.5).all()
+    assert not WorstCase(eps=1.3, norm="l2", control=1).run(Function(threshold), x, y, seed=0).success.any()

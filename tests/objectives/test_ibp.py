@@ -47,6 +47,10 @@ def test_eps_kappa_and_the_regularisers_follow_the_schedule(net: nn.Module) -> N
     IBPTraining.set_progress(objective, 1.0)
     wanted = 0.75 * proven_loss(net, x, y, 0.2 * 1.1, "linf")[0] + 0.25 * clean
     torch.testing.assert_close(objective(net, x, y)["loss"], wanted)
+    bounds_alone = IBPTraining(0.2, warmup=0.5, first_kappa=0.0, initialise=False, regularisation=0.0)
+    bounds_alone.set_progress(0.25)
+    wanted = proven_loss(net, x, y, 0.2 * bounds_alone.share, "linf")[0]
+    torch.testing.assert_close(bounds_alone(net, x, y)["loss"], wanted)
     rise = [smooth_rise(k / 100) for k in range(101)]
     assert rise[0] == 0
     assert rise[-1] == pytest.approx(1)
@@ -130,6 +134,8 @@ def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
         MTLIBP(0.1, norm="l2", attack=PGD(0.1))
     with pytest.raises(ValueError, match="kappa must be"):
         IBPTraining(0.1, kappa=2)
+    with pytest.raises(ValueError, match="first_kappa must be"):
+        IBPTraining(0.1, first_kappa=-1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

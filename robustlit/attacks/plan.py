@@ -1,0 +1,134 @@
+"""The plan of `WorstCase`: its parts, and which examples get them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+RIVALS = 9  # wrong classes whose boundaries are estimated, those of highest logit: as many as AutoAttack aims at
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Ascent from a pattern, for examples whose nearest boundary is at most `within` * eps outside the ball."""
+
+    start: str  # pattern, see `worst_case`
+    steps: int
+    within: float = math.inf
+    rival: int | None = None  # aim at the n-th nearest wrong class instead of at any
+    loss: str = "margin"  # or "ce"
+
+    @property
+    def effort(self) -> float:
+        """Passes an image, roughly, for the progress that is shown."""
+        return 2 * self.steps * min(1.0, self.within)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Random search by square patches, for examples whose nearest boundary is at most `within` * eps outside."""
+
+    queries: int
+    patch: float  # share of the pixels that the first patches cover
+    within: float = math.inf
+    afresh: bool = True  # start from stripes; False goes on from the best point
+
+    @property
+    def effort(self) -> float:
+        """See `Climb`."""
+        return self.queries * min(1.0, max(self.within, 0.02))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """FAB's walk to the boundary of the n-th nearest wrong class, from outside the ball, `within` as for `Climb`."""
+
+    rival: int
+    within: float = math.inf
+    steps: ClassVar[int] = 100
+
+    @property
+    def effort(self) -> float:
+        """See `Climb`."""
+        return 3 * self.steps * min(1.0, self.within)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """`NearestL2`, which also refines what its walks find, for examples as above."""
+
+    within: float
+
+    @property
+    def effort(self) -> float:
+        """See `Climb`."""
+        return 1500 * min(1.0, self.within)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Estimate how far the boundaries of the wrong classes are, from the best points or from the images."""
+
+    at_image: bool = False
+    effort: ClassVar[float] = 2.0 + RIVALS
+
+
+Part = Climb | Patches | Walk | Nearest | Look
+
+# Most examples are broken at once or stay out of reach. So every example is attacked from a random point, in the
+# direction of the class whose boundary is nearest to the image, from the bright end of the ball, and without gradients;
+# the rest of the effort goes to the examples whose boundary is nearest to the ball, at ever more classes.
+_LINF: tuple[Part, ...] = (
+    Climb("uniform", 25, loss="ce"),
+    Look(at_image=True),
+    Climb("image", 25, rival=0),
+    Climb("bright", 25),
+    Patches(100, 0.3),
+    Look(),
+    Climb("uniform", 25, 1.0, rival=0),
+    Climb("dark", 25, 0.7),
+    Climb("uniform", 25, 0.5, rival=1),
+    Climb("image", 30, 0.4, rival=2),
+    Climb("columns", 30, 0.4, loss="ce"),
+    Look(),
+    Climb("blocks", 40, 0.3, rival=0),
+    Climb("rows", 40, 0.3),
+    *(Climb("image", 40, 0.2, rival) for rival in range(1, 4)),
+    *(Climb(start, 40, 0.25) for start in ("corner", "bright", "blocks", "columns")),
+    Patches(600, 0.1, 0.25, afresh=False),
+    Look(),
+    *(Climb("uniform", 60, 0.1, rival) for rival in range(6)),
+    *(Climb(start, 60, 0.15) for start in ("columns", "blocks", "corner", "rows", "bright", "uniform") * 2),
+    Patches(1500, 0.3, 0.1),
+    Patches(4000, 0.5, 0.0),  # where no gradient is left; not for the control group
+)
+
+# In L2 a ball is thin: of a net that ignores small changes of a pixel, its gradients inside say nothing, while a walk
+# that comes from outside finds the few pixels to change. How near a walk gets says how much more effort is worth while.
+_L2: tuple[Part, ...] = (
+    Climb("uniform", 25, loss="ce"),
+    Look(at_image=True),
+    Walk(0),
+    Climb("image", 25, rival=0),
+    Patches(100, 0.3),
+    Look(),
+    *(Walk(rival, 1.0) for rival in (1, 2)),
+    Nearest(0.7),
+    *(Walk(rival, 0.4) for rival in range(3, 6)),
+    Climb("uniform", 25, 0.6, rival=0),
+    Climb("dark", 25, 0.4),
+    Climb("uniform", 25, 0.3, rival=1),
+    Climb("columns", 30, 0.3, loss="ce"),
+    Look(),
+    Climb("blocks", 40, 0.2, rival=0),
+    Climb("rows", 40, 0.2),
+    Climb("image", 40, 0.2, rival=1),
+    Patches(600, 0.1, 0.2, afresh=False),
+    Look(),
+    *(Climb("uniform", 60, 0.1, rival) for rival in range(2)),
+    *(Climb(start, 60, 0.1) for start in ("columns", "blocks", "corner")),
+    Patches(1500, 0.3, 0.2),
+    Patches(4000, 0.5, 0.0),
+)
+PLANS = {"linf": _LINF, "l2": _L2}
