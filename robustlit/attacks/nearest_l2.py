@@ -82,12 +82,13 @@ class NearestL2(Attack):
             headings += [*classes[:, : self.candidates].unbind(1)]
         walks = [self._explore(victim, x, criterion, rows, draws, heading) for heading in track(headings)]
         next(stages)
-        fab = boundary_walks(self.explore)
+        # With a longer overshoot and way back than FAB's own, 60 steps get as near as 100.
+        fab = FAB(norm=self.norm, steps=self.explore, beta=0.8, eta=1.2)
         aims = [None] if classes is None else [*classes[:, : self.boundary].split(1, 1)]
         walks += [
             fab.within(victim, x, criterion, rows, torch.zeros_like(walks[0].distances), aim) for aim in track(aims)
         ]
-        ranks = torch.stack([walk.distances for walk in walks]).argsort(dim=0, stable=True)  # (walks, B)
+        ranks = _ranked(walks)
         kept = []
         next(stages)
         for rank in track(ranks[: self.kept].unbind()):
@@ -96,7 +97,7 @@ class NearestL2(Attack):
             _refine(victim, nearest, criterion, rows, draws, _Refinement(self.refine, _REFINE_STEPS, _REFINE_GAMMAS))
             kept.append(nearest)
         next(stages)
-        best = _pick(kept, torch.stack([nearest.distances for nearest in kept]).argmin(0))
+        best = _pick(kept, _ranked(kept)[0])
         _refine(victim, best, criterion, rows, draws, _Refinement(self.finish, _FINISH_STEPS, _FINISH_GAMMAS))
         return best
 
@@ -115,11 +116,6 @@ class NearestL2(Attack):
             length, gamma = half_cosine(step, self.explore), _fall(*_EXPLORE_GAMMAS, step / self.explore)
             walk.step(victim, criterion, rows, lead, x.new_full((len(x),), length), gamma)
         return walk.nearest
-
-
-def boundary_walks(steps: int) -> FAB:
-    """Return FAB in L2 with a longer overshoot and way back than its own: in 60 steps it gets as near as in 100."""
-    return FAB(norm="l2", steps=steps, beta=0.8, eta=1.2)
 
 
 @dataclass(frozen=True)
@@ -145,6 +141,13 @@ def _refine(
 
 def _fall(first: float, last: float, progress: float) -> float:
     return first * (last / first) ** progress
+
+
+def _ranked(walks: list[Nearest]) -> Tensor:
+    """Return the numbers of the walks (walks, B), the nearest first; of those that found nothing, by their margins."""
+    distances, margins = (torch.stack([getattr(walk, name) for walk in walks]) for name in ("distances", "margins"))
+    order = margins.argsort(dim=0, descending=True, stable=True)
+    return order.gather(0, distances.gather(0, order).argsort(dim=0, stable=True))
 
 
 def _pick(walks: list[Nearest], which: Tensor) -> Nearest:
