@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from robustlit.attacks.active import Active, rivals
+from robustlit.attacks.active import Active, all_positions, rivals
 from robustlit.attacks.apgd import APGD
 from robustlit.attacks.attack import Attack, BudgetAttack
 from robustlit.attacks.best import Best
@@ -20,7 +19,6 @@ from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_choice
-from robustlit.threat import expand
 
 VERSIONS = ("standard", "rand")
 # The settings of the authors' code for L-inf and L2 (github.com/fra31/auto-attack, `set_version`).
@@ -104,14 +102,22 @@ class AutoAttack(BudgetAttack):
 
 
 class _TargetedFAB(FAB):
-    """FAB-T within a budget."""
+    """FAB-T within a budget: towards the likeliest wrong classes in turn, on the examples that are left."""
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        found = self.within(victim, x, criterion, rows, eps, rivals(criterion, victim.judge(x, rows)[1])[:, :_TARGETS])
-        return torch.where(expand(found.distances <= eps, x), found.points, x)
+        classes, best = rivals(criterion, victim.judge(x, rows)[1])[:, :_TARGETS], x.clone()
+        left = all_positions(x)
+        for aim in track(classes.unbind(1)):
+            found = self.toward(victim, x[left], criterion.select(left), rows[left], eps[left], aim[left])
+            broken = found.distances <= eps[left]
+            best[left[broken]] = found.points[broken]
+            left = left[~broken]
+            if not len(left):
+                break
+        return best
 
 
 class _PacedSquare(Square):

@@ -87,32 +87,29 @@ class FAB(Attack):
             found.record(mine.points, mine.found, mine.margins)
         return found.points
 
-    def within(
-        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, eps: Tensor, classes: Tensor | None,
+    def toward(
+        self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, eps: Tensor, aim: Tensor | None,
         start: Tensor | None = None,
     ) -> Nearest:  # fmt: skip
-        """Run FAB-T: aim at one class after another, each example until it is broken within its budget.
+        """Run once towards one class; an example stops as soon as it is broken within its budget.
 
-        As in AutoAttack, a step linearises the lead of one class, but a success is any wrong class.
+        As in AutoAttack's FAB-T, a step linearises the lead of that class, but a success is any wrong class.
 
         Args:
             victim: The model.
             x: Images (b, ...), `rows` (b,) of the victim's batch.
             criterion: What counts as success.
             rows: (b,).
-            eps: Budgets (b,) in pixel units.
-            classes: Classes (b, k) to aim at in turn; None aims at the criterion's target.
-            start: Where each run starts (b, ...); None: at the images.
+            eps: Budgets (b,) in pixel units; 0 takes every step.
+            aim: Class of each example (b,); None is the criterion's target.
+            start: First points (b, ...); None starts at the images.
 
         Returns:
-            The nearest adversarial examples, those outside the budgets too.
+            The nearest adversarial examples, also where they are outside the budget.
         """
-        found = Nearest(x, self.norm)
-        images = _Images(all_positions(x), rows, criterion, x if start is None else start, x, classes)
-        for aims in track([None] if classes is None else [*classes.split(1, 1)]):
-            self._walk(victim, replace(images, classes=None if aims is None else aims[images.at]), found, eps)
-            if not images.keep(found.distances[images.at] > eps[images.at]):
-                break
+        found, classes = Nearest(x, self.norm), None if aim is None else aim.unsqueeze(1)
+        first = x if start is None else start
+        self._walk(victim, _Images(all_positions(x), rows, criterion, first, x, classes), found, eps)
         return found
 
     def _walk(self, victim: Victim, images: _Images, found: Nearest, eps: Tensor | None = None) -> None:

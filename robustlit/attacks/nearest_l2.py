@@ -84,10 +84,8 @@ class NearestL2(Attack):
         next(stages)
         # With a longer overshoot and way back than FAB's own, 60 steps get as near as 100.
         fab = FAB(norm=self.norm, steps=self.explore, beta=0.8, eta=1.2)
-        aims = [None] if classes is None else [*classes[:, : self.boundary].split(1, 1)]
-        walks += [
-            fab.within(victim, x, criterion, rows, torch.zeros_like(walks[0].distances), aim) for aim in track(aims)
-        ]
+        aims: list[Tensor | None] = [None] if classes is None else [*classes[:, : self.boundary].unbind(1)]
+        walks += [fab.toward(victim, x, criterion, rows, x.new_zeros(len(x)), aim) for aim in track(aims)]
         ranks = _ranked(walks)
         kept = []
         next(stages)

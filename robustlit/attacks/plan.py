@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-RIVALS = 9  # wrong classes whose boundaries are estimated, those of highest logit: as many as AutoAttack aims at
+RIVALS = 9  # number of wrong classes, by logit, whose boundaries are estimated; AutoAttack aims at as many
 
 
 @dataclass(frozen=True)
 class Climb:
-    """Ascent from a pattern, for examples whose nearest boundary is at most `within` * eps outside the ball."""
+    """Ascent from a start pattern, for the examples with a boundary at most `within` * eps outside the ball."""
 
     start: str  # pattern, see `worst_case`
     steps: int
@@ -27,7 +27,7 @@ class Climb:
 
 @dataclass(frozen=True)
 class Patches:
-    """Random search by square patches, for examples whose nearest boundary is at most `within` * eps outside."""
+    """Random search by square patches; `within` as for `Climb`."""
 
     queries: int
     patch: float  # share of the pixels that the first patches cover
@@ -41,8 +41,8 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """FAB's walk to the boundary of the n-th nearest wrong class, from outside the ball, `within` as for `Climb`."""
+class BoundaryWalk:
+    """Run of FAB towards the n-th nearest wrong class, which may leave the ball; `within` as for `Climb`."""
 
     rival: int
     within: float = math.inf
@@ -55,8 +55,8 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """`NearestL2`, which also refines what its walks find, for examples as above."""
+class NearestSearch:
+    """Run of `NearestL2`; `within` as for `Climb`."""
 
     within: float
 
@@ -74,11 +74,12 @@ class Look:
     effort: ClassVar[float] = 2.0 + RIVALS
 
 
-Part = Climb | Patches | Walk | Nearest | Look
+Attempt = Climb | Patches | BoundaryWalk | NearestSearch
+Part = Attempt | Look
 
-# Most examples are broken at once or stay out of reach. So every example is attacked from a random point, in the
-# direction of the class whose boundary is nearest to the image, from the bright end of the ball, and without gradients;
-# the rest of the effort goes to the examples whose boundary is nearest to the ball, at ever more classes.
+# Most examples are broken at once, or no attack breaks them. So every example is attacked from a random point, towards
+# the nearest class, from the bright end of the ball and without gradients. The rest of the effort, towards more and
+# more classes, goes to the examples with a boundary near the ball.
 _LINF: tuple[Part, ...] = (
     Climb("uniform", 25, loss="ce"),
     Look(at_image=True),
@@ -104,18 +105,18 @@ _LINF: tuple[Part, ...] = (
     Patches(4000, 0.5, 0.0),  # where no gradient is left; not for the control group
 )
 
-# In L2 a ball is thin: of a net that ignores small changes of a pixel, its gradients inside say nothing, while a walk
-# that comes from outside finds the few pixels to change. How near a walk gets says how much more effort is worth while.
+# A net trained in L-inf ignores small changes of a pixel. Gradients inside a small L2 ball are then of no use; a run of
+# FAB leaves the ball and comes back with the few pixels to change. Its distance also tells how near a boundary is.
 _L2: tuple[Part, ...] = (
     Climb("uniform", 25, loss="ce"),
     Look(at_image=True),
-    Walk(0),
+    BoundaryWalk(0),
     Climb("image", 25, rival=0),
     Patches(100, 0.3),
     Look(),
-    *(Walk(rival, 1.0) for rival in (1, 2)),
-    Nearest(0.7),
-    *(Walk(rival, 0.4) for rival in range(3, 6)),
+    *(BoundaryWalk(rival, 1.0) for rival in (1, 2)),
+    NearestSearch(0.7),
+    *(BoundaryWalk(rival, 0.4) for rival in range(3, 6)),
     Climb("uniform", 25, 0.6, rival=0),
     Climb("dark", 25, 0.4),
     Climb("uniform", 25, 0.3, rival=1),

@@ -19,7 +19,7 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion, full_precision
 from robustlit.attacks.nearest_l2 import NearestL2
-from robustlit.attacks.plan import PLANS, RIVALS, Climb, Look, Nearest, Patches, Walk
+from robustlit.attacks.plan import PLANS, RIVALS, Attempt, BoundaryWalk, Look, NearestSearch, Patches
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.victim import NoGradientError, Victim
@@ -99,7 +99,9 @@ class WorstCase(BudgetAttack):
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
-        plan = PLANS[self.norm] * self.rounds
+        plan = PLANS[self.norm]
+        # A second search for the nearest examples would find the same ones.
+        plan += tuple(part for part in plan if not isinstance(part, NearestSearch)) * (self.rounds - 1)
         for number, part in enumerate(track(plan, [part.effort for part in plan])):
             if blind and not isinstance(part, Patches):
                 continue
@@ -129,19 +131,13 @@ class WorstCase(BudgetAttack):
         return best.points
 
     def _attempt(
-        self,
-        victim: Victim,
-        best: Best,
-        images: _Images,
-        at: Tensor,
-        part: Climb | Patches | Walk | Nearest,
-        number: int,
-    ) -> None:
-        """Give the examples `at` a part of the plan."""
+        self, victim: Victim, best: Best, images: _Images, at: Tensor, part: Attempt, number: int
+    ) -> None:  # fmt: skip
+        """Give the examples `at` part `number` of the plan."""
         near = images.select(at)
         near.draws = near.draws.fork(number)
-        if isinstance(part, (Walk, Nearest)):
-            if number >= len(PLANS[self.norm]):  # in the first round a walk starts at the image
+        if isinstance(part, (BoundaryWalk, NearestSearch)):
+            if number >= len(PLANS[self.norm]):  # in the first round a run starts at the image
                 near.z = _start("uniform", near.ball, near.draws)
             distances = self._from_outside(victim, near, part)
             best.judge(victim, near)
@@ -162,15 +158,16 @@ class WorstCase(BudgetAttack):
         climb(victim, best, near, Ascent(lengths, decay, _LOSS[part.loss], Criterion.margin))
         best.judge(victim, near)
 
-    def _from_outside(self, victim: Victim, near: _Images, part: Walk | Nearest) -> Tensor:
+    def _from_outside(self, victim: Victim, near: _Images, part: BoundaryWalk | NearestSearch) -> Tensor:
         """Search the nearest adversarial examples; leave those within budget in `near.z`, return all distances (b,)."""
         x, eps = near.ball.x, near.ball.eps
-        if isinstance(part, Nearest):
+        if isinstance(part, NearestSearch):
             found = NearestL2().nearest(victim, x, near.criterion, near.rows, near.draws)
         else:
-            classes = None if near.criterion.target is not None else _nth(near.rivals_of_image, part.rival).unsqueeze(1)
-            fab = FAB(norm=self.norm, steps=part.steps)
-            found = fab.within(victim, x, near.criterion, near.rows, eps, classes, near.z)
+            fab, aim = FAB(norm=self.norm, steps=part.steps), None
+            if near.criterion.target is None:
+                aim = _nth(near.rivals_of_image, part.rival)
+            found = fab.toward(victim, x, near.criterion, near.rows, eps, aim, near.z)
         near.z = torch.where(expand(found.distances <= eps, x), found.points, x)
         return found.distances
 

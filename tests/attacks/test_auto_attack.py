@@ -10,6 +10,7 @@ from cases import Function
 from torch import Tensor, nn
 
 from robustlit.attacks import APGD, EOT, FAB, AutoAttack, Square, auto_attack
+from robustlit.attacks.draws import Draws
 from robustlit.attacks.victim import Victim
 from robustlit.threat import distance
 
@@ -100,15 +101,19 @@ def test_fab_breaks_within_the_budget_alone_whatever_class_comes_first(norm: str
     net = Function(lambda x: x.flatten(1) @ weight.T)
     x = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3
     y = net(x).argmax(1)
-    least, others = FAB(norm=norm).run(net, x, y).distance, net(x).argsort(1, descending=True)[:, 1:]
+    exact = FAB(norm=norm).run(net, x, y)
     with Victim(net, x) as victim:
-        rows = torch.arange(12)
+        rows, criterion = torch.arange(12), victim.criterion(y)
         for share, broken in ((1.05, True), (0.95, False)):
-            criterion = victim.criterion(y)
-            found = FAB(norm=norm, steps=30).within(victim, x, criterion, rows, least * share, others)
-            assert ((found.distances <= least * share) == broken).all()
-            assert (net(found.points).argmax(1) != y).all()  # outside the budget too
-            torch.testing.assert_close(found.distances, distance(found.points, x, norm))
+            targeted, draws = auto_attack._TargetedFAB(norm=norm, steps=30), Draws(0, rows)
+            found = targeted._search(victim, x, criterion, rows, draws, exact.distance * share)
+            assert ((net(found).argmax(1) != y) == broken).all()
+            assert (distance(found, x, norm) <= exact.distance * share).all()
+            assert broken or torch.equal(found, x)
+        none = torch.zeros(12)
+        nearest = FAB(norm=norm).toward(victim, x, criterion, rows, none, exact.prediction)
+    torch.testing.assert_close(nearest.distances, exact.distance, rtol=0.01, atol=0)
+    assert (net(nearest.points).argmax(1) == exact.prediction).all()
 
 
 def test_rand_is_two_attacks_on_twenty_draws(parts: Parts, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:

@@ -10,9 +10,9 @@ import torch
 from cases import Function
 from torch import Tensor, nn
 
-from robustlit.attacks import APGD, EOT, PGD, BudgetAttack, NearestL2, Square, WorstCase, worst_case
+from robustlit.attacks import APGD, EOT, FAB, PGD, BudgetAttack, NearestL2, Square, WorstCase, worst_case
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.plan import PLANS, RIVALS, Climb, Look, Nearest, Patches, Walk
+from robustlit.attacks.plan import PLANS, RIVALS, BoundaryWalk, Climb, Look, NearestSearch, Patches
 from robustlit.attacks.worst_case import _start
 from robustlit.threat import Ball, distance
 
@@ -21,7 +21,7 @@ def most_passes(classes: int, norm: str = "linf") -> int:
     """Forwards and backwards of the whole plan, with those that judge the image and the result."""
     rivals = min(classes - 1, RIVALS)
     costs = {Climb: lambda part: 2 * part.steps + 1, Patches: lambda part: part.queries,
-             Walk: lambda part: 3 * part.steps + 1, Nearest: lambda _: nearest_passes(rivals),
+             BoundaryWalk: lambda part: 3 * part.steps + 1, NearestSearch: lambda _: nearest_passes(rivals),
              Look: lambda _: 1 + rivals + -(-rivals // 3)}  # fmt: skip
     return 3 + sum(costs[type(part)](part) for part in PLANS[norm])
 
@@ -93,9 +93,10 @@ def test_starts_lie_in_the_ball_and_the_box(pattern: str, norm: str, shape: tupl
         assert (delta[0] - delta[1]).abs().max() > 0.01  # each example has its own
 
 
-def test_more_rounds_never_lose(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2)])
+def test_more_rounds_never_lose(norm: str, eps: float, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x, y = digits[0][:8], digits[1][:8]
-    once, twice = (WorstCase(eps=0.02, rounds=n).run(net, x, y, seed=0) for n in (1, 2))
+    once, twice = (WorstCase(eps=eps, norm=norm, rounds=n).run(net, x, y, seed=0) for n in (1, 2))
     assert not (once.success & ~twice.success).any()
     robust = ~twice.success
     assert (twice.forwards[robust] > once.forwards[robust]).all()
@@ -146,8 +147,8 @@ def test_a_thousand_classes_cost_no_more_than_ten() -> None:
 @pytest.fixture
 def short_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin and end of the plan, with few steps and queries."""
-    short = {Climb: {"steps": 6}, Patches: {"queries": 20}, Look: {}, Walk: {}, Nearest: {}}
-    monkeypatch.setattr(Walk, "steps", 6)
+    short = {Climb: {"steps": 6}, Patches: {"queries": 20}, Look: {}, BoundaryWalk: {}, NearestSearch: {}}
+    monkeypatch.setattr(BoundaryWalk, "steps", 6)
     for norm, plan in PLANS.items():
         parts = [replace(part, **short[type(part)]) for part in (*plan[:9], *plan[-3:])]
         monkeypatch.setitem(worst_case.PLANS, norm, tuple(parts))
@@ -218,3 +219,33 @@ def test_in_l2_it_comes_from_outside_where_gradients_inside_mislead() -> None:
     assert result.success.all()
     assert (distance(result.x_adv, x, "l2") <= 1.5).all()
     assert not WorstCase(eps=1.3, norm="l2", control=1).run(Function(threshold), x, y, seed=0).success.any()
+
+
+def test_how_near_an_attack_from_outside_came_opens_the_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The linearised boundary is many times 1.35 away, the adversarial example at 1.4 is 4 % outside the ball.
+    x, y, last = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64), Climb("dark", 7, within=0.1)
+
+    def passes(*parts: object, eps: float = 1.35) -> Tensor:
+        monkeypatch.setitem(worst_case.PLANS, "l2", (Look(at_image=True), *parts))
+        result = WorstCase(eps=eps, norm="l2", control=0).run(Function(threshold), x, y, seed=0)
+        assert not result.success.any()
+        return result.backwards
+
+    assert (passes(last) == passes()).all()
+    for part in (BoundaryWalk(0), NearestSearch(100.0)):
+        assert (passes(part, last) == passes(part) + 7).all()
+        assert (passes(part, last, eps=1.2) == passes(part, eps=1.2)).all()
+
+
+def test_later_rounds_start_elsewhere_and_do_not_search_the_nearest_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, searches = [], []
+    toward, nearest = FAB.toward, NearestL2.nearest
+    monkeypatch.setattr(FAB, "toward", lambda *args: (starts.append(args[7:]), toward(*args))[1])
+    monkeypatch.setattr(NearestL2, "nearest", lambda *args: (searches.append(args), nearest(*args))[1])
+    monkeypatch.setitem(worst_case.PLANS, "l2", (Look(at_image=True), BoundaryWalk(0), NearestSearch(100.0)))
+    x = torch.zeros(1, 1, 8, 8)
+    WorstCase(eps=1.2, norm="l2", rounds=3).run(Function(threshold), x, torch.zeros(1, dtype=torch.int64), seed=0)
+    points = [start[0] for start in starts if start]  # of the runs in the plan, not of those of the search
+    assert len(searches) == 1
+    assert torch.equal(points[0], x)
+    assert len({float(point.sum()) for point in points}) == len(points) == 3
