@@ -15,11 +15,15 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.certify import Certificate
+from robustlit.checks import check_count
+from robustlit.data.base import ClassificationData
 from robustlit.evaluation import Sweep
-from robustlit.evaluation.batches import check_numbers, class_names_of, examples_of, split_size
+from robustlit.evaluation.batches import check_numbers, class_names_of, coverage, examples_of, split_size
+from robustlit.evaluation.columns import Columns, as_evaluation, gathered
 from robustlit.evaluation.fingerprint import fingerprint
+from robustlit.evaluation.on_all import FOLDER as ALL_IMAGES
+from robustlit.evaluation.on_all import OnAll, is_first, known_names
 from robustlit.evaluation.parts import FOLDER, Parts
-from robustlit.evaluation.sweep import Columns, as_evaluation, gathered
 from robustlit.figures.run import write_evaluation
 from robustlit.processes import Guard
 from robustlit.results import Evaluation
@@ -30,7 +34,7 @@ from robustlit.training.blackbox import distil_small_cnn
 from robustlit.training.finite import GuardedTraining
 from robustlit.training.substitute import Distilled
 
-from .progress import Progress
+from .progress import sweep_report
 from .save_on_interrupt import SaveOnInterrupt
 
 
@@ -54,9 +58,16 @@ class AttackSweep(pl.Callback):
         folder: Where to write; None writes nothing.
         curve_l2, curve_linf: Largest distance of the logged curves; the same in all runs that are compared.
         certificates: Name -> certificate: what is proven of the same images, beside the attacks.
+        images: How many test images all this runs on: the first of the order of `test_size` (see `robustlit.data`),
+            whose batches then come first. None takes all that the loader yields, as does a DataModule of other kinds.
+        on_all: Attacks and certificates that also run on all other test images, at their own eps. Their table of all
+            images lies in `all_images/` in the folder. Without an attack among them there is none.
+        own_eps: Attacks that run at their own eps alone, not at the budgets of `grid`. Names here and in `on_all` that
+            nothing has are left out with a warning.
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
+        all_images: Likewise the Evaluation of `on_all`, None where there are no further images.
         save_adversarials: Also write the adversarial examples, see `Adversarials`.
         keeps_parts: Leave the files of the finished batches after the test; `remove_parts` removes them.
         seconds_before: How long the batches took that an earlier test attacked.
@@ -67,11 +78,17 @@ class AttackSweep(pl.Callback):
         self, attacks: Mapping[str, Attack], *, grid: Mapping[str, Sequence[float]] | None = None,
         knowledge: Sequence[str] = ("adaptive",), seed: int = 0, substitute: str | Path | None = None,
         substitute_images: int = 10_000, folder: str | Path | None = None, curve_l2: float = 10.0,
-        curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None,
+        curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None, images: int | None = None,
+        on_all: Sequence[str] = (), own_eps: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        proofs = dict(certificates or {})
         self.sweep = Sweep(
-            dict(attacks), dict(grid or {}), tuple(knowledge), seed, certificates=dict(certificates or {})
-        )
+            dict(attacks), dict(grid or {}), tuple(knowledge), seed, certificates=proofs,
+            own_eps=known_names(own_eps, "own_eps", attacks),
+        )  # fmt: skip
+        if images is not None:
+            check_count(images, "images")
+        self.images, self.on_all = images, known_names(on_all, "on_all", {**attacks, **proofs})
         if substitute is not None:
             self.sweep.substitute = load_classifier(substitute)[0]
         self.substitute_images = substitute_images
@@ -79,10 +96,14 @@ class AttackSweep(pl.Callback):
         self.curve_ends = {"l2": curve_l2, "linf": curve_linf}
         self.keeps_parts = self.save_adversarials = False
         self.evaluation: Evaluation | None = None
+        self.all_images: Evaluation | None = None
         self.write_error: OSError | None = None
         self._parts: list[Columns] = []
         self._numbers: set[int] = set()  # of the examples so far
-        self._evaluated: np.ndarray = np.empty(0, dtype=np.int64)  # numbers of all, copies of others too
+        self._evaluated = self._all = np.empty(0, dtype=np.int64)  # numbers of both tables, copies of others too
+        self._first: Tensor | None = None  # numbers of the images that the whole sweep runs on; None: of all
+        self._others: OnAll | None = None
+        self._attacked = 0  # images, by this process
         self._kept: Parts | None = None
         self._kept_substitute: Path | None = None
         self._substitute: dict[str, Any] = {}
@@ -92,13 +113,21 @@ class AttackSweep(pl.Callback):
     @property
     def seconds_before(self) -> float:
         """See the class."""
-        return 0.0 if self._kept is None else self._kept.seconds
+        return sum(kept.seconds for kept in (self._kept, self._others) if kept is not None)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the images that the whole sweep runs on come first."""
+        self._first, data = None, getattr(trainer, "datamodule", None)
+        if stage == "test" and self.images is not None and isinstance(data, ClassificationData):
+            first = data.put_first(self.images)
+            self._first = first if len(first) < len(data.test_indices) else None
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reset the results of an earlier test, and distil a substitute where one is needed."""
         if len(trainer.num_test_batches) > 1:
             raise ValueError("AttackSweep takes one test loader: in several, examples of one number would be mixed up")
-        self.evaluation, self.write_error, self._parts, self._numbers = None, None, [], set()
+        self.evaluation, self.all_images, self.write_error = None, None, None
+        self._parts, self._numbers, self._attacked, self._others = [], set(), 0, None
         self._guard, self._cut = SaveOnInterrupt.guard_of(trainer), False
         if self.sweep.needs_substitute:
             with self._interruptible():
@@ -112,12 +141,21 @@ class AttackSweep(pl.Callback):
             self._substitute = {"distilled with queries": made.queries, "agreement": round(made.agreement, 4)}
         elif self.sweep.substitute is not None:
             self.sweep.substitute.to(pl_module.device)
+        net: Any = pl_module.net
+        first = self._first
         self._kept = Parts(
-            self.sweep, pl_module.net, self.folder,  # type: ignore[arg-type]
-            examples=examples_of(trainer.test_dataloaders), note=say if self.save_adversarials else None,
+            self.sweep, net, self.folder, note=say if self.save_adversarials else None,
+            examples=examples_of(trainer.test_dataloaders) if first is None else len(first),
         )  # fmt: skip
-        batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
-        for line in self._kept.notes(float(trainer.strategy.reduce(batches, reduce_op="sum"))):
+        if first is None:
+            batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
+            lines = self._kept.notes(float(trainer.strategy.reduce(batches, reduce_op="sum")))
+        else:
+            lines = self._kept.notes()
+        if first is not None and any(name in self.sweep.named for name in self.on_all):
+            self._others = OnAll(self.sweep, net, self.folder, self.on_all)
+            lines += self._others.kept.notes()
+        for line in lines:
             say(line)
 
     def _distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Distilled | None:
@@ -146,20 +184,40 @@ class AttackSweep(pl.Callback):
                 "with several processes the test loader must yield (x, y, index), so that no example is counted "
                 "twice; use a DataModule of robustlit.data"
             )
-        bar = trainer.progress_bar_callback
-        total = float(trainer.num_test_batches[dataloader_idx])  # infinite where the loader has no length
-
-        def report(name: str, share: float) -> None:
-            if isinstance(bar, Progress):
-                bar.sweep_progress(name, (batch_idx + share) / total)
-
-        assert self._kept is not None
+        inside = torch.ones_like(y, dtype=torch.bool) if self._first is None else is_first(index, self._first)
         try:
             with self._interruptible():
-                self._parts.append(self._kept.attack_batch(x, y, index, report))
+                self._attack(trainer, (x, y, index), inside, batch_idx)
         except SystemExit:
             self._cut = True
             raise StopIteration from None  # ends Lightning's loop over the batches
+
+    def _attack(self, trainer: pl.Trainer, batch: tuple[Tensor, ...], inside: Tensor, batch_idx: int) -> None:
+        """Run the whole sweep on the images `inside` (B,), and on the others what runs on all."""
+        assert self._kept is not None
+        for others, rows in enumerate((inside, ~inside)):
+            if not rows.any() or (others and self._others is None):
+                continue
+            x, y, index = batch if rows.all() else (part[rows] for part in batch)
+            start, step = self._shares(trainer, batch_idx, len(y), others=bool(others))
+            report = sweep_report(trainer.progress_bar_callback, start, step, others=bool(others))
+            if self._others is not None and others:
+                self._others.attack_batch(x, y, index, report)
+            else:
+                self._parts.append(self._kept.attack_batch(x, y, index, report))
+            self._attacked += len(y)
+
+    def _shares(self, trainer: Any, batch_idx: int, count: int, *, others: bool) -> tuple[float, float]:
+        """Return the share of the images that was attacked before, and that of the next `count`.
+
+        It is one of the first images or, for the `others`, of these.
+        """
+        if self._first is None:
+            batches = float(trainer.num_test_batches[0])  # infinite where the loader has no length
+            return batch_idx / batches, 1 / batches
+        first, every = (len(images) / trainer.world_size for images in (self._first, trainer.datamodule.test_indices))
+        start, number = (first, every - first) if others else (0.0, first)
+        return (self._attacked - start) / number, count / number
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the other processes, before Lightning's first collective."""
@@ -169,24 +227,19 @@ class AttackSweep(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather, write, draw and log; leave if a signal cut the sweep short."""
         parts = gathered(self._parts, trainer.world_size)
+        others = [] if self._others is None else gathered(self._others.parts, trainer.world_size)
         if trainer.is_global_zero and parts:
-            self._finish(trainer, parts, self._short_of(trainer) if self._cut else {"complete": True})
+            self._finish(trainer, parts, others, cut=self._cut)
         if self._cut and self._guard is not None:
             self._guard.leave()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the finished part of a sweep that is cut short."""
         if trainer.testing and trainer.is_global_zero and self._parts and self.evaluation is None:
-            self._finish(trainer, self._parts, self._short_of(trainer))
+            self._finish(trainer, self._parts, [] if self._others is None else self._others.parts, cut=True)
 
     def _interruptible(self) -> AbstractContextManager[None]:
         return nullcontext() if self._guard is None else self._guard.interruptible()
-
-    def _short_of(self, trainer: pl.Trainer) -> dict[str, Any]:
-        loader: Any = trainer.test_dataloaders
-        examples = examples_of(loader)
-        whole = examples is not None and len(loader) == trainer.num_test_batches[0]  # else a limit hides how many
-        return {"complete": False, "meant": examples if whole else None}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the files of the finished batches, once every callback is done with the table."""
@@ -195,28 +248,45 @@ class AttackSweep(pl.Callback):
 
     def remove_parts(self) -> None:
         """Remove the files of the finished batches, if the table holds them all."""
-        if self.evaluation is not None and self.evaluation.complete and self.write_error is None:
+        if self.evaluation is None or self.write_error is not None:
+            return
+        lines: list[str] = []
+        if self.evaluation.complete:
             assert self._kept is not None
             with suppress(OSError):
                 if self._kept_substitute is not None:
                     self._kept_substitute.unlink(missing_ok=True)
-            for line in self._kept.remove(self._evaluated):
-                say(line)
+            lines += self._kept.remove(self._evaluated)
+        if self._others is not None and self.all_images is not None and self.all_images.complete:
+            lines += self._others.kept.remove(self._all)
+        for line in lines:
+            say(line)
 
-    def _finish(self, trainer: pl.Trainer, parts: list[Columns], coverage: dict[str, Any]) -> None:
-        data = getattr(trainer, "datamodule", None)
+    def _finish(self, trainer: pl.Trainer, parts: list[Columns], others: list[Columns], *, cut: bool) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
         named = class_names_of(data) or class_names_of(trainer.test_dataloaders)
-        meta = self.sweep.meta() | named | ({"substitute": self._substitute} if self._substitute else {})
-        self._evaluated = np.unique(np.concatenate([part["index"] for part in parts]))
-        self.evaluation = as_evaluation(parts, {**meta, **coverage, "of": split_size(data)})
+        about = {**named, **({"substitute": self._substitute} if self._substitute else {}), "of": split_size(data)}
+
+        def evaluation(sweep: Sweep, columns: list[Columns], meant: int | None) -> tuple[Evaluation, np.ndarray]:
+            numbers = np.unique(np.concatenate([part["index"] for part in columns]))
+            done = coverage(trainer.test_dataloaders, trainer.num_test_batches[0], len(numbers), meant, cut=cut)
+            return as_evaluation(columns, {**sweep.meta(), **about, **done}), numbers
+
+        meant = None if self._first is None else len(self._first)
+        self.evaluation, self._evaluated = evaluation(self.sweep, parts, meant)
+        if self._others is not None and others:
+            everything = [*map(self._others.rows_of, parts), *others]
+            self.all_images, self._all = evaluation(self._others.sweep, everything, len(data.test_indices))
         if self.folder is not None:
             try:
                 write_evaluation(self.evaluation, self.folder, self.curve_ends)
+                if self.all_images is not None:
+                    self.all_images.save(self.folder / ALL_IMAGES)
             except OSError as error:
                 self.write_error = error
                 rank_zero_warn(f"could not write the evaluation: {error}")
         for logger in trainer.loggers:
-            log_evaluation(logger, self.evaluation, self.curve_ends)
+            log_evaluation(logger, self.evaluation, self.curve_ends, self.all_images)
 
 
 def sweep_before(callback: pl.Callback, trainer: pl.Trainer) -> AttackSweep | None:

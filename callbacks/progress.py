@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,9 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from robustlit.tracking.metrics import TRAIN_LOSS, VAL_ACCURACY, VAL_ROBUST
+from robustlit.tracking.metrics import TRAIN_LOSS, VAL_ACCURACY, VAL_CERTIFIED, VAL_ROBUST
 
-_SHOWN = {TRAIN_LOSS: "loss {:.3f}", VAL_ACCURACY: "val clean {:.2%}", VAL_ROBUST: "robust {:.2%}"}
+_SHOWN = {
+    TRAIN_LOSS: "loss {:.3f}", VAL_ACCURACY: "val clean {:.2%}", VAL_ROBUST: "robust {:.2%}",
+    VAL_CERTIFIED: "certified {:.2%}",
+}  # fmt: skip
 
 
 class Progress(ProgressBar):
@@ -37,6 +41,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._bars: Bars | None = None  # with one task
         self._next = 0.0
+        self._part = 0  # of the sweep
         self._started = time.monotonic()
 
     @property
@@ -83,16 +88,20 @@ class Progress(ProgressBar):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open a bar for the whole sweep."""
         self._open("attacking", 1.0)
-        self._next = self._started
+        self._part, self._next = 0, self._started
 
-    def sweep_progress(self, attack: str, share: float) -> None:
+    def sweep_progress(self, attack: str, share: float, part: int = 0) -> None:
         """Move the bar after a step of an attack; called by `AttackSweep`.
 
         Args:
             attack: Name of the attack that runs.
-            share: Share of the whole sweep's work that is done, in [0, 1].
+            share: Share of the work of this part of the sweep that is done, in [0, 1].
+            part: Its number; where another begins, the time left is that of its own work.
         """
         now = time.monotonic()
+        if part != self._part:
+            self._open("attacking", 1.0)
+            self._part, self._next = part, now
         if self._bars is not None:
             self._bars.update(TaskID(0), completed=share, description=f"attacking: {attack}")
         elif now >= self._next + self._between_lines and share > 0:
@@ -127,6 +136,22 @@ class Progress(ProgressBar):
         """Restore a copy that draws on standard error."""
         self.__dict__.update(state)
         self._console = Console(stderr=True)
+
+
+def sweep_report(bar: Any, start: float, step: float, *, others: bool = False) -> Callable[[str, float], None]:
+    """Return what moves a `Progress` from the share `start` on by `step`, as an attack's own share goes from 0 to 1.
+
+    Args:
+        bar: The Trainer's bar; one of another kind is left alone.
+        start, step: Shares of the images of this part of the sweep.
+        others: The part is that of the images that a few attacks run on, after the first ones.
+    """
+
+    def report(name: str, share: float) -> None:
+        if isinstance(bar, Progress):
+            bar.sweep_progress(f"{name}, other images" if others else name, min(1.0, start + step * share), int(others))
+
+    return report
 
 
 def _epoch(trainer: pl.Trainer) -> str:

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {*BASE, "attacks", "certify", "models"},
     "defenses": {*BASE, "attacks", "models"},
     "evaluation": {*BASE, "attacks", "certify", "results"},
-    "training": {*BASE, "attacks", "data", "defenses", "models", "objectives"},
+    "training": {*BASE, "attacks", "certify", "data", "defenses", "models", "objectives"},
     "verdict": {*BASE, "attacks", "evaluation", "results"},
     "figures": {"checks", "files", "results"},
     "comparison": {"checks", "figures", "files", "results"},

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from robustlit.checks import check_choice
+from robustlit.checks import check_choice, check_count
 from robustlit.data.augment import Augment
 from robustlit.data.batches import Batch, Batches, IndexedLoader
 from robustlit.data.errors import DataError
@@ -76,6 +76,7 @@ class ClassificationData(pl.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.train_size, self.val_size, self.test_size = train_size, val_size, test_size
         self.seed, self.shuffle_seed, self.augment = seed, shuffle_seed, augment
+        self._leading = torch.arange(0)  # test examples that come first, see `put_first`
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -138,6 +139,18 @@ class ClassificationData(pl.LightningDataModule):
         labels = self._labels[1]
         return torch.arange(len(labels)) if self.test_size is None else self._first(self.test_size, "test_size")
 
+    def put_first(self, size: int) -> Tensor:
+        """Let the test batches begin with the examples that `test_size=size` would take; return their places (n,).
+
+        They are at most the examples that there are. Which examples are tested, and their numbers, stay as they are.
+
+        Raises:
+            ValueError: A size below 1.
+        """
+        check_count(size, "size")
+        self._leading = self.test_indices if size >= len(self.test_indices) else self._first(size, "size")
+        return self._leading
+
     def _first(self, size: int | float, name: str) -> Tensor:
         return nested(self._labels[1], size, name, self.seed)
 
@@ -161,8 +174,9 @@ class ClassificationData(pl.LightningDataModule):
         return loader
 
     def predict_dataloader(self) -> IndexedLoader:
-        """Return the test batches, for `Trainer.predict`."""
-        return self.test_dataloader()
+        """Return the test batches in ascending order, for `Trainer.predict`."""
+        self.setup("test")
+        return self.loader("test", self.test_indices)
 
     def val_dataloader(self) -> IndexedLoader:
         """Return validation batches in order, no example repeated."""
@@ -170,9 +184,10 @@ class ClassificationData(pl.LightningDataModule):
         return self.loader("val", self.train_val_indices[1])
 
     def test_dataloader(self) -> IndexedLoader:
-        """Return test batches in order, no example repeated."""
+        """Return test batches in ascending order but for the examples of `put_first`, no example repeated."""
         self.setup("test")
-        return self.loader("test", self.test_indices)
+        rest = self.test_indices[~torch.isin(self.test_indices, self._leading)]
+        return self.loader("test", torch.cat([self._leading, rest]))
 
     def tensors(self, split: str, size: int | None = None) -> Batch:
         """Return a split at once, on every process and not augmented: x (N, C, H, W), y (N,), index (N,).

@@ -91,6 +91,23 @@ def examples_of(loader: Any) -> int | None:
     return _length(getattr(sampler, "indices", sampler))
 
 
+def coverage(loader: Any, batches: float, attacked: int, meant: int | None, *, cut: bool) -> dict[str, Any]:
+    """Return what an evaluation's meta says of its completeness.
+
+    Args:
+        loader, batches: The loader, and how many of its batches were to be attacked.
+        attacked, meant: How many images were attacked, of how many; None where the loader tells.
+        cut: Whether the sweep was cut short.
+    """
+    if not cut or attacked == meant:
+        return {"complete": True}
+    if meant is None:
+        examples = examples_of(loader)
+        whole = examples is not None and len(loader) == batches  # else a limit hides how many
+        meant = examples if whole else None
+    return {"complete": False, "meant": meant}
+
+
 def class_names_of(data: Any) -> dict[str, list[str]]:
     """Return {"class_names": names} where a DataModule, or the data set of a DataLoader, names its classes, else {}."""
     names = getattr(data, "class_names", None)

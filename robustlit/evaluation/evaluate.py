@@ -17,8 +17,9 @@ from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.attacks.victim import NoGradientError, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
+from robustlit.evaluation.columns import Columns, as_evaluation
 from robustlit.evaluation.parts import Parts
-from robustlit.evaluation.sweep import Columns, Sweep, as_evaluation
+from robustlit.evaluation.sweep import Sweep
 from robustlit.results.evaluation import Evaluation
 from robustlit.threat import check_images
 

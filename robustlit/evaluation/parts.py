@@ -14,8 +14,9 @@ import pandas as pd
 from torch import Tensor, nn
 
 from robustlit.evaluation.adversarials import Adversarials
+from robustlit.evaluation.columns import Columns
 from robustlit.evaluation.fingerprint import fingerprint
-from robustlit.evaluation.sweep import Columns, Report, Sweep
+from robustlit.evaluation.sweep import Report, Sweep
 from robustlit.files import write_file
 from robustlit.results.table import COLUMNS, IMAGE, VERSION, check_columns, digest
 
@@ -52,8 +53,8 @@ class Parts:
         self.adversarials: Adversarials | None = None
         if self.folder is not None:
             about = (sweep.named, sweep.grid, tuple(sweep.knowledge), sweep.seed, sweep.substitute)
-            proven = (sweep.certificates,) if sweep.certificates else ()
-            self._sweep = fingerprint(version("robustlit"), VERSION, about, model, *proven)
+            further = [each for each in (sweep.certificates, sweep.own_eps) if each]
+            self._sweep = fingerprint(version("robustlit"), VERSION, about, model, *further)
             if note is not None:
                 self.adversarials = Adversarials(sweep, self._sweep, Path(folder), examples, note)  # type: ignore[arg-type]
             self.before = len([*self.folder.glob(f"{self._sweep}-*.parquet")])

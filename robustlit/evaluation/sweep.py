@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,14 +20,13 @@ from robustlit.certify.certificate import Certified
 from robustlit.checks import check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch
+from robustlit.evaluation.columns import Columns, image_digests, joined
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.certificates import CERTIFIED
-from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import COLUMNS, DISTANCES, IMAGE, KNOWLEDGE
+from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE
 from robustlit.threat import check_eps, check_images, check_norm
 
-Columns = dict[str, np.ndarray]
 Named = TypeVar("Named", Attack, Certificate)
 _NO_SUBSTITUTE = (
     'knowledge "blackbox" needs a substitute for {name}, which needs gradients that the model does not give: pass '
@@ -54,10 +52,11 @@ class Sweep:
             that need gradients.
         certificates: Certificates by name, or a list, as `attacks`. Each searches the largest budget at which an
             example is proven robust; it is exact at its own eps and at the budgets of its norm in `grid`.
+        own_eps: Names of attacks that run at their own eps alone, whatever is in `grid`.
 
     Raises:
-        ValueError: No attack, a budget out of range, an unknown norm or knowledge, or knowledge that none of the
-            attacks can run with. When it runs: a substitute is needed and missing.
+        ValueError: No attack, a name in `own_eps` that none has, a budget out of range, an unknown norm or knowledge,
+            or knowledge that none of the attacks can run with. When it runs: a substitute is needed and missing.
     """
 
     attacks: Mapping[str, Attack] | Sequence[Attack]
@@ -66,6 +65,7 @@ class Sweep:
     seed: int = 0
     substitute: nn.Module | None = None
     certificates: Mapping[str, Certificate] | Sequence[Certificate] = ()
+    own_eps: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._pieces = Pieces()
@@ -74,6 +74,9 @@ class Sweep:
         self.certificates = dict(given) if isinstance(given, Mapping) else _named(given)
         if not self.attacks:
             raise ValueError("a sweep needs at least one attack")
+        self.own_eps = tuple(self.own_eps)
+        for name in self.own_eps:
+            check_choice(name, "own_eps", [*self.named])
         checked = {check_norm(n): {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in self.grid.items()}
         self.grid = {n: sorted(budgets) for n, budgets in checked.items()}
         if not self.knowledge:
@@ -145,7 +148,7 @@ class Sweep:
         for done, (known, name) in enumerate(self.jobs):
             attack = self.informed(self.named[name], known, model)
             with report_to(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
-                outcomes = self._outcomes(attack, batch, start)
+                outcomes = self._outcomes(name, attack, batch, start)
             for eps, outcome in outcomes.items():
                 values = {"index": index, "label": y, "clean": clean, **outcome.columns}
                 constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
@@ -159,7 +162,7 @@ class Sweep:
             tell(name, done / every)
             parts.append(self._certified(name, certificate, batch, clean) | {IMAGE: images})
             tell(name, (done + 1) / every)
-        return _joined(parts)
+        return joined(parts)
 
     def _certified(self, name: str, certificate: Certificate, batch: Batch, clean: Tensor) -> Columns:
         """Return the rows of a certificate, in the columns of attacks: `eps` is the proven radius."""
@@ -211,21 +214,23 @@ class Sweep:
             return Transfer(attack, self.substitute)
         return attack
 
-    def _outcomes(self, attack: Attack, batch: Batch, start: Outcome) -> dict[float, Outcome]:
+    def _outcomes(self, name: str, attack: Attack, batch: Batch, start: Outcome) -> dict[float, Outcome]:
         """Return the outcome at each budget of an attack; a minimal attack has one, at NaN."""
         if isinstance(attack, BudgetAttack):
-            return BudgetSearch(batch, attack, self.budgets_of(attack), start).run()
+            return BudgetSearch(batch, attack, self.budgets_of(name), start).run()
         outcome = start.copy()
         rows = torch.nonzero(~start.success).squeeze(1)
         if len(rows):
             outcome.put(rows, batch.attacked(attack, rows))
         return {float("nan"): outcome}
 
-    def budgets_of(self, attack: Attack) -> list[float]:
+    def budgets_of(self, name: str) -> list[float]:
         """Return the budgets that an attack runs at; a minimal attack has one, NaN."""
+        attack = self.named[name]
         if not isinstance(attack, BudgetAttack):
             return [float("nan")]
-        return sorted({*self.grid.get(attack.norm, ()), attack.eps})
+        grid = () if name in self.own_eps else self.grid.get(attack.norm, ())
+        return sorted({*grid, attack.eps})
 
     @property
     def run_names(self) -> list[str]:
@@ -233,7 +238,7 @@ class Sweep:
         return [
             run_name(known, name, self.named[name].norm, eps)
             for known, name in self.jobs
-            for eps in self.budgets_of(self.named[name])
+            for eps in self.budgets_of(name)
         ]
 
     def meta(self) -> dict[str, object]:
@@ -262,33 +267,3 @@ def _named(attacks: Iterable[Named]) -> dict[str, Named]:
             name, number = f"{attack.name}-{number}", number + 1
         named[name] = attack
     return named
-
-
-def image_digests(x: Tensor) -> np.ndarray:
-    """Return a number for each image (B, C, H, W): int64 (B,), equal for images with equal pixels at 8 bits."""
-    pixels = (x.detach().cpu().float() * 255).round().to(torch.uint8).flatten(1).numpy()
-    shape = str(tuple(x.shape[1:])).encode()
-    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8, key=shape).digest() for row in pixels)
-    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
-
-
-def _joined(parts: Sequence[Columns]) -> Columns:
-    # Batches that an older version finished, and kept, have no digests of their images.
-    names = [*COLUMNS, *([IMAGE] if all(IMAGE in part for part in parts) else [])]
-    return {c: np.concatenate([p[c] for p in parts]) for c in names}
-
-
-def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluation:
-    """Return the evaluation of the rows of all parts; raise a ValueError if there are none."""
-    if not parts:
-        raise ValueError("the data holds no examples to attack")
-    return Evaluation.from_columns(_joined(parts), dict(meta))
-
-
-def gathered(parts: Sequence[Columns], processes: int) -> list[Columns]:
-    """Return the parts of all processes, in the order of their ranks; every process must call it."""
-    if processes == 1:
-        return list(parts)
-    of_ranks: list[list[Columns]] = [[] for _ in range(processes)]
-    torch.distributed.all_gather_object(of_ranks, list(parts))
-    return [part for of_rank in of_ranks for part in of_rank]

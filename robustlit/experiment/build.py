@@ -99,7 +99,8 @@ def _classifier(
         net = net.to(memory_format=torch.channels_last)
     classifier = RobustClassifier(
         net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, validation_attack=attack,
-        seed=plan.seed, compile_net=plan.config.get("compile", False), config=without_weights(recipe),
+        validation_certificate=make(plan.config, "validation_certificate"), seed=plan.seed,
+        compile_net=plan.config.get("compile", False), config=without_weights(recipe),
     )  # fmt: skip
     classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
     return classifier

@@ -76,18 +76,21 @@ def _figures(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:
     def line(name: str, budget: str, found: Mapping[str, Any]) -> None:
         lines.append(f"| {_cell(name)} | {budget} | {_share(found)} | {found['n']} | {found.get('passes', '')} |")
 
-    line("clean", "", results["clean"])
-    for name, found in results.get("attacks", {}).items():
-        if found["eps"] is None:
-            median = "none found" if found["median"] is None else f"median {found['median']:.4g}"
-            line(name, f"{_NORMS[found['norm']]}, {median}", found)
-        else:
-            line(name, _budget(found), found)
-    if (worst := results.get("worst_case")) and len(worst["rests_on"]) > 1:
-        line(f"worst case of {', '.join(worst['rests_on'])}", _budget(worst), worst)
-    if certified := results.get("certified"):
-        for name, found in certified["certificates"].items():
-            line(f"proven by {name}", _budget(certified), found)
+    for part in (results, results.get("all_images")):  # of the first images, and of all
+        if part is None:
+            continue
+        line("clean", "", part["clean"])
+        for name, found in part.get("attacks", {}).items():
+            if found["eps"] is None:
+                median = "none found" if found["median"] is None else f"median {found['median']:.4g}"
+                line(name, f"{_NORMS[found['norm']]}, {median}", found)
+            else:
+                line(name, _budget(found), found)
+        if (worst := part.get("worst_case")) and len(worst["rests_on"]) > 1:
+            line(f"worst case of {', '.join(worst['rests_on'])}", _budget(worst), worst)
+        if certified := part.get("certified"):
+            for name, found in certified["certificates"].items():
+                line(f"proven by {name}", _budget(certified), found)
     settings = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in attacks.items()]
     return "\n".join(lines) + ("\n\n" + "\n".join(settings) if settings else "")
 

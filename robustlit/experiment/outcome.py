@@ -103,7 +103,8 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
         n = len(run.data.test_indices)
         clean = Accuracy(round(float(run.trainer.callback_metrics["test/accuracy"]) * n), n)
     own = run.module.results() if hasattr(run.module, "results") else {}
-    results = summarise(run.plan, run.module.net, evaluation, clean, seconds, split_size(run.data)) | own
+    everything = getattr(run.sweep, "all_images", None)
+    results = summarise(run.plan, run.module.net, evaluation, clean, seconds, split_size(run.data), everything) | own
     if (verdict := run.judge and run.judge.verdict) is not None:
         budget = {"norm": verdict.norm, "eps": verdict.eps}
         judged = {} if verdict.accuracy is None else plain(verdict.accuracy)

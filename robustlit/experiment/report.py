@@ -17,16 +17,15 @@ _COLOURS = {PASS: "green", FAIL: "bold red", INCONCLUSIVE: "yellow"}
 
 
 def print_report(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the accuracies of `results.json` with Wilson 95 % intervals: clean, each attack, the worst case."""
+    """Print the accuracies of `results.json` with Wilson 95 % intervals: clean, each attack, the worst case.
+
+    Where a few of the attacks ran on all images, theirs come last.
+    """
     console = console or Console()
-    rows = [("clean", "", *_percent(results["clean"]), "")]
-    for name, found in results.get("attacks", {}).items():
-        rows.append((name, _budget(found), *_percent(found), f"{found['passes']:.0f}"))
-    if worst := results.get("worst_case"):
-        rows.append(("worst case", _budget(worst), *_percent(worst), ""))
-    if certified := results.get("certified"):
-        for name, found in certified["certificates"].items():
-            rows.append((f"certified by {name}", _budget(certified), *_percent(found), f"{found['passes']:.0f}"))
+    rows = _rows(results)
+    if everything := results.get("all_images"):
+        part = f"all {everything['n']}" if everything.get("complete", True) else f"{everything['n']}, cut short"
+        rows += [(f"{name}, {part}", *cells) for name, *cells in _rows(everything)]
     cut = "" if results.get("complete", True) else ", cut short"
     n, of, copies = results["n"], results.get("of"), results.get("copies")
     part = f" of {of} test images, chosen class by class" if of and n < of else " test images"
@@ -46,6 +45,19 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
             _print_line(console, f"{name:<{wide}}{budget:<18}{value:>9}  {interval}  {end}".rstrip())
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _print_line(console, f"{seconds} on {results['device']}")
+
+
+def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row of the report for each figure: name, budget, accuracy, interval, passes."""
+    rows: list[tuple[str, ...]] = [("clean", "", *_percent(results["clean"]), "")]
+    for name, found in results.get("attacks", {}).items():
+        rows.append((name, _budget(found), *_percent(found), f"{found['passes']:.0f}"))
+    if worst := results.get("worst_case"):
+        rows.append(("worst case", _budget(worst), *_percent(worst), ""))
+    if certified := results.get("certified"):
+        for name, found in certified["certificates"].items():
+            rows.append((f"certified by {name}", _budget(certified), *_percent(found), f"{found['passes']:.0f}"))
+    return rows
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -19,9 +19,12 @@ _PACKAGES = ("robustlit", "torch", "pytorch-lightning", "torchvision", "timm", "
 
 def summarise(
     plan: Plan, net: nn.Module, evaluation: Evaluation | None, clean: Accuracy, seconds: dict[str, float],
-    split: int | None = None,
+    split: int | None = None, all_images: Evaluation | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what results.json holds, as plain values: accuracies in [0, 1], of a test split of `split` images."""
+    """Return what results.json holds, as plain values: accuracies in [0, 1], of a test split of `split` images.
+
+    `all_images` is what a few attacks found on all images, where `evaluation` is of some of them.
+    """
     budget: dict[str, Any] = {"norm": plan.norm, "eps": plan.eps}
     results: dict[str, Any] = {
         "recipe": plan.config.recipe,
@@ -34,17 +37,25 @@ def summarise(
         "clean": plain(clean),
     }
     if evaluation is not None:
-        results["complete"] = evaluation.complete
-        results["attacks"] = {evaluation.label(*run): _of_attack(evaluation, *run, plan.eps) for run in evaluation.runs}
+        results |= _figures(evaluation, plan)
         known = any(knowledge == "adaptive" for _, knowledge in evaluation.runs)
         if known and (attacks := evaluation.rests_on(**budget)):
             results["worst_case"] = {**budget, **plain(evaluation.worst_case(**budget)), "rests_on": attacks}
-        if (proven := _certified(evaluation, plan.norm, plan.eps)) is not None:
-            results["certified"] = proven
+    if all_images is not None:
+        extent = {"n": all_images.n, **_extent(all_images, all_images.n, split)}
+        results["all_images"] = extent | {"clean": plain(all_images.clean_accuracy)} | _figures(all_images, plan)
     results["seconds"] = {k: round(v, 1) for k, v in seconds.items()}
     results["versions"] = {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}}
     results["device"] = _device_name(next((p.device for p in net.parameters()), torch.device("cpu")), plan)
     return results
+
+
+def _figures(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
+    """Return what each attack and each certificate reached."""
+    attacks = {evaluation.label(*run): _of_attack(evaluation, *run, plan.eps) for run in evaluation.runs}
+    proven = _certified(evaluation, plan.norm, plan.eps)
+    found = {"complete": evaluation.complete, "attacks": attacks}
+    return found if proven is None else found | {"certified": proven}
 
 
 def _extent(evaluation: Evaluation | None, n: int, split: int | None) -> dict[str, Any]:

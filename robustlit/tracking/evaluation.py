@@ -18,15 +18,20 @@ _COLUMNS: list[str | int] = ["attack", "knowledge", "norm", "eps", "accuracy", "
 _CHECK_COLUMNS: list[str | int] = ["number", "check", "status", "finding", "figure", "threshold", "source"]
 
 
-def log_evaluation(logger: Logger, evaluation: Evaluation, ends: Mapping[str, float]) -> None:
+def log_evaluation(
+    logger: Logger, evaluation: Evaluation, ends: Mapping[str, float], all_images: Evaluation | None = None
+) -> None:  # fmt: skip
     """Log the scalars; to W&B also the curves by distance, one long-form table and the figures. Failures are warnings.
 
     Args:
         logger: A Trainer's logger.
         evaluation: What to log.
         ends: Distance ("l2", "linf") -> where its curve ends, in pixel units. Runs overlay only with equal ends.
+        all_images: What a few of the attacks found on all images, where `evaluation` is of some: further scalars.
     """
     scalars = summary_scalars(evaluation)
+    if all_images is not None:
+        scalars |= {metrics.of_all_images(name): value for name, value in summary_scalars(all_images).items()}
     for attack, knowledge in evaluation.runs:
         for distance, end in ends.items():
             name = metrics.area(evaluation.label(attack, knowledge), distance)

@@ -26,6 +26,7 @@ TRAIN_LOSS = "train/loss"
 TRAIN_ACCURACY = "train/accuracy"
 VAL_ACCURACY = "val/accuracy"
 VAL_ROBUST = "val/robust_accuracy"
+VAL_CERTIFIED = "val/certified_accuracy"
 GUARD_TRAIN_ATTACK = "guard/train_attack_accuracy"
 GUARD_PGD = "guard/pgd_accuracy"
 GUARD_COLLAPSED = "guard/collapsed"
@@ -42,6 +43,11 @@ def robust(label: str, norm: str, eps: float) -> str:
 def certified(norm: str, eps: float) -> str:
     """Return the name of the share of examples that are proven robust at a budget, `certified/any@linf=0.3`."""
     return f"certified/any@{norm}={eps:g}"
+
+
+def of_all_images(name: str) -> str:
+    """Return the name of a figure of all test images, where the others are of some: `all_images/clean/accuracy`."""
+    return f"all_images/{name}"
 
 
 def budget_of(name: str) -> tuple[str, str, float] | None:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack
+from robustlit.certify import Certificate
 from robustlit.classifier import can_reject, check_labels, check_logits, predicted
 from robustlit.objectives import Objective
 from robustlit.objectives.objective import Scheduled
@@ -29,7 +31,8 @@ class RobustClassifier(GuardedTraining):
     """Train a classifier on an objective and validate how robust it is.
 
     Logs `train/loss`, `train/accuracy` (on the inputs trained on: adversarial ones for an adversarial objective),
-    `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the checkpoint by it), `test/accuracy`.
+    `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the checkpoint by it),
+    `val/certified_accuracy` (by `validation_certificate`; of certified training choose by it), `test/accuracy`.
     Logits that name no class count as wrong. What is not finite stops the training: see `GuardedTraining`.
 
     Args:
@@ -40,6 +43,7 @@ class RobustClassifier(GuardedTraining):
         schedule: Optimizer -> scheduler, stepped every batch. Its parameter `total_steps`, `T_max` or `total_iters`,
             where not given, is set to the number of training steps. None keeps the rate.
         validation_attack: A cheap attack run on every validation batch, in float32; None skips it.
+        validation_certificate: A cheap certificate run likewise, at its own eps; None skips it.
         seed: With the step and the rank it seeds each training step, so that a resumed run repeats the draws of an
             uninterrupted one.
         compile_net: Train through `torch.compile(net)`, attacks within a step too. Validation, tests and checkpoints
@@ -61,6 +65,7 @@ class RobustClassifier(GuardedTraining):
         num_classes: int,
         schedule: Callable[..., LRScheduler] | None = None,
         validation_attack: Attack | None = None,
+        validation_certificate: Certificate | None = None,
         seed: int = 0,
         compile_net: bool = False,
         config: dict[str, Any] | None = None,
@@ -71,6 +76,7 @@ class RobustClassifier(GuardedTraining):
         self._compile = compile_net
         self.objective = objective
         self.validation_attack = validation_attack
+        self.validation_certificate = validation_certificate
         self.seed = seed
         self.config = config
         self._optimizer = optimizer
@@ -79,6 +85,7 @@ class RobustClassifier(GuardedTraining):
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_robust_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_certified_accuracy = MeanMetric()
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self._total_steps = 0
         self._answers: list[tuple[Tensor, Tensor]] = []  # logits and labels that `train_accuracy` has not seen yet
@@ -185,6 +192,11 @@ class RobustClassifier(GuardedTraining):
             prediction = torch.where(result.success, (y + 1) % self.num_classes, y)
             self.val_robust_accuracy.update(prediction, y)
             self.log("val/robust_accuracy", self.val_robust_accuracy, on_step=False, on_epoch=True)
+        if (certificate := self.validation_certificate) is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                radius = certificate.run(self.net, x, y).radius
+            self.val_certified_accuracy.update((radius >= certificate.eps).float())
+            self.log("val/certified_accuracy", self.val_certified_accuracy, on_step=False, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure clean accuracy on the test split; the callback `AttackSweep` attacks it."""

@@ -17,7 +17,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.attacks.transfer import Transfer
 from robustlit.attacks.victim import Victim
 from robustlit.evaluation import Sweep
-from robustlit.evaluation.sweep import as_evaluation
+from robustlit.evaluation.columns import as_evaluation
 from robustlit.models import SmallCNN
 from robustlit.threat import distance
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from robustlit.attacks import FGSM, PGD
 from robustlit.callbacks import AttackSweep, Progress
 from robustlit.callbacks import progress as progress_module
+from robustlit.callbacks.progress import sweep_report
 from robustlit.data import MNIST
 from robustlit.training import RobustClassifier
 
@@ -62,6 +63,40 @@ def test_the_time_left_is_in_proportion_and_lines_are_rare(
         now[0] = 100.0 + second
         progress.sweep_progress("pgd", share)
     assert out.getvalue().splitlines() == ["attacking: pgd  25%  36 s left", "attacking: pgd  75%  8 s left"]
+
+
+def test_the_time_left_starts_anew_where_the_other_images_begin(
+    trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    progress, out = bar(False, seconds_between_lines=10)
+    progress.on_test_start(trainer(), None)  # type: ignore[arg-type]
+    first, others = sweep_report(progress, 0.5, 0.5), sweep_report(progress, 0.0, 0.5, others=True)
+    for second, report, share in ((80, first, 0.2), (100, others, 0.1), (111, others, 0.5)):
+        now[0] = 100.0 + second
+        report("pgd", share)
+    assert out.getvalue().splitlines() == [
+        "attacking: pgd  60%  53 s left", "attacking: pgd, other images  25%  33 s left"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [40, 25])
+def test_both_parts_of_a_divided_sweep_go_from_0_to_100(
+    module: RobustClassifier, data: MNIST, trainer: MakeTrainer, batch_size: int
+) -> None:
+    data.eval_batch_size = batch_size
+    progress, out = bar(False, seconds_between_lines=0)
+    trainer(progress, AttackSweep(ATTACKS, images=40, on_all=["pgd"])).test(module, datamodule=data, verbose=False)
+    shares: dict[str, list[int]] = {"": [], ", other images": []}
+    for line in out.getvalue().splitlines():
+        found = re.fullmatch(r"attacking: (?:fgsm|pgd)(, other images)?  (\d+)%  \d+ s left", line)
+        assert found, line
+        shares[found[1] or ""].append(int(found[2]))
+    for each in shares.values():
+        assert each == sorted(each)
+        assert each[0] <= 50
+        assert each[-1] == 100
 
 
 def test_a_bar_on_a_terminal(module: RobustClassifier, data: MNIST, trainer: MakeTrainer) -> None:

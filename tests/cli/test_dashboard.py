@@ -117,7 +117,8 @@ def test_each_curve_is_drawn_over_its_own_distance(run: Run, capsys: Capture) ->
     for name, distance, accuracy in (("L2", "l2", "accuracy"), ("L-inf", "linf", "accuracy_linf")):
         shown = [panel["config"] for panel in panels(spec)[f"Accuracy against {name} distance"]]
         drawn = [(config["xAxis"], config["metrics"]) for config in shown]
-        assert drawn == [(f"attack/{a}/{distance}", [f"attack/{a}/{accuracy}"]) for a in ("fgsm", "bim", "pgd")]
+        attacks = ("worst_case", "fgsm", "bim", "pgd")
+        assert drawn == [(f"attack/{a}/{distance}", [f"attack/{a}/{accuracy}"]) for a in attacks]
     runs = spec["section"]["runSets"][0]
     assert [key["name"] for key in runs["grouping"]] == ["group", "jobType"]
     ranked = {"section": "summary", "name": "robust/worst_case@linf=0.3"}
@@ -161,7 +162,7 @@ def test_attacks_can_be_chosen(run: Run, capsys: Capture) -> None:
         (["--dry-run", "--entity", "me?nw=x"], "--entity must be"),
         (["--dry-run", "--name", "robust 🚀"], "--name must be without symbols"),
         (["--dry-run", "--url", SAVED], "--dry-run asks no server"),
-        (["--dry-run", "--attacks", "pdg"], "no run has an attack named 'pdg'; there are fgsm, bim, pgd"),
+        (["--dry-run", "--attacks", "pdg"], "no run has an attack named 'pdg'; there are worst_case, fgsm, bim, pgd"),
         (["--dry-run", "--runs", "nowhere"], "nowhere"),
         *(
             (["--url", url], "--url must be the address of a saved view")

@@ -141,7 +141,8 @@ def test_a_gate_on_nothing_is_refused_before_anything_is_computed(run: Run, own:
     assert not (own / "runs").exists()
 
 
-WITHOUT_PGD = ["logger=none", "sweep=linf", "~sweep.attacks.fgsm", "~sweep.attacks.bim", "~sweep.attacks.pgd"]
+ATTACKS = ("worst_case", "fgsm", "bim", "pgd")
+WITHOUT_PGD = ["logger=none", "sweep=linf", *(f"~sweep.attacks.{name}" for name in ATTACKS)]
 DDN = ["+sweep.attacks.ddn._target_=robustlit.attacks.DDN", "+sweep.attacks.ddn.steps=3"]  # no budget to be judged at
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustlit import Evaluation, evaluate
 from robustlit.attacks import FGSM, PGD
-from robustlit.evaluation.sweep import image_digests
+from robustlit.evaluation.columns import image_digests
 from robustlit.results.table import IMAGE
 
 Digits = tuple[Tensor, Tensor]

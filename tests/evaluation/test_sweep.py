@@ -17,7 +17,7 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.evaluation import Sweep, evaluate
-from robustlit.evaluation.sweep import as_evaluation
+from robustlit.evaluation.columns import as_evaluation
 from robustlit.results import Evaluation
 
 Digits = tuple[Tensor, Tensor]

@@ -57,3 +57,11 @@ def test_a_verdict_and_a_certificate_stand_beside_the_figure() -> None:
     assert "25.00 % [43.00, 57.00] are proven robust at L∞ 8/255: a lower bound" in text
     assert "| proven by crown | L∞ 8/255 | 25.00 %" in text
     assert "A proof" not in text
+
+
+def test_figures_of_all_images_follow_with_their_number() -> None:
+    many = {**PGD, "accuracy": 0.6, "n": 10_000}
+    text = card(all_images={"n": 10_000, "clean": {**many, "accuracy": 0.9}, "attacks": {"pgd": many}})
+    assert "| pgd | L∞ 8/255 | 50.00 % [43.00, 57.00] | 200 | 60.5 |" in text
+    assert "| pgd | L∞ 8/255 | 60.00 % [43.00, 57.00] | 10000 | 60.5 |" in text
+    assert "| clean |  | 90.00 % [43.00, 57.00] | 10000 | 60.5 |" in text

@@ -71,3 +71,18 @@ def test_a_narrow_terminal_shows_every_number() -> None:
     print_report(results(), Console(force_terminal=True, file=out, width=80, no_color=True))
     for expected in NUMBERS:
         assert expected in out.getvalue(), expected
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_figures_of_all_images_stand_beside_those_of_the_first(terminal: bool) -> None:
+    out = StringIO()
+    attack = results()["attacks"]["fgsm"]
+    of_all = {"n": 10000, "clean": {"accuracy": 0.98, "interval": [0.97, 0.99]}, "attacks": {"pgd": attack}}
+    print_report(results(n=1000, of=10000, all_images=of_all), Console(force_terminal=terminal, file=out, width=120))
+    text = out.getvalue()
+    for row in (r"clean, all 10000 .*98\.00 %", r"pgd, all 10000 .*linf 0\.3.*97\.12 %", r"clean .*99\.04 %"):
+        assert re.search(row, text), row
+    assert "1000 of 10000 test images" in text
+    cut = StringIO()
+    print_report(results(all_images={**of_all, "n": 30, "complete": False}), Console(file=cut, width=120))
+    assert "pgd, 30, cut short" in cut.getvalue()

@@ -37,6 +37,20 @@ def test_the_interval_loss_is_above_that_of_every_attack(net: nn.Module, norm: s
     assert proven > F.cross_entropy(net(x_adv), y)
 
 
+@pytest.mark.parametrize(
+    "objective", [IBPTraining(0.1), MTLIBP(0.1, attack=PGD(0.1, steps=1)), SABR(0.1, attack=PGD(0.1, steps=1))]
+)
+def test_intervals_are_in_float32_whatever_the_precision_of_training(objective: IBPTraining, net: nn.Module) -> None:
+    x, y = _batch()
+    expected, _ = proven_loss(net, x, y, 0.1, "linf")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, tape = proven_loss(net, x, y, 0.1, "linf")
+        loss = objective(net, x, y)["loss"]
+    assert found == expected
+    assert all(node.low.dtype == torch.float32 for node in tape.nodes if node.low is not None)
+    assert loss.dtype == torch.float32
+
+
 def test_eps_kappa_and_the_regularisers_follow_the_schedule(net: nn.Module) -> None:
     x, y = _batch()
     objective = IBPTraining(0.2, warmup=0.5, eps_scale=1.1, kappa=0.25, initialise=False)

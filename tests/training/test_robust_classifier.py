@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks import PGD
+from robustlit.certify import IBP
 from robustlit.data import MNIST
 from robustlit.models import SmallCNN
 from robustlit.objectives import TRADES, AdversarialTraining, Standard
@@ -257,6 +258,20 @@ def test_labels_of_another_shape_or_kind_are_refused_with_the_way_out(
     ):
         with pytest.raises(ValueError, match=message):
             trainer(max_epochs=-1, max_steps=1).fit(module(), DataLoader(TensorDataset(x, labels), batch_size=32))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_validation_counts_what_a_certificate_proves(trainer: MakeTrainer, precision: str) -> None:
+    certificate = IBP(2e-4, rounds=1)
+    lit = module(validation_certificate=certificate, validation_attack=PGD(eps=2e-4, steps=2))
+    split = data(eval_batch_size=30)
+    run = trainer(max_epochs=-1, max_steps=8, precision=precision)
+    run.fit(lit, datamodule=split)
+    x, y, _ = split.tensors("val")
+    proven = certificate.run(lit.net, x, y).radius >= certificate.eps
+    found = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert found["val/certified_accuracy"] == pytest.approx(proven.float().mean().item())
+    assert 0 < found["val/certified_accuracy"] <= found["val/robust_accuracy"]
 
 
 def test_weights_in_float64_train_and_evaluate(digits: tuple[Tensor, Tensor], trainer: MakeTrainer) -> None:

@@ -1,0 +1,46 @@
+"""The rows of an evaluation's table as columns: what a sweep fills batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustlit.results.evaluation import Evaluation
+from robustlit.results.table import COLUMNS, IMAGE
+
+Columns = dict[str, np.ndarray]
+
+
+def image_digests(x: Tensor) -> np.ndarray:
+    """Return a number for each image (B, C, H, W): int64 (B,), equal for images with equal pixels at 8 bits."""
+    pixels = (x.detach().cpu().float() * 255).round().to(torch.uint8).flatten(1).numpy()
+    shape = str(tuple(x.shape[1:])).encode()
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8, key=shape).digest() for row in pixels)
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Return the rows of all parts."""
+    # Batches that an older version finished, and kept, have no digests of their images.
+    names = [*COLUMNS, *([IMAGE] if all(IMAGE in part for part in parts) else [])]
+    return {c: np.concatenate([p[c] for p in parts]) for c in names}
+
+
+def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluation:
+    """Return the evaluation of the rows of all parts; raise a ValueError if there are none."""
+    if not parts:
+        raise ValueError("the data holds no examples to attack")
+    return Evaluation.from_columns(joined(parts), dict(meta))
+
+
+def gathered(parts: Sequence[Columns], processes: int) -> list[Columns]:
+    """Return the parts of all processes, in the order of their ranks; every process must call it."""
+    if processes == 1:
+        return list(parts)
+    of_ranks: list[list[Columns]] = [[] for _ in range(processes)]
+    torch.distributed.all_gather_object(of_ranks, list(parts))
+    return [part for of_rank in of_ranks for part in of_rank]

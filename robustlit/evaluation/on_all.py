@@ -1,0 +1,75 @@
+"""Divide the test images: every attack of a sweep on the first of them, a few of its attacks on all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustlit.evaluation.columns import Columns
+from robustlit.evaluation.parts import Parts
+from robustlit.evaluation.sweep import Report, Sweep
+
+FOLDER = "all_images"  # in the evaluation's folder: the table of the attacks that run on all images
+
+
+class OnAll:
+    """What a sweep runs on the images beyond its first ones: some of its attacks and certificates, at their own eps.
+
+    Args:
+        sweep, model, folder: As `Parts` takes them.
+        names: The attacks, at least one, and certificates of the sweep that run on all images.
+
+    Attributes:
+        parts: The rows of the images so far.
+
+    """
+
+    def __init__(self, sweep: Sweep, model: nn.Module, folder: Path | None, names: Sequence[str]) -> None:
+        self.names = names
+        attacks = {name: attack for name, attack in sweep.named.items() if name in names}
+        proofs = {name: proof for name, proof in sweep.proofs.items() if name in names}
+        knowledge = [known for known in sweep.knowledge if any(k == known and a in attacks for k, a in sweep.jobs)]
+        self.sweep = replace(sweep, attacks=attacks, grid={}, knowledge=knowledge, certificates=proofs, own_eps=())
+        self.kept = Parts(self.sweep, model, None if folder is None else folder / FOLDER)
+        self.parts: list[Columns] = []
+
+    @property
+    def seconds(self) -> float:
+        """How long the batches took that were taken from files, see `Parts`."""
+        return self.kept.seconds
+
+    def attack_batch(self, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None) -> None:
+        """Run the attacks on a batch of the other images: (B, C, H, W), classes (B,), numbers (B,)."""
+        self.parts.append(self.kept.attack_batch(x, y, index, report))
+
+    def rows_of(self, columns: Columns) -> Columns:
+        """Return the rows of the whole sweep, on its first images, that these attacks would give as well."""
+        keep = np.isin(columns["attack"], list(self.names))
+        for name, attack in self.sweep.named.items():
+            own = getattr(attack, "eps", np.nan)
+            keep &= (columns["attack"] != name) | np.isnan(columns["eps"]) | (columns["eps"] == own)
+        return {name: values[keep] for name, values in columns.items()}
+
+
+def known_names(names: Sequence[str], name: str, known: Collection[str]) -> tuple[str, ...]:
+    """Return the names that are known; others are left out with a warning, as who drops an attack need not go on.
+
+    Args:
+        names: What a recipe gives.
+        name: Of that list, for the warning.
+        known: Names of attacks and certificates.
+    """
+    for other in (each for each in names if each not in known):
+        warnings.warn(f"{name} names {other!r}, which this sweep does not run: it has {', '.join(known)}", stacklevel=3)
+    return tuple(each for each in names if each in known)
+
+
+def is_first(index: Tensor, first: Tensor) -> Tensor:
+    """Return which examples, by their numbers (B,), are among the first: bool (B,)."""
+    return torch.isin(index.cpu(), first.cpu()).to(index.device)
