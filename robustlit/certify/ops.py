@@ -84,8 +84,9 @@ class Affine(Op):
         (x,) = inputs
         if self.weight is None:
             return self.call(x.low, None, self.bias), self.call(x.high, None, self.bias)
-        middle = self.call((x.low + x.high) / 2, self.weight, self.bias)
-        radius = self.call((x.high - x.low) / 2, self.weight.abs(), None)
+        half = self.weight / 2  # exact, and smaller than what it is multiplied with
+        middle = self.call(x.low + x.high, half, self.bias)
+        radius = self.call(x.high - x.low, half.abs(), None)
         return middle - radius, middle + radius
 
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustlit.objectives.batch_statistics import logits_and_statistics
 from robustlit.objectives.ibp import AttackedIBP, proven_loss
 from robustlit.objectives.objective import ObjectiveOutput
 
@@ -40,7 +41,7 @@ class MTLIBP(AttackedIBP):
         self.prepare(classifier)
         eps = self.largest * self.share
         x_adv = self.attacked(classifier, x, y, eps)
-        logits = classifier(x_adv)
-        proven, tape = proven_loss(classifier, x, y, eps, self.norm)
+        logits, statistics = logits_and_statistics(classifier, x_adv, gradient=True)
+        proven, tape = proven_loss(classifier, x, y, eps, self.norm, statistics)
         loss = self.alpha * proven + (1 - self.alpha) * F.cross_entropy(logits, y)
         return {"loss": self.regularised(loss, tape), "logits": logits}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from robustlit.objectives.batch_statistics import logits_and_statistics
 from robustlit.objectives.ibp import AttackedIBP, proven_loss
 from robustlit.objectives.objective import ObjectiveOutput
 
@@ -43,7 +43,6 @@ class SABR(AttackedIBP):
         eps = self.largest * self.share
         reach = (1 - self.subselection) * eps
         centre = self.attacked(classifier, x, y, reach)
-        with torch.no_grad():
-            logits = classifier(centre)
-        proven, tape = proven_loss(classifier, centre, y, self.subselection * eps, self.norm)
+        logits, statistics = logits_and_statistics(classifier, centre, gradient=False)
+        proven, tape = proven_loss(classifier, centre, y, self.subselection * eps, self.norm, statistics)
         return {"loss": self.regularised(proven, tape), "logits": logits}

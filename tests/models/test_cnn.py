@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from robustlit.models import BaseCNN, MadryCNN, SmallCNN, count_parameters
+from robustlit.models import CNN7, BaseCNN, MadryCNN, SmallCNN, count_parameters
 
 NETWORKS = [BaseCNN, MadryCNN, SmallCNN]
 RECIPES = Path(__file__).parents[2] / "recipes" / "model"
@@ -20,16 +20,17 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "model"
         (BaseCNN(dropout=0.5), 594_922),
         (BaseCNN(mean=[0.1], std=[0.3]), 594_922),
         (MadryCNN(), 3_274_634),
+        (CNN7(), 13_259_338),
         (SmallCNN(), 166_406),
         (SmallCNN(width=2, hidden=256), 839_018),
     ],
-    ids=["base", "base-dropout", "base-normalised", "madry", "small", "small-wide"],
+    ids=["base", "base-dropout", "base-normalised", "madry", "cnn7", "small", "small-wide"],
 )
 def test_parameters_are_those_of_the_paper(model: nn.Module, parameters: int) -> None:
     assert count_parameters(model) == parameters
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*NETWORKS, CNN7])
 @pytest.mark.parametrize(
     ("num_classes", "in_chans", "image_size"), [(10, 1, 28), (10, 3, 32), (2, 2, 17), (7, 1, 31), (10, 3, 16)]
 )
@@ -113,7 +114,7 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 def test_recipes_build_their_networks() -> None:
-    sizes = {"base_cnn": 594_922, "madry_cnn": 3_274_634, "small_cnn": 166_406, "small_cnn_wide": 839_018}
+    sizes = {"base_cnn": 594_922, "madry_cnn": 3_274_634, "small_cnn": 166_406, "small_cnn_wide": 839_018, "cnn7": 13_259_338}
     for recipe, parameters in sizes.items():
         config = OmegaConf.load(RECIPES / f"{recipe}.yaml")
         assert (config.num_classes, config.in_chans, config.image_size) == (None, None, None)
