@@ -41,12 +41,14 @@ def write_table(values: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def as_csv(values: Mapping[str, Any]) -> str:
-    """Return one line per run, then one per group of seeds; accuracies in [0, 1] with Wilson 95 % intervals.
+    """Return one line per run, group of seeds and difference; accuracies in [0, 1] with Wilson 95 % intervals.
 
     An attack's columns are its accuracy, eps, norm, or, for one without a budget, its median distance. Of a group the
-    accuracy is the mean over the seeds, beside the least and the largest of them.
+    accuracy is the mean over the seeds, beside the least and the largest of them; of two runs or groups it is the
+    difference, paired, with its 95 % interval (see `seeds.over_seeds`).
     """
-    lines = [_of_run(run, values["views"]) for run in values["runs"]] + [*map(_of_group, _groups(values))]
+    lines = [_of_run(run, values["views"]) for run in values["runs"]]
+    lines += [*map(_of_group, _groups(values)), *map(_of_difference, _differences(values))]
     columns = dict.fromkeys(key for line in lines for key in line)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(columns), lineterminator="\n")
@@ -88,6 +90,18 @@ def _of_group(group: Mapping[str, Any]) -> dict[str, Any]:
     return line
 
 
+def _differences(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list((values["seeds"] or {}).get("differences", []))
+
+
+def _of_difference(found: Mapping[str, Any]) -> dict[str, Any]:
+    line: dict[str, Any] = {"run": f"{found['a']} minus {found['b']}", "seeds": " ".join(map(str, found["seeds"]))}
+    for name, figure in found["figures"].items():
+        key = name.replace(" ", "_")
+        line |= {key: figure["mean"], f"{key}_low": figure["low"], f"{key}_high": figure["high"]}
+    return line
+
+
 def _worst(run: Mapping[str, Any]) -> Sequence[int] | None:
     return [run["worst"]["correct"], run["worst"]["n"]] if run["worst"] else None
 
@@ -103,7 +117,8 @@ def _accuracy(name: str, pair: Sequence[int] | None) -> dict[str, float | None]:
 def as_latex(values: Mapping[str, Any]) -> str:
     """Return a tabular of clean, worst-case and certified accuracy in %, with intervals; it needs booktabs.
 
-    An overstated worst case is marked by a dagger. Comments above the table say what the brackets are.
+    Means over seeds and paired differences follow. An overstated worst case is marked by a dagger. Comments above the
+    table say what the brackets are.
     """
     certified = any(run["certified"] for run in values["runs"])
     heads = ["run", "clean", "worst case", *(["certified"] if certified else []), "budget"]
@@ -116,9 +131,17 @@ def as_latex(values: Mapping[str, Any]) -> str:
         ]
         for g in _groups(values)
     ]
-    body = [*map(_latex_line, rows), *([r"\midrule", *map(_latex_line, groups)] if groups else [])]
+    names = ("clean", "worst case", *["certified"] * certified)
+    apart = [
+        [escaped(f"{d['a']} minus {d['b']}"), *(_latex_difference(d["figures"].get(name)) for name in names), ""]
+        for d in _differences(values)
+    ]
+    parts = [part for part in (groups, apart) if part]
+    body = [*map(_latex_line, rows), *(line for part in parts for line in (r"\midrule", *map(_latex_line, part)))]
     n = len(values["index"])
     note = f"% {n} test images. Brackets: Wilson 95 % intervals; of means over seeds the least and the largest."
+    if apart:
+        note += "\n% Differences are paired (over common seeds or, of one seed, over the images), with 95 % intervals."
     dagger = "% \\dag: overstated, a check of the verdict says so." if any(map(_overstated, values["runs"])) else None
     return "\n".join(
         part
@@ -152,6 +175,13 @@ def _latex_share(pair: Sequence[int] | None) -> str:
 
 def _latex_mean(figure: Mapping[str, float] | None) -> str:
     return "--" if figure is None else _percent(figure["mean"], figure["least"], figure["largest"])
+
+
+def _latex_difference(figure: Mapping[str, float | None] | None) -> str:
+    if figure is None:
+        return "--"
+    mean, low, high = (None if figure[key] is None else 100 * figure[key] for key in ("mean", "low", "high"))  # type: ignore[operator]
+    return f"{mean:+.2f}" if low is None else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _percent(share: float, low: float, high: float) -> str:

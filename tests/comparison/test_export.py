@@ -36,6 +36,30 @@ def test_csv_has_the_figures_of_the_tables(make: Make, tmp_path: Path) -> None:
         write_table(compared(folders), tmp_path / "t.xls")
 
 
+def test_paired_differences_follow_the_runs(make: Make, tmp_path: Path) -> None:
+    def group(name: str, numbers: range, seeds: range) -> list[Path]:
+        return [
+            make(f"{name}-seed_{k}", numbers, seed=k + 10 * (name == "b"), config={"seed": k, "recipe": name})
+            for k in seeds
+        ]
+
+    folders = [*group("a", range(100), range(2)), *group("b", range(100), range(2))]
+    found = compared(folders)
+    lines = [*csv.DictReader(write_table(found, tmp_path / "t.csv").read_text().splitlines())]
+    (apart,) = (line for line in lines if line["run"] == "a minus b")
+    worst = [float(Evaluation.load(folder).worst_case(eps=0.3)) for folder in folders]
+    assert apart["seeds"] == "0 1"
+    assert float(apart["worst_case"]) == pytest.approx(sum(worst[:2]) / 2 - sum(worst[2:]) / 2)
+    assert float(apart["worst_case_low"]) < float(apart["worst_case"]) < float(apart["worst_case_high"])
+    text = as_latex(found)
+    assert f"a minus b & {100 * float(apart['clean']):+.2f}" in text
+    assert f"& {100 * float(apart['worst_case']):+.2f} [{100 * float(apart['worst_case_low']):+.2f}, " in text
+    assert "Differences are paired" in text
+    single = as_latex(compared(folders[:1]))
+    assert "minus" not in single
+    assert "Differences" not in single
+
+
 def test_latex_holds_names_as_text_and_figures_in_per_cent(make: Make, tmp_path: Path) -> None:
     folder = make(r"a_b & 50% #1 \input{x}", range(100))
     text = as_latex(compared([folder]))

@@ -114,7 +114,13 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 def test_recipes_build_their_networks() -> None:
-    sizes = {"base_cnn": 594_922, "madry_cnn": 3_274_634, "small_cnn": 166_406, "small_cnn_wide": 839_018, "cnn7": 13_259_338}
+    sizes = {
+        "base_cnn": 594_922,
+        "madry_cnn": 3_274_634,
+        "small_cnn": 166_406,
+        "small_cnn_wide": 839_018,
+        "cnn7": 13_259_338,
+    }
     for recipe, parameters in sizes.items():
         config = OmegaConf.load(RECIPES / f"{recipe}.yaml")
         assert (config.num_classes, config.in_chans, config.image_size) == (None, None, None)
