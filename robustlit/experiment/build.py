@@ -113,13 +113,24 @@ def _prepared_objective(plan: Plan, data: Any) -> tuple[Objective, Recipe]:
     classes are, from images (N, C, H, W) and classes (N,) or, where it `needs_reference`, from a trained classifier.
     """
     objective, recipe = make(plan.config, "objective"), stored(plan.config)
-    if getattr(objective, "similarity_matrix", False) is None:
-        reference = _pretrained(plan, data)[0] if objective.needs_reference else None
+    if (learns := _learning(objective)) is not None:
+        reference = _pretrained(plan, data)[0] if learns.needs_reference else None
         x, y, _ = data.tensors("train", REFERENCE_IMAGES)
-        objective.prepare(reference, x, y)
-        recipe["objective"] = {**recipe["objective"], "similarity": objective.similarity_matrix.tolist()}
+        learns.prepare(reference, x, y)
+        learned = {"similarity": learns.similarity_matrix.tolist()}
+        if learns is not objective:
+            learned = {"outer": {**recipe["objective"]["outer"], **learned}}
+        recipe["objective"] = {**recipe["objective"], **learned}
         pl.seed_everything(plan.seed, workers=True, verbose=False)  # as if the matrix had been given
     return objective, recipe
+
+
+def _learning(objective: Any) -> Any:
+    """Return the objective, or the one that an adversarial objective holds, that has yet to learn from the data."""
+    for each in (objective, getattr(objective, "outer", None)):
+        if getattr(each, "similarity_matrix", False) is None:
+            return each
+    return None
 
 
 def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
@@ -150,7 +161,9 @@ def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
     objective, recipe = cast(Objective, Standard()), without_weights(stored(config))
     if weights is not None:
         return recipes_net(config, filled=plan.resumed is None or not config.get("module")).eval(), recipe
-    if not getattr(make(config, "objective"), "needs_reference", False):  # else it needs what is trained here
+    if not getattr(
+        _learning(make(config, "objective")), "needs_reference", False
+    ):  # else it needs what is trained here
         objective, recipe = _prepared_objective(plan, data)
     classifier = _classifier(plan, data, recipes_net(config), objective, None, recipe)
     if plan.resumed is not None and config.get("module"):  # its weights are in that checkpoint

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.objectives.inner import InnerMaximisation
-from robustlit.objectives.objective import ObjectiveOutput
+from robustlit.objectives.objective import Objective, ObjectiveOutput
 
 
 @dataclass
@@ -26,6 +25,7 @@ class AdversarialTraining(InnerMaximisation):
         eps_scale: The budget trained for is the attack's eps times this; a little above 1 helps at eps itself.
         attack_in_eval_mode: Attack with BatchNorm and dropout in eval mode (the default), or as they train.
         margin: Old name of `eps_scale`.
+        outer: The objective at the adversarial versions, such as `SoftLabelEmbedding(matrix)`; None is cross-entropy.
 
     Raises:
         ValueError: warmup outside [0, 1), an eps_scale that leads to no usable eps, an attack that is no gradient
@@ -37,11 +37,11 @@ class AdversarialTraining(InnerMaximisation):
     eps_scale: float = 1.0
     attack_in_eval_mode: bool = True
     margin: InitVar[float | None] = None
+    outer: Objective | None = None
 
     def __post_init__(self, margin: float | None) -> None:
         self.check(margin)
 
     def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the mean cross-entropy of the adversarial versions."""
-        logits = classifier(x_adv)
-        return {"loss": F.cross_entropy(logits, y), "logits": logits}
+        """Return the mean cross-entropy, or the `outer` objective, of the adversarial versions."""
+        return self.outer_loss(classifier, x_adv, y)

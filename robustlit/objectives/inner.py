@@ -6,13 +6,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor, nn, randn_like
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_not_negative, check_positive
-from robustlit.objectives.objective import ObjectiveOutput
+from robustlit.objectives.objective import Objective, ObjectiveOutput
 from robustlit.threat import Ball, check_eps
 
 
@@ -29,6 +30,7 @@ class InnerMaximisation(ABC):
         attack_in_eval_mode: Attack with BatchNorm and dropout in eval mode, or as they train.
         start_noise: Standard deviation, in pixel units, of a Gaussian start for an attack without a random start. A
             loss that is flat at the image needs one. 0 starts at the image.
+        outer: What is minimised in place of cross-entropy, None for that.
         eps: The budget of the next step, in pixel units.
     """
 
@@ -37,6 +39,7 @@ class InnerMaximisation(ABC):
     eps_scale: float
     attack_in_eval_mode: bool
     start_noise: float = 0.0
+    outer: Objective | None = None
     eps: float
 
     def check(self, margin: float | None) -> None:
@@ -83,6 +86,13 @@ class InnerMaximisation(ABC):
         """Return adversarial versions (B, C, H, W) of the images, detached."""
         # The direction of the cross-entropy, without its vanishing gradient.
         return self.maximise(classifier, x, Criterion(y).log_odds)
+
+    def outer_loss(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Return the `outer` objective of inputs (B, C, H, W) and their (B,) classes, by default cross-entropy."""
+        if self.outer is not None:
+            return self.outer(classifier, x, y)
+        logits = classifier(x)
+        return {"loss": F.cross_entropy(logits, y), "logits": logits}
 
     @abstractmethod
     def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:

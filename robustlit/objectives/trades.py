@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.checks import check_positive
 from robustlit.objectives.inner import InnerMaximisation, divergence
-from robustlit.objectives.objective import ObjectiveOutput
+from robustlit.objectives.objective import Objective, ObjectiveOutput
 
 
 @dataclass
@@ -28,6 +27,7 @@ class TRADES(InnerMaximisation):
         warmup, eps_scale, attack_in_eval_mode, margin: See `AdversarialTraining`.
         start_noise: Standard deviation of the Gaussian start in pixel units, for an attack without a random start;
             .001 in the authors' code, at eps .3 as at 8/255.
+        outer: The objective at the images, such as `SoftLabelEmbedding(matrix)`; None is cross-entropy.
 
     Raises:
         ValueError: beta not positive, and as `AdversarialTraining`.
@@ -40,6 +40,7 @@ class TRADES(InnerMaximisation):
     attack_in_eval_mode: bool = True
     start_noise: float = 1e-3
     margin: InitVar[float | None] = None
+    outer: Objective | None = None
 
     def __post_init__(self, margin: float | None) -> None:
         check_positive(self.beta, "beta", "; Standard() is beta = 0")
@@ -50,7 +51,7 @@ class TRADES(InnerMaximisation):
         return self.maximise(classifier, x, partial(divergence, self.attacked_logits(classifier, x)))
 
     def loss_at(self, classifier: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the cross-entropy of the images plus the weighted divergence; both predictions have gradients."""
-        clean, attacked = classifier(x), classifier(x_adv)
-        loss = F.cross_entropy(clean, y) + self.beta * divergence(clean, attacked).mean()
+        """Return the loss of the images plus the weighted divergence; both predictions have gradients."""
+        clean, attacked = self.outer_loss(classifier, x, y), classifier(x_adv)
+        loss = clean["loss"] + self.beta * divergence(clean["logits"], attacked).mean()
         return {"loss": loss, "logits": attacked}
