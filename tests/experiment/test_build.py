@@ -156,6 +156,26 @@ def test_a_learned_similarity_matrix_is_stored_and_survives_a_resume(run: Run, r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("similarity", ["pixels", "confusion"])
+def test_an_outer_objective_learns_its_similarity_too(run: Run, tmp_path: Path, similarity: str) -> None:
+    outer = f"+objective.outer={{_target_: robustlit.objectives.SoftLabelEmbedding, similarity: {similarity}}}"
+    short = [
+        "recipe=pgd_adv_train",
+        "model=small_cnn",
+        *PLAIN,
+        "trainer.max_epochs=1",
+        "objective.attack.steps=1",
+        outer,
+    ]
+    assert run("train", *short, "name=outer", *(["+base_epochs=1"] if similarity == "confusion" else [])) == 0
+    folder = tmp_path / "runs" / "outer"
+    config = OmegaConf.load(folder / "config.yaml")
+    assert torch.tensor(OmegaConf.to_object(config.objective.outer.similarity)).shape == (10, 10)
+    assert config.objective.attack.steps == 1
+    assert (folder / "checkpoints" / "base.ckpt").exists() == (similarity == "confusion")
+
+
+@pytest.mark.slow
 def test_a_base_of_other_data_is_an_error_before_training(
     run: Run, recipes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

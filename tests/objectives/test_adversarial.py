@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.objectives import AdversarialTraining, Objective, Standard
+from robustlit.objectives import TRADES, AdversarialTraining, LabelSmoothing, Objective, SoftLabelEmbedding, Standard
 from robustlit.objectives.objective import Scheduled
 from robustlit.threat import distance
 
@@ -70,3 +70,22 @@ def test_some_steps_lower_the_loss(objective: Objective) -> None:
         optimizer.step()
         history.append(loss.item())
     assert history[-1] < 0.7 * history[0]
+
+
+def test_the_outer_objective_takes_the_place_of_cross_entropy(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:32], digits[1][:32]
+    attack = PGD(eps=0.1, steps=2, random_start=False)
+    matrix = (torch.eye(10) + 0.1).tolist()
+    for outer in (LabelSmoothing(0.2), SoftLabelEmbedding(matrix, floor=0.5)):
+        adversarial = AdversarialTraining(attack, outer=outer)
+        x_adv = adversarial.worst_inputs(net, x, y)
+        expected = outer(net, x_adv, y)
+        found = adversarial(net, x, y)
+        torch.testing.assert_close(found["loss"], expected["loss"])
+        torch.testing.assert_close(found["logits"], net(x_adv))
+        plain = AdversarialTraining(attack)(net, x, y)
+        torch.testing.assert_close(plain["loss"], F.cross_entropy(net(x_adv), y))
+        assert (found["loss"] - plain["loss"]).abs() > 0.1
+        trades, smooth = TRADES(attack, beta=2.0, start_noise=0), TRADES(attack, beta=2.0, start_noise=0, outer=outer)
+        apart = smooth(net, x, y)["loss"] - trades(net, x, y)["loss"]
+        torch.testing.assert_close(apart, outer(net, x, y)["loss"] - F.cross_entropy(net(x), y))
