@@ -27,7 +27,6 @@ class OnAll:
 
     Attributes:
         parts: The rows of the images so far.
-
     """
 
     def __init__(self, sweep: Sweep, model: nn.Module, folder: Path | None, names: Sequence[str]) -> None:
