@@ -206,14 +206,14 @@ class PGDAdversarialClassifier(_OneCycle):
         eps: float = 0.3,
         *,
         norm: str = "linf",
-        steps: int = 4,
+        steps: int = 3,
         warmup: float = 0.4,
-        eps_scale: float = 16 / 15,
+        eps_scale: float = 1.18,
         margin: float | None = None,
         net: nn.Module | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        objective = AdversarialTraining(_inner(eps, norm, steps), warmup, eps_scale, margin=margin)
+        objective = AdversarialTraining(_inner(eps, norm, steps, reach=1.65), warmup, eps_scale, margin=margin)
         super().__init__(_given(net, _wide), objective, **_validated(settings, eps, norm))
 
 
@@ -239,7 +239,7 @@ class TRADESClassifier(_OneCycle):
         net: nn.Module | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        objective = TRADES(_inner(eps, norm, steps), beta, warmup, eps_scale, margin=margin)
+        objective = TRADES(_inner(eps, norm, steps, reach=1.875), beta, warmup, eps_scale, margin=margin)
         super().__init__(_given(net, _wide), objective, **_validated(settings, eps, norm))
 
 
@@ -247,8 +247,8 @@ def _given(net: nn.Module | None, build: _Build) -> _Build:
     return build if net is None else lambda *sizes: net
 
 
-def _inner(eps: float, norm: str, steps: int) -> PGD:
-    return PGD(eps=eps, norm=norm, steps=steps, relative_step_size=1.875 / steps)
+def _inner(eps: float, norm: str, steps: int, reach: float) -> PGD:
+    return PGD(eps=eps, norm=norm, steps=steps, relative_step_size=reach / steps)
 
 
 def _wide(num_classes: int, in_chans: int, image_size: int) -> SmallCNN:

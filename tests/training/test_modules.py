@@ -84,8 +84,8 @@ def test_adversarial_modules_are_the_recipes() -> None:
     module = PGDAdversarialClassifier()
     objective = module.objective
     assert isinstance(objective, AdversarialTraining)
-    assert objective.attack == PGD(eps=0.3, steps=4, relative_step_size=0.46875)
-    assert (objective.warmup, objective.eps_scale) == (0.4, 16 / 15)
+    assert objective.attack == PGD(eps=0.3, steps=3, relative_step_size=1.65 / 3)
+    assert (objective.warmup, objective.eps_scale) == (0.4, 1.18)
     assert module.validation_attack == PGD(eps=0.3, steps=10)
     trades = TRADESClassifier(1.5, norm="l2", beta=3.0, validation_attack=PGD(eps=1.0, norm="l2")).objective
     assert isinstance(trades, TRADES)
