@@ -22,7 +22,6 @@ _TRAINING = {
     "Accuracy on what was trained on": [metrics.TRAIN_ACCURACY],
     "Validation, clean": [metrics.VAL_ACCURACY],
     "Validation, under attack": [metrics.VAL_ROBUST],
-    "Validation, certified": [metrics.VAL_CERTIFIED],
     "Catastrophic overfitting: one step against PGD": [metrics.GUARD_TRAIN_ATTACK, metrics.GUARD_PGD],
 }
 _IMAGES = {

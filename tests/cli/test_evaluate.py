@@ -18,7 +18,14 @@ from robustlit.results import Evaluation
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
-SMALL = ["logger=none", "sweep=linf", "sweep.attacks.pgd.steps=5", "eps=0.1", "sweep.grid.linf=[]"]
+SMALL = [
+    "logger=none",
+    "sweep=linf",
+    "~sweep.attacks.worst_case",
+    "sweep.attacks.pgd.steps=5",
+    "eps=0.1",
+    "sweep.grid.linf=[]",
+]
 MODULE = """
 import torch
 from torch import nn

@@ -158,14 +158,14 @@ def test_adversarial_examples_are_kept_on_request(run: Run, mine: Path, capsys: 
 
     torch.save(SmallCNN().state_dict(), mine / "plain.pt")
     own = ["--model=my_nets:build", "--weights=plain.pt", "--n=20", "sweep=linf", "logger=none", "~callbacks.images"]
-    only = ["~sweep.attacks.bim", "~sweep.attacks.pgd", "eps=0.1", "sweep.grid.linf=[0.05]"]
+    only = [*(f"~sweep.attacks.{a}" for a in ("worst_case", "bim", "pgd")), "eps=0.1", "sweep.grid.linf=[0.05]"]
     assert run("evaluate", *own, *only, "save_adversarials=true", "name=a") == 0
     assert "save_adversarials: 20 images, 2 attacks and budgets: 0.1 MB" in capsys.readouterr().err
     assert load_adversarials(mine / "runs" / "a-eval", "fgsm_linf_0.05")["x_adv"].shape == (20, 1, 28, 28)
     # A checkpoint whose recipe lacks the key, and one whose recipe would fill a disk.
     small = ["model=small_cnn", *TINY, "name=b", "save_adversarials=true"]
     assert run("train", "recipe=standard", *small) == 0
-    again = ["runs/b", "sweep=linf", "logger=none", *only[:2], "data.test_size=20"]
+    again = ["runs/b", "sweep=linf", "logger=none", *only[:3], "data.test_size=20"]
     assert run("evaluate", *again) == 0
     assert not (mine / "runs" / "b-eval" / "evaluation" / "adversarials").exists()
     assert run("evaluate", *again, "save_adversarials=true", "name=c") == 0

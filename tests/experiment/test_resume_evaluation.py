@@ -23,7 +23,8 @@ from robustlit.results import Evaluation
 pytestmark = pytest.mark.faults
 Run = Callable[..., int]
 COMMAND = ["evaluate", "--model", "kept_module:trained", "--n", "40", "data.eval_batch_size=10", "logger=none",
-           "eps=0.1", "sweep=linf", "sweep.attacks.pgd.steps=5", "sweep.grid.linf=[]", "~callbacks.images"]  # fmt: skip
+           "eps=0.1", "sweep=linf", "~sweep.attacks.worst_case", "sweep.attacks.pgd.steps=5", "sweep.grid.linf=[]",
+           "~callbacks.images"]  # fmt: skip
 MODULE = """
 import torch
 from robustlit.models import SmallCNN
