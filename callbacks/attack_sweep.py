@@ -58,12 +58,12 @@ class AttackSweep(pl.Callback):
         folder: Where to write; None writes nothing.
         curve_l2, curve_linf: Largest distance of the logged curves; the same in all runs that are compared.
         certificates: Name -> certificate: what is proven of the same images, beside the attacks.
-        images: How many test images all this runs on: the first of the order of `test_size` (see `robustlit.data`),
-            whose batches then come first. None takes all that the loader yields, as does a DataModule of other kinds.
-        on_all: Attacks and certificates that also run on all other test images, at their own eps. Their table of all
-            images lies in `all_images/` in the folder. Without an attack among them there is none.
-        own_eps: Attacks that run at their own eps alone, not at the budgets of `grid`. Names here and in `on_all` that
-            nothing has are left out with a warning.
+        images: Run the sweep on this many test images: those that `test_size=images` of a DataModule of
+            `robustlit.data` takes. Their batches then come first. None, or a loader from elsewhere: on all images.
+        on_all: Names of attacks, at least one, and certificates that also run on all the other test images, at their
+            own eps. A second table, of all images, is written to `all_images/` in the folder.
+        own_eps: Names of attacks that run at their own eps only, not at the budgets of `grid`. A name here or in
+            `on_all` that is in neither `attacks` nor `certificates` is left out with a warning.
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
@@ -101,7 +101,7 @@ class AttackSweep(pl.Callback):
         self._parts: list[Columns] = []
         self._numbers: set[int] = set()  # of the examples so far
         self._evaluated = self._all = np.empty(0, dtype=np.int64)  # numbers of both tables, copies of others too
-        self._first: Tensor | None = None  # numbers of the images that the whole sweep runs on; None: of all
+        self._first: Tensor | None = None  # numbers of the images that the whole sweep runs on; None: all do
         self._others: OnAll | None = None
         self._attacked = 0  # images, by this process
         self._kept: Parts | None = None
@@ -142,21 +142,28 @@ class AttackSweep(pl.Callback):
         elif self.sweep.substitute is not None:
             self.sweep.substitute.to(pl_module.device)
         net: Any = pl_module.net
-        first = self._first
+        examples = self._meant or examples_of(trainer.test_dataloaders)
         self._kept = Parts(
-            self.sweep, net, self.folder, note=say if self.save_adversarials else None,
-            examples=examples_of(trainer.test_dataloaders) if first is None else len(first),
+            self.sweep, net, self.folder, examples=examples, note=say if self.save_adversarials else None
         )  # fmt: skip
-        if first is None:
-            batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
-            lines = self._kept.notes(float(trainer.strategy.reduce(batches, reduce_op="sum")))
-        else:
-            lines = self._kept.notes()
-        if first is not None and any(name in self.sweep.named for name in self.on_all):
+        batches = torch.tensor(float(trainer.num_test_batches[0]), device=pl_module.device)
+        number = float(trainer.strategy.reduce(batches, reduce_op="sum"))
+        lines = self._kept.notes(None if self._meant else number)
+        if self._meant and any(name in self.sweep.named for name in self.on_all):
             self._others = OnAll(self.sweep, net, self.folder, self.on_all)
-            lines += self._others.kept.notes()
+            lines += self._others.notes()
         for line in lines:
             say(line)
+
+    @property
+    def _meant(self) -> int | None:
+        """Number of images that the whole sweep runs on, where that is not all; else None."""
+        return len(self._first) if self._first is not None else None
+
+    @property
+    def _other_parts(self) -> list[Columns]:
+        """Rows of the other images so far."""
+        return self._others.parts if self._others is not None else []
 
     def _distilled(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Distilled | None:
         """Return the substitute that an earlier test, which was stopped, distilled from this net, or a new one."""
@@ -184,38 +191,35 @@ class AttackSweep(pl.Callback):
                 "with several processes the test loader must yield (x, y, index), so that no example is counted "
                 "twice; use a DataModule of robustlit.data"
             )
-        inside = torch.ones_like(y, dtype=torch.bool) if self._first is None else is_first(index, self._first)
         try:
             with self._interruptible():
-                self._attack(trainer, (x, y, index), inside, batch_idx)
+                self._attack(trainer, (x, y, index), batch_idx)
         except SystemExit:
             self._cut = True
             raise StopIteration from None  # ends Lightning's loop over the batches
 
-    def _attack(self, trainer: pl.Trainer, batch: tuple[Tensor, ...], inside: Tensor, batch_idx: int) -> None:
-        """Run the whole sweep on the images `inside` (B,), and on the others what runs on all."""
-        assert self._kept is not None
-        for others, rows in enumerate((inside, ~inside)):
-            if not rows.any() or (others and self._others is None):
+    def _attack(self, trainer: pl.Trainer, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """Run the whole sweep on the images that it is meant for, and on the others what runs on all images."""
+        first = is_first(batch[2], self._first)
+        for kept, parts, rows in ((self._kept, self._parts, first), (self._others, self._other_parts, ~first)):
+            if kept is None or not rows.any():
                 continue
             x, y, index = batch if rows.all() else (part[rows] for part in batch)
-            start, step = self._shares(trainer, batch_idx, len(y), others=bool(others))
-            report = sweep_report(trainer.progress_bar_callback, start, step, others=bool(others))
-            if self._others is not None and others:
-                self._others.attack_batch(x, y, index, report)
-            else:
-                self._parts.append(self._kept.attack_batch(x, y, index, report))
+            others = kept is self._others
+            start, step = self._shares(trainer, batch_idx, len(y), others=others)
+            report = sweep_report(trainer.progress_bar_callback, start, step, others=others)
+            parts.append(kept.attack_batch(x, y, index, report))
             self._attacked += len(y)
 
     def _shares(self, trainer: Any, batch_idx: int, count: int, *, others: bool) -> tuple[float, float]:
         """Return the share of the images that was attacked before, and that of the next `count`.
 
-        It is one of the first images or, for the `others`, of these.
+        The first images and the others are two parts of the sweep, and each goes from 0 to 1.
         """
-        if self._first is None:
+        if not self._meant:
             batches = float(trainer.num_test_batches[0])  # infinite where the loader has no length
             return batch_idx / batches, 1 / batches
-        first, every = (len(images) / trainer.world_size for images in (self._first, trainer.datamodule.test_indices))
+        first, every = (n / trainer.world_size for n in (self._meant, len(trainer.datamodule.test_indices)))
         start, number = (first, every - first) if others else (0.0, first)
         return (self._attacked - start) / number, count / number
 
@@ -227,7 +231,7 @@ class AttackSweep(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather, write, draw and log; leave if a signal cut the sweep short."""
         parts = gathered(self._parts, trainer.world_size)
-        others = [] if self._others is None else gathered(self._others.parts, trainer.world_size)
+        others = gathered(self._other_parts, trainer.world_size)
         if trainer.is_global_zero and parts:
             self._finish(trainer, parts, others, cut=self._cut)
         if self._cut and self._guard is not None:
@@ -236,7 +240,7 @@ class AttackSweep(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the finished part of a sweep that is cut short."""
         if trainer.testing and trainer.is_global_zero and self._parts and self.evaluation is None:
-            self._finish(trainer, self._parts, [] if self._others is None else self._others.parts, cut=True)
+            self._finish(trainer, self._parts, self._other_parts, cut=True)
 
     def _interruptible(self) -> AbstractContextManager[None]:
         return nullcontext() if self._guard is None else self._guard.interruptible()
@@ -258,7 +262,7 @@ class AttackSweep(pl.Callback):
                     self._kept_substitute.unlink(missing_ok=True)
             lines += self._kept.remove(self._evaluated)
         if self._others is not None and self.all_images is not None and self.all_images.complete:
-            lines += self._others.kept.remove(self._all)
+            lines += self._others.remove(self._all)
         for line in lines:
             say(line)
 
@@ -272,8 +276,7 @@ class AttackSweep(pl.Callback):
             done = coverage(trainer.test_dataloaders, trainer.num_test_batches[0], len(numbers), meant, cut=cut)
             return as_evaluation(columns, {**sweep.meta(), **about, **done}), numbers
 
-        meant = None if self._first is None else len(self._first)
-        self.evaluation, self._evaluated = evaluation(self.sweep, parts, meant)
+        self.evaluation, self._evaluated = evaluation(self.sweep, parts, self._meant)
         if self._others is not None and others:
             everything = [*map(self._others.rows_of, parts), *others]
             self.all_images, self._all = evaluation(self._others.sweep, everything, len(data.test_indices))

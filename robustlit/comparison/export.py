@@ -83,11 +83,7 @@ def _of_run(run: Mapping[str, Any], views: Sequence[Mapping[str, Any]]) -> dict[
 
 
 def _of_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    line: dict[str, Any] = {"run": f"mean of {group['name']}", "seeds": " ".join(map(str, group["seeds"]))}
-    for name, figure in group["figures"].items():
-        key = name.replace(" ", "_")
-        line |= {key: figure["mean"], f"{key}_least": figure["least"], f"{key}_largest": figure["largest"]}
-    return line
+    return _of_several(f"mean of {group['name']}", group, ("least", "largest"))
 
 
 def _differences(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -95,10 +91,15 @@ def _differences(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _of_difference(found: Mapping[str, Any]) -> dict[str, Any]:
-    line: dict[str, Any] = {"run": f"{found['a']} minus {found['b']}", "seeds": " ".join(map(str, found["seeds"]))}
-    for name, figure in found["figures"].items():
-        key = name.replace(" ", "_")
-        line |= {key: figure["mean"], f"{key}_low": figure["low"], f"{key}_high": figure["high"]}
+    return _of_several(f"{found['a']} minus {found['b']}", found, ("low", "high"))
+
+
+def _of_several(name: str, found: Mapping[str, Any], ends: Sequence[str]) -> dict[str, Any]:
+    """Return a line of the means of several runs, each beside its two `ends`."""
+    line: dict[str, Any] = {"run": name, "seeds": " ".join(map(str, found["seeds"]))}
+    for title, figure in found["figures"].items():
+        key = title.replace(" ", "_")
+        line |= {key: figure["mean"], **{f"{key}_{end}": figure[end] for end in ends}}
     return line
 
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from robustlit.evaluation.columns import Columns
 from robustlit.evaluation.parts import Parts
-from robustlit.evaluation.sweep import Report, Sweep
+from robustlit.evaluation.sweep import Sweep
 
 FOLDER = "all_images"  # in the evaluation's folder: the table of the attacks that run on all images
 
 
-class OnAll:
+class OnAll(Parts):
     """What a sweep runs on the images beyond its first ones: some of its attacks and certificates, at their own eps.
 
     Args:
@@ -34,18 +34,9 @@ class OnAll:
         attacks = {name: attack for name, attack in sweep.named.items() if name in names}
         proofs = {name: proof for name, proof in sweep.proofs.items() if name in names}
         knowledge = [known for known in sweep.knowledge if any(k == known and a in attacks for k, a in sweep.jobs)]
-        self.sweep = replace(sweep, attacks=attacks, grid={}, knowledge=knowledge, certificates=proofs, own_eps=())
-        self.kept = Parts(self.sweep, model, None if folder is None else folder / FOLDER)
+        few = replace(sweep, attacks=attacks, grid={}, knowledge=knowledge, certificates=proofs, own_eps=())
+        super().__init__(few, model, None if folder is None else folder / FOLDER)
         self.parts: list[Columns] = []
-
-    @property
-    def seconds(self) -> float:
-        """How long the batches took that were taken from files, see `Parts`."""
-        return self.kept.seconds
-
-    def attack_batch(self, x: Tensor, y: Tensor, index: Tensor, report: Report | None = None) -> None:
-        """Run the attacks on a batch of the other images: (B, C, H, W), classes (B,), numbers (B,)."""
-        self.parts.append(self.kept.attack_batch(x, y, index, report))
 
     def rows_of(self, columns: Columns) -> Columns:
         """Return the rows of the whole sweep, on its first images, that these attacks would give as well."""
@@ -69,6 +60,8 @@ def known_names(names: Sequence[str], name: str, known: Collection[str]) -> tupl
     return tuple(each for each in names if each in known)
 
 
-def is_first(index: Tensor, first: Tensor) -> Tensor:
-    """Return which examples, by their numbers (B,), are among the first: bool (B,)."""
-    return torch.isin(index.cpu(), first.cpu()).to(index.device)
+def is_first(index: Tensor, first: Tensor | None) -> Tensor:
+    """Return which examples, by their numbers (B,), are among the first: bool (B,); None stands for all."""
+    if first is None:
+        return torch.ones_like(index, dtype=torch.bool)
+    return torch.isin(index, first.to(index.device))

@@ -11,7 +11,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from robustlit.attacks import Attack
 from robustlit.classifier import check_finite
 from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.plan import Plan, Recipe, make
@@ -49,8 +48,8 @@ def build_module(plan: Plan, data: Any) -> tuple[Any, Recipe]:
     if not config.get("module") and not defended:
         net = recipes_net(config, filled=plan.resumed is None)  # a resumed run has its weights in the checkpoint
         objective, recipe = _prepared_objective(plan, data)
-        attack = make(config, "validation_attack")
-        return _classifier(plan, data, net, objective, attack, recipe), recipe
+        checks = {name: make(config, name) for name in ("validation_attack", "validation_certificate")}
+        return _classifier(plan, data, net, objective, recipe, **checks), recipe
     if defended and not config.get("base"):
         make(config, "defense", recipes_net(config, filled=False))  # raises before anything is trained for nothing
     net, recipe = _pretrained(plan, data)
@@ -92,15 +91,14 @@ def module_to_evaluate(net: nn.Module, num_classes: int, seed: int, recipe: Reci
 
 
 def _classifier(
-    plan: Plan, data: Any, net: nn.Module, objective: Objective, attack: Attack | None, recipe: Recipe
+    plan: Plan, data: Any, net: nn.Module, objective: Objective, recipe: Recipe, **checks: Any
 ) -> RobustClassifier:
     optimizer, schedule = make(plan.config, "optimizer"), make(plan.config, "schedule")
     if plan.config.get("channels_last"):
         net = net.to(memory_format=torch.channels_last)
     classifier = RobustClassifier(
-        net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, validation_attack=attack,
-        validation_certificate=make(plan.config, "validation_certificate"), seed=plan.seed,
-        compile_net=plan.config.get("compile", False), config=without_weights(recipe),
+        net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, seed=plan.seed,
+        compile_net=plan.config.get("compile", False), config=without_weights(recipe), **checks,
     )  # fmt: skip
     classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
     return classifier
@@ -161,11 +159,10 @@ def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
     objective, recipe = cast(Objective, Standard()), without_weights(stored(config))
     if weights is not None:
         return recipes_net(config, filled=plan.resumed is None or not config.get("module")).eval(), recipe
-    if not getattr(
-        _learning(make(config, "objective")), "needs_reference", False
-    ):  # else it needs what is trained here
+    learning = _learning(make(config, "objective"))
+    if learning is None or not learning.needs_reference:  # else it needs what is trained here
         objective, recipe = _prepared_objective(plan, data)
-    classifier = _classifier(plan, data, recipes_net(config), objective, None, recipe)
+    classifier = _classifier(plan, data, recipes_net(config), objective, recipe)
     if plan.resumed is not None and config.get("module"):  # its weights are in that checkpoint
         return classifier.net, recipe
     say(f"no {role}=CHECKPOINT is given: {type(classifier.net).__name__} is trained first")

@@ -20,11 +20,14 @@ def logits_and_statistics(net: nn.Module, x: Tensor, *, gradient: bool) -> tuple
     """Return the logits of images (B, ...), and what BatchNorm layers in training mode took from them.
 
     Args:
-        net, x: From images to logits (B, K).
+        net, x: From images to logits (B, K). A compiled net with such layers is called as it was before: what
+            `torch.compile` made calls no hooks.
         gradient: Whether the logits need gradients. The statistics have them always.
     """
-    with recorded(net) as statistics, torch.set_grad_enabled(gradient or bool(_training_layers(net))):
-        logits = net(x)
+    trains = bool(_training_layers(net))
+    called = getattr(net, "_orig_mod", net) if trains else net
+    with recorded(net) as statistics, torch.set_grad_enabled(gradient or trains):
+        logits = called(x)
     return logits if gradient else logits.detach(), statistics
 
 

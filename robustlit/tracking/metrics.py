@@ -55,6 +55,12 @@ def budget_of(name: str) -> tuple[str, str, float] | None:
     return (found["label"], found["norm"], float(found["eps"])) if (found := _ROBUST.fullmatch(name)) else None
 
 
+def is_worst(name: str) -> bool:
+    """Return whether a name that `robust` made is of the worst case over all attacks, of any knowledge."""
+    found = budget_of(name)
+    return found is not None and found[0].split("-")[0] == WORST
+
+
 def median(label: str) -> str:
     """Return the name of the median L2 distance to the nearest adversarial example."""
     return f"robust/{label}/median_l2"

@@ -126,6 +126,8 @@ def test_both_tables_are_written_and_logged_and_no_parts_are_left(run_test: Test
     logged = pd.concat(pd.read_csv(file) for file in (tmp_path / "csv").rglob("metrics.csv"))
     for name, value in (("robust/pgd@linf=0.1", first), ("all_images/robust/pgd@linf=0.1", everything)):
         assert logged[name].dropna().tolist() == pytest.approx([value.accuracy(attack="pgd", eps=0.1)])
+    assert "robust/worst_case@linf=0.1" in logged
+    assert not [name for name in logged if name.startswith("all_images/") and "worst_case" in name]  # of PGD alone
 
 
 @pytest.mark.parametrize(("after", "first_done", "other"), [(10, 0, None), (20, 20, None), (60, 20, 60)])

@@ -49,6 +49,17 @@ def test_at_eps_0_the_bounds_are_the_logits_in_training_mode(net: CNN7, batch: t
     assert net.training  # as before
 
 
+def test_a_compiled_net_has_them_too(net: CNN7, batch: tuple[Tensor, Tensor]) -> None:
+    x, _ = batch
+    compiled = torch.compile(net, backend="eager")
+    compiled(x)  # hooks of later calls would not be seen
+    logits, statistics = logits_and_statistics(compiled, x, gradient=True)
+    expected, found = logits_and_statistics(net, x, gradient=True)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(statistics, found)
+    assert len(statistics) == 12
+
+
 def test_a_net_in_eval_mode_has_its_own_statistics(net: CNN7, batch: tuple[Tensor, Tensor]) -> None:
     x, y = batch
     logits, statistics = logits_and_statistics(net.eval(), x, gradient=False)
