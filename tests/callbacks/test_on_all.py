@@ -169,6 +169,16 @@ def test_a_stopped_sweep_goes_on_in_both_parts(data: MNIST, run_test: Test, tmp_
     assert not [*tmp_path.rglob("parts")]
 
 
+def test_kept_batches_of_other_budgets_are_not_taken(run_test: Test, tmp_path: Path) -> None:
+    first = AttackSweep(ATTACKS, grid=GRID, own_eps=["fgsm"], folder=tmp_path)
+    first.keeps_parts = True
+    run_test(first)
+    again = AttackSweep(ATTACKS, grid=GRID, folder=tmp_path)
+    run_test(again)
+    assert again.evaluation is not None
+    assert again.evaluation.budgets("fgsm") == [0.05, 0.1, 0.2]
+
+
 def test_an_attack_can_keep_to_its_own_eps(run_test: Test) -> None:
     sweep = AttackSweep({**ATTACKS, "nearest_l2": NearestL2()}, grid=GRID, own_eps=["fgsm"], images=20)
     run_test(sweep)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD
 from robustlit.certify import IBP
+from robustlit.certify.bounds import logits_of, margins_of
+from robustlit.certify.region import Region
 from robustlit.models import CNN7
 from robustlit.objectives import MTLIBP, SABR, CROWNIBPTraining, IBPTraining
 from robustlit.objectives.batch_statistics import logits_and_statistics
@@ -111,6 +113,10 @@ def test_crown_ibp_training_weighs_linear_bounds_and_intervals(net: CNN7, batch:
     eps = 0.02 * share
     found = objective(net, x, y)["loss"]
     torch.testing.assert_close(found, proven_loss(net, x, y, eps, "linf", linear=0.9 - 0.8 * share)[0])
+    tape, node = logits_of(net, Region(x, x.new_full((len(x),), eps), "linf"))
+    bounds = [margins_of(tape, node, y, through_bends=bends) for bends in (True, False)]
+    weight = objective.linear
+    torch.testing.assert_close(found, F.cross_entropy(-(weight * bounds[0] + (1 - weight) * bounds[1]), y))
     intervals = IBPTraining(0.02, **settings)  # type: ignore[arg-type]
     without = CROWNIBPTraining(0.02, first_beta=0.0, beta=0.0, **settings)  # type: ignore[arg-type]
     for each in (intervals, without):
