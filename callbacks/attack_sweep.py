@@ -62,8 +62,8 @@ class AttackSweep(pl.Callback):
             `robustlit.data` takes. Their batches then come first. None, or a loader from elsewhere: on all images.
         on_all: Names of attacks, at least one, and certificates that also run on all the other test images, at their
             own eps. A second table, of all images, is written to `all_images/` in the folder.
-        own_eps: Names of attacks that run at their own eps only, not at the budgets of `grid`. A name here or in
-            `on_all` that is in neither `attacks` nor `certificates` is left out with a warning.
+        own_eps: Names of attacks that run at their own eps only, not at the budgets of `grid`. A name that
+            is no attack's is left out; one in `on_all` that nothing has, with a warning.
 
     Attributes:
         evaluation: On the main process after the test, the Evaluation.
@@ -84,7 +84,7 @@ class AttackSweep(pl.Callback):
         proofs = dict(certificates or {})
         self.sweep = Sweep(
             dict(attacks), dict(grid or {}), tuple(knowledge), seed, certificates=proofs,
-            own_eps=known_names(own_eps, "own_eps", attacks),
+            own_eps=known_names(own_eps, "own_eps", attacks, matters=False),
         )  # fmt: skip
         if images is not None:
             check_count(images, "images")

@@ -86,3 +86,9 @@ class Nearest:
         self.points[here] = torch.where(expand(nearer | closer, z), z, self.points[here])
         self.distances[here] = torch.where(nearer, distances, self.distances[here])
         self.margins[here] = torch.where(closer, margins.to(self.margins.dtype), self.margins[here])
+
+    def select(self, at: Tensor) -> Nearest:
+        """Return a copy of what was found of the images at positions `at` (b,)."""
+        chosen = Nearest(self.x[at], self.norm)
+        chosen.points, chosen.distances, chosen.margins = self.points[at], self.distances[at], self.margins[at]
+        return chosen

@@ -16,6 +16,7 @@ from robustlit.attacks.draws import Draws
 from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.progress import track
+from robustlit.attacks.starts import far_from
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_counts
 from robustlit.threat import expand
@@ -26,6 +27,15 @@ from robustlit.threat import expand
 _EXPLORE_GAMMAS = (0.2, 0.02)
 _REFINE_STEPS, _REFINE_GAMMAS = (0.3, 0.003), (0.2, 0.001)
 _FINISH_STEPS, _FINISH_GAMMAS = (0.1, 0.002), (0.05, 0.001)
+# Of the walks of FAB: the class, by logit, and the start.
+_FAB_WALKS = (
+    (0, "image"), (0, "noise"), (1, "salt"), (0, "coarse"), (0, "grey"), (1, "noise"), (1, "image"), (0, "salt")
+)  # fmt: skip
+
+
+def short_fab(steps: int) -> FAB:
+    """Return FAB with a longer overshoot and way back than its own: runs of 30 steps end nearer."""
+    return FAB(norm="l2", steps=steps, beta=0.8, eta=1.2)
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,8 @@ class NearestL2(Attack):
     Built on DDN (Rony et al., 2019, arXiv:1811.09600), whose norm changes by a fixed share to the end and which follows
     one path. Here the shares fall as the walk goes on; further walks head for the classes of highest logit, as do walks
     of FAB (Croce, Hein 2020, arXiv:1907.02044), which project on the boundary within the box [0, 1] and find what few
-    pixels a net reacts to; the nearest few adversarial examples are refined, and the nearest of all once more. About
-    880 forwards and 640 backwards by default.
+    pixels a net reacts to, most of all from noise far outside, where every pixel counts; the nearest few adversarial
+    examples are refined, and the nearest of all once more. About 880 forwards and 640 backwards by default.
 
     Args:
         explore: Steps of each first walk.
@@ -45,10 +55,11 @@ class NearestL2(Attack):
         kept: Number of the nearest adversarial examples of an image that are refined.
         refine: Steps of each refinement.
         finish: Steps of the last refinement, of the nearest adversarial example.
-        boundary: Number of classes with a walk of FAB; with a target there is one.
+        boundary: Number of walks of FAB, of half as many steps as `explore`, at most 8: the first starts at the image,
+            most others far outside; they head for the two classes of highest logit.
 
     Raises:
-        ValueError: A count below 1, a norm other than "l2".
+        ValueError: A count below 1, `boundary` above 8, a norm other than "l2".
     """
 
     name: ClassVar[str] = "nearest_l2"
@@ -59,11 +70,15 @@ class NearestL2(Attack):
     kept: int = 2
     refine: int = 60
     finish: int = 100
-    boundary: int = 4
+    boundary: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "explore", "candidates", "kept", "refine", "finish", "boundary")
+        if self.boundary > len(_FAB_WALKS):
+            raise ValueError(
+                f"boundary must be at most {len(_FAB_WALKS)}, the number of walks that differ, got {self.boundary}"
+            )
 
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
@@ -72,7 +87,7 @@ class NearestL2(Attack):
 
     def nearest(self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws) -> Nearest:
         """Return the nearest adversarial examples of the images `x` (b, ...), `rows` (b,) of the victim's batch."""
-        first, second = self.explore * (1 + self.candidates), 1.5 * self.explore * self.boundary
+        first, second = self.explore * (1 + self.candidates), 0.75 * self.explore * self.boundary
         efforts = [first, second, self.kept * self.refine, self.finish]
         stages = track(range(4), efforts)
         next(stages)
@@ -82,21 +97,24 @@ class NearestL2(Attack):
             headings += [*classes[:, : self.candidates].unbind(1)]
         walks = [self._explore(victim, x, criterion, rows, draws, heading) for heading in track(headings)]
         next(stages)
-        # With a longer overshoot and way back than FAB's own, 60 steps get as near as 100.
-        fab = FAB(norm=self.norm, steps=self.explore, beta=0.8, eta=1.2)
-        aims: list[Tensor | None] = [None] if classes is None else [*classes[:, : self.boundary].unbind(1)]
-        walks += [fab.toward(victim, x, criterion, rows, x.new_zeros(len(x)), aim) for aim in track(aims)]
+        aims: list[Tensor | None] = [None] if classes is None else [*classes[:, :2].unbind(1)]
+        for number, (likely, start) in enumerate(track(_FAB_WALKS[: self.boundary])):
+            first = far_from(x, start, draws.fork(number))
+            aim = aims[min(likely, len(aims) - 1)]
+            walks.append(
+                short_fab(-(-self.explore // 2)).toward(victim, x, criterion, rows, x.new_zeros(len(x)), aim, first)
+            )
         ranks = _ranked(walks)
         kept = []
         next(stages)
         for rank in track(ranks[: self.kept].unbind()):
             # A walk that found nothing is not refined: in its place, the image's nearest is.
             nearest = _or_else(_pick(walks, rank), _pick(walks, ranks[0]))
-            _refine(victim, nearest, criterion, rows, draws, _Refinement(self.refine, _REFINE_STEPS, _REFINE_GAMMAS))
+            refine(victim, nearest, criterion, rows, draws, self.refine)
             kept.append(nearest)
         next(stages)
         best = _pick(kept, _ranked(kept)[0])
-        _refine(victim, best, criterion, rows, draws, _Refinement(self.finish, _FINISH_STEPS, _FINISH_GAMMAS))
+        refine(victim, best, criterion, rows, draws, self.finish, _FINISH_STEPS, _FINISH_GAMMAS)
         return best
 
     def _explore(
@@ -116,25 +134,28 @@ class NearestL2(Attack):
         return walk.nearest
 
 
-@dataclass(frozen=True)
-class _Refinement:
-    """How a refinement walks: number of steps; first and last step as shares of the norm; first and last gamma."""
+def refine(
+    victim: Victim, nearest: Nearest, criterion: Criterion, rows: Tensor, draws: Draws, steps: int,
+    lengths: tuple[float, float] = _REFINE_STEPS, gammas: tuple[float, float] = _REFINE_GAMMAS,
+) -> None:  # fmt: skip
+    """Walk on from each adversarial example of `nearest`, or from the best attempt where there is none.
 
-    steps: int
-    lengths: tuple[float, float]
-    gammas: tuple[float, float]
-
-
-def _refine(
-    victim: Victim, nearest: Nearest, criterion: Criterion, rows: Tensor, draws: Draws, how: _Refinement
-) -> None:
-    """Walk on from each adversarial example, or from the best attempt where there is none."""
+    Args:
+        victim: The model.
+        nearest: What earlier walks have found of images (b, ...); what is nearer is recorded here.
+        criterion: What counts as success.
+        rows: (b,), positions of the images in the victim's batch.
+        draws: Of the examples.
+        steps: Number of steps.
+        lengths: First and last step, as shares of the perturbation's norm.
+        gammas: First and last share by which that norm changes.
+    """
     # An attempt may be the image itself: a walk of norm zero would stand still.
     start = torch.linalg.vector_norm((nearest.points - nearest.x).flatten(1), dim=1)
     walk = Walk(nearest, nearest.points, torch.where(start > 0, start, 1.0), draws)
-    for step in track(range(how.steps)):
-        length = walk.norm * _fall(*how.lengths, step / how.steps)
-        walk.step(victim, criterion, rows, criterion.margin, length, _fall(*how.gammas, step / how.steps))
+    for step in track(range(steps)):
+        length = walk.norm * _fall(*lengths, step / steps)
+        walk.step(victim, criterion, rows, criterion.margin, length, _fall(*gammas, step / steps))
 
 
 def _fall(first: float, last: float, progress: float) -> float:

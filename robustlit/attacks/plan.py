@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from robustlit.attacks.starts import FAR
+
 RIVALS = 9  # number of wrong classes, by logit, whose boundaries are estimated; AutoAttack aims at as many
 
 
@@ -13,7 +15,7 @@ RIVALS = 9  # number of wrong classes, by logit, whose boundaries are estimated;
 class Climb:
     """Ascent from a start pattern, for the examples with a boundary at most `within` * eps outside the ball."""
 
-    start: str  # pattern, see `worst_case`
+    start: str  # pattern, see `starts.in_ball`
     steps: int
     within: float = math.inf
     rival: int | None = None  # aim at the n-th nearest wrong class instead of at any
@@ -42,16 +44,34 @@ class Patches:
 
 @dataclass(frozen=True)
 class BoundaryWalk:
-    """Run of FAB towards the n-th nearest wrong class, which may leave the ball; `within` as for `Climb`."""
+    """Run of FAB towards the n-th nearest wrong class, which may leave the ball, and DDN from where it came nearest.
+
+    `within` as for `Climb`.
+    """
 
     rival: int
     within: float = math.inf
-    steps: ClassVar[int] = 100
+    start: str = "image"  # or a pattern far outside the ball, see `starts.far_from`
+    refine: int = 30  # steps of DDN, where FAB ended near the ball
+    steps: ClassVar[int] = 30
 
     @property
     def effort(self) -> float:
         """See `Climb`."""
-        return 3 * self.steps * min(1.0, self.within)
+        return (3 * self.steps + 2 * self.refine) * min(1.0, self.within)
+
+
+@dataclass(frozen=True)
+class Refine:
+    """DDN from the nearest adversarial example that any part has found; `within` as for `Climb`."""
+
+    within: float
+    refine: int = 60  # steps
+
+    @property
+    def effort(self) -> float:
+        """See `Climb`."""
+        return 2 * self.refine * min(1.0, self.within)
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,8 @@ class Look:
     effort: ClassVar[float] = 2.0 + RIVALS
 
 
-Attempt = Climb | Patches | BoundaryWalk | NearestSearch
+Outside = BoundaryWalk | Refine | NearestSearch  # may leave the ball
+Attempt = Climb | Patches | Outside
 Part = Attempt | Look
 
 # Most examples are broken at once, or no attack breaks them. So every example is attacked from a random point, towards
@@ -106,30 +127,30 @@ _LINF: tuple[Part, ...] = (
 )
 
 # A net trained in L-inf ignores small changes of a pixel. Gradients inside a small L2 ball are then of no use; a run of
-# FAB leaves the ball and comes back with the few pixels to change. Its distance also tells how near a boundary is.
+# FAB leaves the ball and comes back with the few pixels to change. Which ones depends on its start: from noise far
+# outside, where every pixel counts, it ends nearer than from the image. Its distance also tells how near a boundary is.
 _L2: tuple[Part, ...] = (
     Climb("uniform", 25, loss="ce"),
     Look(at_image=True),
     BoundaryWalk(0),
-    Climb("image", 25, rival=0),
+    BoundaryWalk(0, start="noise"),
+    BoundaryWalk(1, start="salt"),
+    Refine(1.0),
     Patches(100, 0.3),
     Look(),
-    *(BoundaryWalk(rival, 1.0) for rival in (1, 2)),
-    NearestSearch(0.7),
-    *(BoundaryWalk(rival, 0.4) for rival in range(3, 6)),
-    Climb("uniform", 25, 0.6, rival=0),
-    Climb("dark", 25, 0.4),
-    Climb("uniform", 25, 0.3, rival=1),
-    Climb("columns", 30, 0.3, loss="ce"),
-    Look(),
+    BoundaryWalk(0, 2.0, "coarse"),
+    BoundaryWalk(0, 1.0, "grey"),
+    BoundaryWalk(1, 1.0),
+    BoundaryWalk(1, 1.0, "noise"),
+    *(BoundaryWalk(rival, 0.4, start, 60) for start in FAR for rival in range(3)),
+    Refine(0.4, 100),
+    Climb("uniform", 25, 0.3, rival=0),
     Climb("blocks", 40, 0.2, rival=0),
-    Climb("rows", 40, 0.2),
-    Climb("image", 40, 0.2, rival=1),
-    Patches(600, 0.1, 0.2, afresh=False),
+    NearestSearch(0.15),
+    *(BoundaryWalk(rival, 0.15, start, 60) for start in FAR for rival in range(2)),
+    Refine(0.15, 100),
     Look(),
-    *(Climb("uniform", 60, 0.1, rival) for rival in range(2)),
-    *(Climb(start, 60, 0.1) for start in ("columns", "blocks", "corner")),
-    Patches(1500, 0.3, 0.2),
+    Patches(1500, 0.3, 0.1),
     Patches(4000, 0.5, 0.0),
 )
 PLANS = {"linf": _LINF, "l2": _L2}

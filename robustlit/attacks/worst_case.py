@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustlit.attacks.active import all_positions, rivals
 from robustlit.attacks.ascent import Ascent, Climbers, climb
 from robustlit.attacks.attack import BudgetAttack
-from robustlit.attacks.best import Best
+from robustlit.attacks.best import Best, Nearest
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.fab import FAB
 from robustlit.attacks.losses import Criterion, full_precision
-from robustlit.attacks.nearest_l2 import NearestL2
-from robustlit.attacks.plan import PLANS, RIVALS, Attempt, BoundaryWalk, Look, NearestSearch, Patches
+from robustlit.attacks.nearest_l2 import NearestL2, refine, short_fab
+from robustlit.attacks.plan import (
+    PLANS,
+    RIVALS,
+    Attempt,
+    BoundaryWalk,
+    Look,
+    NearestSearch,
+    Outside,
+    Patches,
+)
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
+from robustlit.attacks.starts import far_from, in_ball
 from robustlit.attacks.victim import NoGradientError, Victim
 from robustlit.checks import check_count, is_number
 from robustlit.threat import Ball, expand
@@ -55,18 +63,18 @@ class WorstCase(BudgetAttack):
     (Carlini and Wagner 2017, arXiv:1608.04644), in L-inf with momentum (Dong 2018, arXiv:1710.06081), at any wrong
     class or at one of those whose linearised boundaries are nearest (as in DeepFool, arXiv:1511.04599); between them
     Square (arXiv:1912.00049), which needs no gradients, so that a defense cannot hide them, and in L2 walks of FAB
-    (arXiv:1907.02044) and `NearestL2`, which come from outside the ball. How far the nearest boundary lies outside an
-    example's ball decides how much more effort the example is given. A random control group gets all of it: where that
-    breaks some that were thought out of reach, a warning says how many. Measured against AutoAttack (Croce, Hein 2020,
-    arXiv:2003.01690) by `benchmarks/attacks.py`.
+    (arXiv:1907.02044) from noise far outside the ball, refined by DDN (arXiv:1811.09600), and `NearestL2`. How far the
+    nearest boundary lies outside an example's ball decides how much more effort the example is given. A random control
+    group gets all of it: where that breaks some that were thought out of reach, a warning says how many. Measured
+    against AutoAttack (Croce, Hein 2020, arXiv:2003.01690) by `benchmarks/attacks.py`.
 
     Args:
         eps: Budget in pixel units.
         norm: "linf" or "l2".
         rounds: Repetitions of the whole plan, with other random numbers, for the unbroken examples.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
-        version: Of the plan, to be quoted with a figure: "WorstCase v3". This release has version 3 alone; in L-inf it
-            takes the steps of version 2.
+        version: Of the plan, to be quoted with a figure: "WorstCase v4". This release has version 4 alone; in L-inf it
+            takes the steps of versions 2 and 3.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -76,16 +84,16 @@ class WorstCase(BudgetAttack):
     goes_on_blind: ClassVar[bool] = True
     rounds: int = 1
     control: float = 0.05
-    version: int = 3
+    version: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.rounds, "rounds")
         if not is_number(self.control) or not 0 <= self.control <= 1:
             raise ValueError(f"control must be a share in [0, 1], got {self.control!r}")
-        if self.version != 3:
+        if self.version != 4:
             raise ValueError(
-                f"version must be 3, the plan of this release, got {self.version!r}: to repeat a figure of another "
+                f"version must be 4, the plan of this release, got {self.version!r}: to repeat a figure of another "
                 "version, install the release that made it"
             )
 
@@ -136,12 +144,16 @@ class WorstCase(BudgetAttack):
         """Give the examples `at` part `number` of the plan."""
         near = images.select(at)
         near.draws = near.draws.fork(number)
-        if isinstance(part, (BoundaryWalk, NearestSearch)):
-            if number >= len(PLANS[self.norm]):  # in the first round a run starts at the image
-                near.z = _start("uniform", near.ball, near.draws)
-            distances = self._from_outside(victim, near, part)
+        if isinstance(part, Outside):
+            if isinstance(part, BoundaryWalk):  # after the first round from elsewhere than the image
+                again = part.start == "image" and number >= len(PLANS[self.norm])
+                near.z = far_from(near.ball.x, "noise" if again else part.start, near.draws)
+            found = self._from_outside(victim, near, part, images.nearest.select(at))
+            images.nearest.record(found.points, found.found, found.margins, at)
+            inside = found.distances <= near.ball.eps
+            near.z = torch.where(expand(inside, near.z), found.points, near.ball.x)
             best.judge(victim, near)
-            images.outside[at] = torch.minimum(images.outside[at], (distances / near.ball.eps - 1).clamp_min(0))
+            images.outside[at] = torch.minimum(images.outside[at], (found.distances / near.ball.eps - 1).clamp_min(0))
             images.missing[at] = torch.minimum(images.missing[at], images.outside[at])
             return
         if isinstance(part, Patches):
@@ -152,24 +164,27 @@ class WorstCase(BudgetAttack):
             return
         if part.rival is not None and near.criterion.target is None:
             near.aim = near.criterion.toward(_nth(near.rivals, part.rival))
-        near.z = _start(part.start, near.ball, near.draws)
+        near.z = in_ball(part.start, near.ball, near.draws)
         lengths = [_FIRST_STEP[self.norm] * (1 - step / part.steps) for step in range(part.steps)]
         decay = DECAY if self.norm == "linf" else None
         climb(victim, best, near, Ascent(lengths, decay, _LOSS[part.loss], Criterion.margin))
         best.judge(victim, near)
 
-    def _from_outside(self, victim: Victim, near: _Images, part: BoundaryWalk | NearestSearch) -> Tensor:
-        """Search the nearest adversarial examples; leave those within budget in `near.z`, return all distances (b,)."""
+    def _from_outside(self, victim: Victim, near: _Images, part: Outside, nearest: Nearest) -> Nearest:
+        """Return the nearest adversarial examples that a search finds; `nearest` are those of the parts before."""
         x, eps = near.ball.x, near.ball.eps
         if isinstance(part, NearestSearch):
-            found = NearestL2().nearest(victim, x, near.criterion, near.rows, near.draws)
-        else:
-            fab, aim = FAB(norm=self.norm, steps=part.steps), None
-            if near.criterion.target is None:
-                aim = _nth(near.rivals_of_image, part.rival)
-            found = fab.toward(victim, x, near.criterion, near.rows, eps, aim, near.z)
-        near.z = torch.where(expand(found.distances <= eps, x), found.points, x)
-        return found.distances
+            return NearestL2().nearest(victim, x, near.criterion, near.rows, near.draws)
+        if isinstance(part, BoundaryWalk):
+            aim = None if near.criterion.target is not None else _nth(near.rivals_of_image, part.rival)
+            nearest = short_fab(part.steps).toward(victim, x, near.criterion, near.rows, eps, aim, near.z)
+        reach = eps * (1 + min(part.within, 1.0))  # the others will hardly end in the ball
+        at = torch.nonzero((nearest.distances > eps) & (nearest.distances <= reach)).squeeze(1)
+        if len(at):
+            some = nearest.select(at)
+            refine(victim, some, near.criterion.select(at), near.rows[at], near.draws.select(at), part.refine)
+            nearest.record(some.points, some.found, some.margins, at)
+        return nearest
 
 
 @dataclass
@@ -180,6 +195,7 @@ class _Images(Climbers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.nearest = Nearest(self.ball.x, self.ball.norm)  # found by the parts that leave the ball
         self.missing = torch.zeros_like(self.ball.eps)  # from the ball to the nearest boundary, as a multiple of eps
         self.outside = torch.full_like(self.missing, math.inf)  # the same, to the nearest adversarial example outside
         self.rivals = torch.zeros_like(self.at).unsqueeze(1)  # (b, k) wrong classes, that of the nearest boundary first
@@ -221,24 +237,3 @@ class _Images(Climbers):
 def _nth(classes: Tensor, number: int) -> Tensor:
     """Return class number `number` (b,) of those in each row of `classes` (b, k), the last if there are fewer."""
     return classes[:, min(number, classes.shape[1] - 1)]
-
-
-def _start(pattern: str, ball: Ball, draws: Draws) -> Tensor:
-    """Return a point at the surface of each ball, cut to the box, in one of the patterns of the plan."""
-    x = ball.x
-    if pattern == "image":
-        return x
-    sign = torch.ones_like(x)
-    if pattern == "uniform":
-        sign = draws.uniform(x) * 2 - 1
-    elif pattern == "dark":
-        sign = -sign
-    elif pattern != "bright":
-        sides = list(x.shape[2:])
-        coarse = {"corner": sides, "blocks": [max(side // 2, 1) for side in sides]}.get(pattern)
-        if coarse is None:  # "columns" or "rows"
-            across = pattern == "rows"
-            coarse = [1 if number == across else side for number, side in enumerate(sides)]
-        signs = draws.uniform(x.new_empty(*x.shape[:2], *coarse)).round() * 2 - 1
-        sign = F.interpolate(signs, sides, mode="nearest") if len(sides) == 2 else signs.expand_as(x)
-    return ball.surface(sign)

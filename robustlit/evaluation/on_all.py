@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustlit.checks import did_you_mean
 from robustlit.evaluation.columns import Columns
 from robustlit.evaluation.parts import Parts
 from robustlit.evaluation.sweep import Sweep
@@ -47,16 +48,19 @@ class OnAll(Parts):
         return {name: values[keep] for name, values in columns.items()}
 
 
-def known_names(names: Sequence[str], name: str, known: Collection[str]) -> tuple[str, ...]:
+def known_names(names: Sequence[str], name: str, known: Collection[str], *, matters: bool = True) -> tuple[str, ...]:
     """Return the names that are known; others are left out with a warning, as who drops an attack need not go on.
 
     Args:
         names: What a recipe gives.
         name: Of that list, for the warning.
         known: Names of attacks and certificates.
+        matters: Whether something is missing without the others; if not, only what looks mistyped is warned about.
     """
     for other in (each for each in names if each not in known):
-        warnings.warn(f"{name} names {other!r}, which this sweep does not run: it has {', '.join(known)}", stacklevel=3)
+        if matters or did_you_mean(other, known):
+            there = f"it has {', '.join(known)}"
+            warnings.warn(f"{name} names {other!r}, which this sweep does not run: {there}", stacklevel=3)
     return tuple(each for each in names if each in known)
 
 

@@ -117,7 +117,7 @@ REFUSED: dict[type[Attack], list[dict[str, object]]] = {
                   {"weight": 0}, {"eps": 8}],
     JSMA: [{"theta": 0}, {"theta": -1.5}, {"theta": "1"}, {"gamma": 0}, {"gamma": 14.5}, {"outputs": "softmax"}],
     MIM: [{"steps": 0}, {"decay": -0.1}, {"decay": NAN}, {"decay": INF}, {"decay": "1"}, {"decay": True}],
-    NearestL2: [{name: 0} for name in ("explore", "candidates", "kept", "refine", "finish", "boundary")],
+    NearestL2: [{"boundary": 9}] + [{name: 0} for name in ("explore", "candidates", "kept", "refine", "finish")],
     NewtonFool: [{"steps": 0}, {"eta": 0}, {"eta": INF}],
     Square: [{"queries": 0}, {"patch": 0}, {"patch": 1.5}, {"restarts": 0}],
     WorstCase: [{"rounds": 0}, {"control": -0.1}, {"control": 1.5}, {"control": NAN}, {"version": 1}],

@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 from robustlit.attacks import APGD, EOT, FAB, PGD, BudgetAttack, NearestL2, Square, WorstCase, worst_case
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.plan import PLANS, RIVALS, BoundaryWalk, Climb, Look, NearestSearch, Patches
-from robustlit.attacks.worst_case import _start
+from robustlit.attacks.plan import PLANS, RIVALS, BoundaryWalk, Climb, Look, NearestSearch, Patches, Refine
+from robustlit.attacks.starts import FAR, far_from, in_ball
 from robustlit.threat import Ball, distance
 
 
-def most_passes(classes: int, norm: str = "linf") -> int:
+def most_passes(classes: int, norm: str = "linf", *, refined: bool = True) -> int:
     """Forwards and backwards of the whole plan, with those that judge the image and the result."""
     rivals = min(classes - 1, RIVALS)
-    costs = {Climb: lambda part: 2 * part.steps + 1, Patches: lambda part: part.queries,
-             BoundaryWalk: lambda part: 3 * part.steps + 1, NearestSearch: lambda _: nearest_passes(rivals),
+
+    def refine(part: BoundaryWalk | Refine) -> int:
+        return 2 * part.refine * refined + 1
+
+    costs = {Climb: lambda part: 2 * part.steps + 1, Patches: lambda part: part.queries, Refine: refine,
+             BoundaryWalk: lambda part: 3 * part.steps + refine(part), NearestSearch: lambda _: nearest_passes(rivals),
              Look: lambda _: 1 + rivals + -(-rivals // 3)}  # fmt: skip
     return 3 + sum(costs[type(part)](part) for part in PLANS[norm])
 
@@ -30,7 +34,7 @@ def nearest_passes(rivals: int) -> int:
     """Forwards and backwards of `NearestL2` and of the one that judges its result."""
     attack = NearestL2()
     towards = min(attack.candidates, rivals) if rivals > 1 else 0
-    walks = 2 * (1 + towards) * attack.explore + 3 * min(attack.boundary, rivals) * attack.explore
+    walks = 2 * (1 + towards) * attack.explore + 3 * attack.boundary * (attack.explore // 2)
     return 2 + walks + 2 * (attack.kept * attack.refine + attack.finish)
 
 
@@ -79,7 +83,7 @@ def test_passes_go_where_the_margin_is_nearly_gone(norm: str) -> None:
 def test_starts_lie_in_the_ball_and_the_box(pattern: str, norm: str, shape: tuple[int, ...]) -> None:
     x = torch.rand(shape) * 0.4 + 0.3
     eps = torch.full((5,), 0.2)
-    z = _start(pattern, Ball(x, eps, norm), Draws(0, torch.arange(5)))
+    z = in_ball(pattern, Ball(x, eps, norm), Draws(0, torch.arange(5)))
     far = distance(z, x, norm)
     if pattern == "image":
         assert torch.equal(z, x)
@@ -91,6 +95,22 @@ def test_starts_lie_in_the_ball_and_the_box(pattern: str, norm: str, shape: tupl
         assert (delta - delta.select(along, 0).unsqueeze(along)).abs().max() < 1e-5
     if pattern not in ("bright", "dark"):
         assert (delta[0] - delta[1]).abs().max() > 0.01  # each example has its own
+
+
+@pytest.mark.parametrize("pattern", FAR)
+@pytest.mark.parametrize("shape", [(5, 3, 28, 12), (5, 40), (5, 1, 2, 2)], ids=str)
+def test_far_starts_lie_between_the_image_and_noise(pattern: str, shape: tuple[int, ...]) -> None:
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(torch.float64)
+    z = far_from(x, pattern, Draws(0, torch.arange(5)))
+    assert z.dtype is x.dtype
+    assert ((z >= 0) & (z <= 1)).all()
+    assert (distance(z, x, "linf") > 0.01).all()
+    one = far_from(x[3:4], pattern, Draws(0, torch.tensor([3])))
+    assert torch.equal(one, z[3:4])  # an example's own, whatever the batch
+    if shape[-1] == 12:
+        levels = {"noise": 3 * 28 * 12, "coarse": 3 * 7 * 3, "grey": 1, "salt": 2}[pattern]
+        black = far_from(torch.zeros_like(x), pattern, Draws(0, torch.arange(5)))
+        assert all(0.99 * levels <= len(image.unique()) <= levels for image in black)  # random numbers may coincide
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2)])
@@ -115,7 +135,8 @@ def test_an_example_on_the_boundary_gets_the_whole_plan(norm: str) -> None:
     with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself
         result = WorstCase(eps=0.1, norm=norm).run(Function(tie), x, torch.zeros(3, dtype=torch.int64), seed=0)
     assert not result.success.any()
-    assert (result.forwards + result.backwards == most_passes(2, norm)).all()
+    # Nothing was found outside either, so nothing is refined.
+    assert (result.forwards + result.backwards == most_passes(2, norm, refined=False)).all()
 
 
 def seventh(x: Tensor) -> Tensor:
@@ -147,7 +168,8 @@ def test_a_thousand_classes_cost_no_more_than_ten() -> None:
 @pytest.fixture
 def short_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin and end of the plan, with few steps and queries."""
-    short = {Climb: {"steps": 6}, Patches: {"queries": 20}, Look: {}, BoundaryWalk: {}, NearestSearch: {}}
+    short = {Climb: {"steps": 6}, Patches: {"queries": 20}, Look: {}, BoundaryWalk: {"refine": 6},
+             Refine: {"refine": 6}, NearestSearch: {}}  # fmt: skip
     monkeypatch.setattr(BoundaryWalk, "steps", 6)
     for norm, plan in PLANS.items():
         parts = [replace(part, **short[type(part)]) for part in (*plan[:9], *plan[-3:])]
@@ -198,9 +220,9 @@ def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_m
 
 
 def test_the_version_is_part_of_what_is_quoted() -> None:
-    assert "version=3" in repr(WorstCase(eps=0.1))
-    with pytest.raises(ValueError, match="version must be 3, the plan of this release, got 2"):
-        WorstCase(eps=0.1, version=2)
+    assert "version=4" in repr(WorstCase(eps=0.1))
+    with pytest.raises(ValueError, match="version must be 4, the plan of this release, got 3"):
+        WorstCase(eps=0.1, version=3)
 
 
 def threshold(x: Tensor) -> Tensor:
@@ -219,6 +241,40 @@ def test_in_l2_it_comes_from_outside_where_gradients_inside_mislead() -> None:
     assert result.success.all()
     assert (distance(result.x_adv, x, "l2") <= 1.5).all()
     assert not WorstCase(eps=1.3, norm="l2", control=1).run(Function(threshold), x, y, seed=0).success.any()
+
+
+def shy(x: Tensor) -> Tensor:
+    """Two classes: eight pixels decide once they are brighter than .35; below, the others alone have a gradient."""
+    flat = x.flatten(1)
+    lead = 4 * (flat[:, :8] - 0.35).relu().sum(1) - 0.01 * flat[:, 8:].sum(1) - 2
+    return torch.stack([torch.zeros_like(lead), lead], 1)
+
+
+def test_noise_far_outside_shows_which_pixels_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two of the eight pixels at .61 suffice, .8 away. Inside the ball no step brings one of them above .35.
+    x, y = torch.full((4, 1, 8, 8), 0.05), torch.zeros(4, dtype=torch.int64)
+
+    def broken(*parts: object) -> int:
+        monkeypatch.setitem(worst_case.PLANS, "l2", (Look(at_image=True), *parts))
+        return int(WorstCase(eps=1.2, norm="l2").run(Function(shy), x, y, seed=0).success.sum())
+
+    assert broken(Climb("uniform", 25), BoundaryWalk(0)) == 0
+    for start in ("noise", "salt"):
+        assert broken(BoundaryWalk(0, start=start)) > 2
+
+
+def test_the_nearest_example_of_all_parts_is_refined(net: nn.Module, digits: tuple[Tensor, Tensor],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    x, y = digits[0][:40], digits[1][:40]
+    walks = (Look(at_image=True), BoundaryWalk(0, start="noise", refine=0), BoundaryWalk(0, start="grey", refine=0))
+
+    def broken(*more: object) -> Tensor:
+        monkeypatch.setitem(worst_case.PLANS, "l2", (*walks, *more))
+        return WorstCase(eps=0.6, norm="l2").run(net, x, y, seed=0).success
+
+    without, refined = broken(), broken(Refine(1.0))
+    assert 0 < without.sum() < refined.sum()
+    assert not (without & ~refined).any()
 
 
 def test_how_near_an_attack_from_outside_came_opens_the_gates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,12 +296,12 @@ def test_how_near_an_attack_from_outside_came_opens_the_gates(monkeypatch: pytes
 def test_later_rounds_start_elsewhere_and_do_not_search_the_nearest_again(monkeypatch: pytest.MonkeyPatch) -> None:
     starts, searches = [], []
     toward, nearest = FAB.toward, NearestL2.nearest
-    monkeypatch.setattr(FAB, "toward", lambda *args: (starts.append(args[7:]), toward(*args))[1])
+    monkeypatch.setattr(FAB, "toward", lambda *args: (starts.append(args[7]), toward(*args))[1])
     monkeypatch.setattr(NearestL2, "nearest", lambda *args: (searches.append(args), nearest(*args))[1])
     monkeypatch.setitem(worst_case.PLANS, "l2", (Look(at_image=True), BoundaryWalk(0), NearestSearch(100.0)))
     x = torch.zeros(1, 1, 8, 8)
     WorstCase(eps=1.2, norm="l2", rounds=3).run(Function(threshold), x, torch.zeros(1, dtype=torch.int64), seed=0)
-    points = [start[0] for start in starts if start]  # of the runs in the plan, not of those of the search
+    points = [starts[0], *starts[-2:]]  # without the runs of the search, which come between
     assert len(searches) == 1
     assert torch.equal(points[0], x)
     assert len({float(point.sum()) for point in points}) == len(points) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,13 +189,20 @@ def test_an_attack_can_keep_to_its_own_eps(run_test: Test) -> None:
     assert sweep.evaluation.rests_on(eps=0.05) == ["pgd"]
 
 
-@pytest.mark.parametrize("settings", [{"own_eps": ["bim"]}, {"on_all": ["bim"]}])
+@pytest.mark.parametrize("settings", [{"own_eps": ["fgms"]}, {"on_all": ["bim"]}])
 def test_names_that_nothing_has_are_left_out_with_a_warning(settings: dict[str, Any], run_test: Test) -> None:
-    with pytest.warns(UserWarning, match=f"{next(iter(settings))} names 'bim'.* it has fgsm, pgd"):
+    ((key, (name,)),) = settings.items()
+    with pytest.warns(UserWarning, match=f"{key} names '{name}'.* it has fgsm, pgd"):
         sweep = AttackSweep(ATTACKS, images=10, **settings)
     run_test(sweep)
     assert sweep.evaluation is not None
     assert sweep.all_images is None
+
+
+def test_a_sweep_without_the_attack_at_its_own_eps_is_no_reason_to_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert AttackSweep(ATTACKS, own_eps=["worst_case"]).sweep.own_eps == ()
 
 
 def test_no_images_are_refused() -> None:

@@ -228,6 +228,19 @@ def test_an_evaluation_that_ends_in_its_first_batch_leaves_no_folder_and_no_wand
 
 
 @pytest.mark.slow
+def test_figures_of_all_images_stand_beside_those_of_the_first(run: Run, own: Path) -> None:
+    assert run("evaluate", "--model", "own_module:trained", *SMALL, "data.test_size=60", "sweep.images=20") == 0
+    folder = own / "runs" / "own_module.trained-eval"
+    found = results_of(folder)
+    of_all = found["all_images"]
+    assert (found["n"], found["clean"]["n"], of_all["n"], of_all["clean"]["n"]) == (20, 20, 60, 60)
+    for figures, part in ((found, ""), (of_all, "all_images")):
+        evaluation = Evaluation.load(folder / "evaluation" / part)
+        assert figures["clean"]["accuracy"] == float(evaluation.clean_accuracy)
+        assert figures["attacks"]["pgd"]["accuracy"] == float(evaluation.accuracy(eps=0.1, attack="pgd"))
+    assert [*of_all["attacks"]] == ["pgd"]
+
+
 def test_what_was_computed_stays_when_the_end_fails(run: Run, own: Path, monkeypatch: Patch) -> None:
     def fails(*arguments: Any, **more: Any) -> Any:
         raise ValueError("at the very end")
