@@ -98,12 +98,10 @@ class NearestL2(Attack):
         walks = [self._explore(victim, x, criterion, rows, draws, heading) for heading in track(headings)]
         next(stages)
         aims: list[Tensor | None] = [None] if classes is None else [*classes[:, :2].unbind(1)]
+        fab, unlimited = short_fab(-(-self.explore // 2)), x.new_zeros(len(x))
         for number, (likely, start) in enumerate(track(_FAB_WALKS[: self.boundary])):
-            first = far_from(x, start, draws.fork(number))
-            aim = aims[min(likely, len(aims) - 1)]
-            walks.append(
-                short_fab(-(-self.explore // 2)).toward(victim, x, criterion, rows, x.new_zeros(len(x)), aim, first)
-            )
+            z, aim = far_from(x, start, draws.fork(number)), aims[min(likely, len(aims) - 1)]
+            walks.append(fab.toward(victim, x, criterion, rows, unlimited, aim, z))
         ranks = _ranked(walks)
         kept = []
         next(stages)
