@@ -47,7 +47,9 @@ def votes(count: int) -> Callable[[Price], float]:
     return lambda price: float(count * price.votes)
 
 
-ROBUSTLIT = "robustlit"  # no paper asks for it; limits of 21 to 27: measured on the honest nets of docs/evaluation.md
+ROBUSTLIT = (
+    "robustlit"  # no paper asks for it; limits of 21 to 27 and 29: measured on the honest nets of docs/evaluation.md
+)
 
 
 def short_attacks(count: int, steps: int) -> Callable[[Price], float]:
@@ -140,4 +142,8 @@ CHECKS = (
     CheckSpec(28, "nothing proven is broken", 0.0, ROBUSTLIT, TABLE, reads=from_table.proven_and_broken,
               applies=lambda c: c.evaluation.certificates is not None,
               advice="one of the two is wrong, and no figure of this table holds: report it with the net and image"),
+    CheckSpec(29, "an attack from outside the ball does not win", HALF_POINT, ROBUSTLIT, FEW, from_attacks.from_outside,
+              needs=(GRADIENT,), applies=lambda c: c.right.norm == "l2",
+              cost=lambda price: 280.0 * price.draws if price.norm == "l2" else 0.0,
+              advice="inside the ball gradients lead elsewhere, as on nets trained in L-inf: evaluate with WorstCase"),
 )  # fmt: skip

@@ -38,6 +38,7 @@ class Price:
     votes: int  # forwards that judge one point
     has_view: bool  # the model has an attack view
     minimal_in_l2: bool  # the table answers check 5
+    norm: str  # that is judged
 
 
 def price_of(model: nn.Module, attack: BudgetAttack, evaluation: Evaluation, eps: float) -> Price:
@@ -48,7 +49,7 @@ def price_of(model: nn.Module, attack: BudgetAttack, evaluation: Evaluation, eps
     return Price(
         attack=float((own["forwards"] + own["backwards"]).mean()) if len(own) else 2.0 * (steps_of(attack) or 40),
         steps=steps_of(attack), draws=draws_of(model), votes=votes_of(model), has_view=attack_view(model) is not model,
-        minimal_in_l2=minimal_in_l2(evaluation),
+        minimal_in_l2=minimal_in_l2(evaluation), norm=attack.norm,
     )  # fmt: skip
 
 

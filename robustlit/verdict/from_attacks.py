@@ -29,6 +29,8 @@ _WATCHED = 50  # examples that are attacked one at a time
 _RATES = (0.01, 0.05)  # false alarms, at which Carlini et al. 2019 ask for the detections of check 20
 _DRAWN_IN = 4  # one example in so many of check 13 is drawn at random
 _MOST_IN_L2 = 50  # examples that are attacked in L2 in the full profile
+# About 270 passes. Where NearestL2 broke 53 of 85 digits that ascents inside the ball had left, this breaks 36.
+_NEAREST_IN_SHORT = NearestL2(explore=20, candidates=1, kept=1, refine=30, finish=1, boundary=4)
 
 
 def one_step(spec: CheckSpec, context: Context) -> Check:
@@ -209,6 +211,17 @@ def ablation(spec: CheckSpec, context: Context) -> Check:
     if share <= spec.limit:
         return spec.check(PASS, text, share, spec.limit)
     return spec.check(INCONCLUSIVE, f"{text}: {spec.advice}", share, spec.limit)
+
+
+def from_outside(spec: CheckSpec, context: Context) -> Check:
+    """29: NearestL2, which may leave the ball, breaks nothing within eps that other attacks did not."""
+    few = context.few
+    left = few.part(few.robust)
+    count = 0
+    if len(left):
+        found = left.run(NearestL2() if context.full else _NEAREST_IN_SHORT)
+        count = int((found.success & (found.distance <= rounded_up(few.eps, "l2"))).sum())
+    return spec.share(count, len(few), "NearestL2 alone breaks")
 
 
 def detector(spec: CheckSpec, context: Context) -> Check:

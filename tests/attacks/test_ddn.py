@@ -60,3 +60,17 @@ def test_nearest_l2_takes_as_many_walks_of_fab_as_asked_for(net: nn.Module, digi
     assert (four.backwards - one.backwards == 3 * 10).all()  # of half as many steps as `explore`
     assert (four.forwards - one.forwards == 3 * 20).all()
     assert (four.distance < 0.99 * one.distance).any()
+
+
+def test_nearest_l2_finds_pixels_that_do_not_count_at_the_image() -> None:
+    def shy(z: Tensor) -> Tensor:  # eight pixels decide once they are brighter than .35; below, the others lead away
+        flat = z.flatten(1)
+        lead = 4 * (flat[:, :8] - 0.35).relu().sum(1) - 0.01 * flat[:, 8:].sum(1) - 2
+        return torch.stack([torch.zeros_like(lead), lead], 1)
+
+    x, y = torch.full((6, 1, 8, 8), 0.05), torch.zeros(6, dtype=torch.int64)
+    result = NearestL2().run(Function(shy), x, y, seed=0)
+    assert result.success.all()
+    assert (result.distance >= 0.75).all()  # two pixels at .61 are the nearest, .78 away
+    assert (result.distance < 0.9).all()
+    assert not NearestL2(boundary=1).run(Function(shy), x, y, seed=0).success.any()

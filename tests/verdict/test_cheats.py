@@ -162,7 +162,8 @@ def test_other_honest_nets_raise_no_alarm(kind: str, profile: str, digits: Data,
 
 
 def test_more_examples_of_random_models_are_paid_for() -> None:
-    price = Price(attack=2 * 40 * 20 + 40, steps=40, draws=20, votes=20, has_view=False, minimal_in_l2=False)
+    price = Price(attack=2 * 40 * 20 + 40, steps=40, draws=20, votes=20, has_view=False, minimal_in_l2=False,
+                  norm="linf")  # fmt: skip
     for n in (100, 1000):
         assert min(affordable(0.8 * least(price, n), CHECKS, price)[s] for s in ("wide", "few", "short")) >= FEWEST
     once = replace(price, draws=1, votes=1)

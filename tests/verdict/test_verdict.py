@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.attacks import EOT, FGSM, PGD, Attack, BudgetAttack, NearestL2, Square, WorstCase
+from robustlit.attacks import APGD, EOT, FGSM, PGD, Attack, BudgetAttack, NearestL2, Square, WorstCase
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
 from robustlit.attacks.victim import Victim
@@ -388,9 +388,9 @@ def test_the_passes_are_those_that_the_model_counts(
 
 
 def test_the_list_of_checks_is_complete() -> None:
-    assert [spec.number for spec in CHECKS] == list(range(1, 29))
+    assert [spec.number for spec in CHECKS] == list(range(1, 30))
     failures = {Check(spec.number, spec.name, FAIL, "").failure for spec in CHECKS}
-    assert len(failures) == 28
+    assert len(failures) == 29
     assert failures.isdisjoint(spec.name for spec in CHECKS)
     assert all(spec.source and spec.advice and (spec.look or spec.sample == TABLE) for spec in CHECKS)
 
@@ -439,3 +439,38 @@ def test_what_cannot_be_judged_is_refused(net: nn.Module, digits: Digits) -> Non
         verdict(result, net, (x, y.flip(0)))
     with pytest.raises(ValueError, match="no adaptive budget attack"):
         verdict(evaluate(net, (x, y), [NearestL2(explore=2, refine=2, finish=2)]), net, (x, y))
+
+
+class Shy(nn.Module):
+    """Two classes: eight pixels decide once they are brighter than .35; below, the gradient is that of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lead = nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        lead = 4 * (flat[:, :8] - 0.35).relu().sum(1) - 0.01 * flat[:, 8:].sum(1) + self.lead
+        return torch.stack([torch.zeros_like(lead), lead], 1)
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_what_ascents_inside_an_l2_ball_cannot_see_is_found(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "CHECKS", [spec for spec in CHECKS if spec.number == 29])
+    x = 0.05 + 0.01 * torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = (x, torch.zeros(200, dtype=torch.int64))
+
+    def check(attack: Attack) -> Check | None:
+        evaluation = evaluate(Shy(), data, {"a": attack})
+        return by_number(verdict(evaluation, Shy(), data, {"a": attack}, profile=profile)).get(29)
+
+    found = check(APGD(eps=1.2, norm="l2"))
+    assert found is not None
+    assert found.status == FAIL
+    assert found.figure is not None
+    assert found.figure > 0.3
+    assert "evaluate with WorstCase" in found.finding
+    believed = check(WorstCase(eps=0.6, norm="l2"))
+    assert believed is not None
+    assert believed.status == PASS
+    assert check(PGD(eps=0.02)) is None  # it is a check of figures in L2
