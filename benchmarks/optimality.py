@@ -32,7 +32,7 @@ from robustlit.attacks import DDN, FAB, Attack, CarliniWagner, DeepFool, Nearest
 
 BUDGET = 2000  # forwards and backwards of an image, the benchmark's own
 OURS: dict[str, Attack] = {
-    # 3 walks of 60 steps, 4 of FAB, 2 refinements of 120, 200 at the end: 1 100 forwards and 860 backwards.
+    # 3 walks of 60 steps, 8 of FAB of 30, 2 refinements of 120, 200 at the end: 1 100 forwards and 860 backwards.
     "NearestL2": NearestL2(explore=60, refine=120, finish=200),
     "DDN": DDN(steps=990),
     "CarliniWagner": CarliniWagner(searches=9, steps=110),

@@ -63,7 +63,7 @@ def far_from(x: Tensor, pattern: str, draws: Draws) -> Tensor:
 def _spread(coarse: Tensor, x: Tensor) -> Tensor:
     """Return values (B, C, ...) enlarged to the sides of the images."""
     sides = list(x.shape[2:])
-    return F.interpolate(coarse, sides, mode="nearest") if len(sides) == 2 else coarse.expand_as(x)
+    return F.interpolate(coarse, sides, mode="nearest") if sides else coarse
 
 
 def _one_each(x: Tensor, draws: Draws) -> Tensor:

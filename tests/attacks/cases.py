@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ class Case:
         gradients: It needs them.
         flat: It attacks (B, D) and (B, H, W), not only images (B, C, H, W).
         random: Its result depends on the seed.
+        stays: Settings changed to keep its points nearer to their own image than to others.
     """
 
     module: str
@@ -38,6 +39,12 @@ class Case:
     gradients: bool = True
     flat: bool = True
     random: bool = False
+    stays: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def staying(self) -> Case:
+        """The case for tests that tell by a point's place whose it is."""
+        return replace(self, settings={**self.settings, **self.stays})
 
     @property
     def kind_of_attack(self) -> type[Attack]:
@@ -70,7 +77,7 @@ CASES = [
     Case("fab", "FAB", {"steps": 8, "norm": "linf"}),
     Case("newtonfool", "NewtonFool", {"steps": 15}, near=None),
     Case("jsma", "JSMA", {"gamma": 0.02}, None, {"outputs": "probabilities"}, large={"gamma": 0.0002}),
-    Case("nearest_l2", "NearestL2", {"explore": 6, "candidates": 2, "refine": 6, "finish": 6}),
+    Case("nearest_l2", "NearestL2", {"explore": 6, "candidates": 2, "refine": 6, "finish": 6}, stays={"boundary": 1}),
     Case("worst_case", "WorstCase", {"eps": 0.1}, flat=False, random=True),
     Case("auto_attack", "AutoAttack", {"eps": 0.1}, flat=False, random=True),  # short here: see conftest.py
 ]

@@ -150,7 +150,7 @@ def test_a_mask_that_fails_in_the_ball_is_broken(case: Case, value: float, batch
 def test_logits_that_are_not_finite_stop_one_example_alone(
     case: Case, value: float, at_once: bool, net: nn.Module, batch: Batch
 ) -> None:
-    net, batch, row = net.double(), batch.double(), 4
+    net, batch, row, case = net.double(), batch.double(), 4, case.staying
     model = NotFiniteFor(net, batch, row, value, at_once)
     with pytest.warns(UserWarning, match=f"1 of {N} examples got logits that are not finite during {case.attack.name}"):
         result = batch.run(case, model)
@@ -223,7 +223,7 @@ class Meter(nn.Module):
 @each
 @pytest.mark.parametrize("defended", [False, True], ids=["plain", "defended"])
 def test_every_pass_of_every_example_is_counted(case: Case, defended: bool, net: nn.Module, batch: Batch) -> None:
-    model, view = Meter(net, batch), Meter(net, batch)
+    model, view, case = Meter(net, batch), Meter(net, batch), case.staying
     result = batch.run(case, Defended(model, view) if defended else model)
     assert not (defended and model.backwards.any())
     backwards = model.backwards + view.backwards
@@ -239,7 +239,8 @@ def test_every_pass_of_every_example_is_counted(case: Case, defended: bool, net:
 def test_success_is_judged_on_the_defended_model_and_not_on_its_attack_view(
     case: Case, net: nn.Module, batch: Batch
 ) -> None:
-    y = batch.y = net(batch.x).argmax(1)
+    y, case = net(batch.x).argmax(1), case.staying
+    batch.y = y
 
     unbroken = Function(lambda z: 8.0 * F.one_hot(y[batch.nearest(z)], 10) - 4.0)
     if not case.gradients:
