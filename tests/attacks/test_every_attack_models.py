@@ -265,7 +265,7 @@ _SLOW = ("worst_case", "nearest_l2", "square-l2", "square", "carlini_wagner")  #
     "case", [pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (str(case) in _SLOW)) for case in CASES]
 )
 def test_a_stochastic_model_is_judged_by_votes(case: Case, net: nn.Module, batch: Batch) -> None:
-    noisy = Function(lambda x: net(x + 0.03 * torch.randn_like(x)))
+    noisy, case = Function(lambda x: net(x + 0.03 * torch.randn_like(x))), case.staying
     model, generator = EOT(Meter(noisy, batch), 2), torch.get_rng_state()
     result = batch.run(case, model)
     assert torch.equal(torch.get_rng_state(), generator)

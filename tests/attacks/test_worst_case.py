@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import replace
 
@@ -132,7 +133,9 @@ def tie(x: Tensor) -> Tensor:
 @pytest.mark.slow
 def test_an_example_on_the_boundary_gets_the_whole_plan(norm: str) -> None:
     x = torch.full((3, 1, 6, 6), 0.5)
-    with pytest.warns(UserWarning, match="zero at every pixel"):  # from the image itself
+    # In L-inf a climb starts at the image itself, where the gradient is zero.
+    warned = pytest.warns(UserWarning, match="zero at every pixel") if norm == "linf" else contextlib.nullcontext()
+    with warned:
         result = WorstCase(eps=0.1, norm=norm).run(Function(tie), x, torch.zeros(3, dtype=torch.int64), seed=0)
     assert not result.success.any()
     # Nothing was found outside either, so nothing is refined.
