@@ -23,7 +23,7 @@ PLANNED, SPENT = 0.8, 0.95  # shares of these passes: planned, and what the last
 PARTS = {WIDE: 0.33, FEW: 0.2, HARD: 0.32, SHORT: 0.12, ROWS: 0.03}
 MOST_ROWS = 10  # that are made again in the quick profile
 QUICK_QUERIES, QUERIES = 50, 1000
-QUICK_SHARE_IN_L2 = 3  # one in so many of the few is attacked in L2 (check 5) in the quick profile
+QUICK_SHARE_IN_L2 = 3  # one example in so many is attacked in L2 (checks 5 and 29) in the quick profile
 # Number of examples in each sample of the full profile.
 FULL = {WIDE: 500, FEW: 200, HARD: 200, SHORT: 200, ROWS: 30}
 
