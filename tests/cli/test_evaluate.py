@@ -227,7 +227,6 @@ def test_an_evaluation_that_ends_in_its_first_batch_leaves_no_folder_and_no_wand
     assert wandb.run is None
 
 
-@pytest.mark.slow
 def test_figures_of_all_images_stand_beside_those_of_the_first(run: Run, own: Path) -> None:
     assert run("evaluate", "--model", "own_module:trained", *SMALL, "data.test_size=60", "sweep.images=20") == 0
     folder = own / "runs" / "own_module.trained-eval"
@@ -241,6 +240,7 @@ def test_figures_of_all_images_stand_beside_those_of_the_first(run: Run, own: Pa
     assert [*of_all["attacks"]] == ["pgd"]
 
 
+@pytest.mark.slow
 def test_what_was_computed_stays_when_the_end_fails(run: Run, own: Path, monkeypatch: Patch) -> None:
     def fails(*arguments: Any, **more: Any) -> Any:
         raise ValueError("at the very end")
