@@ -136,11 +136,11 @@ def refine(
     victim: Victim, nearest: Nearest, criterion: Criterion, rows: Tensor, draws: Draws, steps: int,
     lengths: tuple[float, float] = _REFINE_STEPS, gammas: tuple[float, float] = _REFINE_GAMMAS,
 ) -> None:  # fmt: skip
-    """Walk on from each adversarial example of `nearest`, or from the best attempt where there is none.
+    """Take DDN steps from each adversarial example in `nearest`; where there is none, from the best attempt.
 
     Args:
         victim: The model.
-        nearest: What earlier walks have found of images (b, ...); what is nearer is recorded here.
+        nearest: The nearest adversarial examples so far of images (b, ...); nearer ones are recorded here.
         criterion: What counts as success.
         rows: (b,), positions of the images in the victim's batch.
         draws: Of the examples.

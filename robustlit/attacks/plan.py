@@ -146,7 +146,7 @@ _L2: tuple[Part, ...] = (
     Refine(0.4, 100),
     Climb("uniform", 25, 0.3, rival=0),
     Climb("blocks", 40, 0.2, rival=0),
-    NearestSearch(0.15),
+    NearestSearch(0.4),
     *(BoundaryWalk(rival, 0.15, start, 60) for start in FAR for rival in range(2)),
     Refine(0.15, 100),
     Look(),

@@ -17,16 +17,7 @@ from robustlit.attacks.best import Best, Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
 from robustlit.attacks.nearest_l2 import NearestL2, refine, short_fab
-from robustlit.attacks.plan import (
-    PLANS,
-    RIVALS,
-    Attempt,
-    BoundaryWalk,
-    Look,
-    NearestSearch,
-    Outside,
-    Patches,
-)
+from robustlit.attacks.plan import PLANS, RIVALS, Attempt, BoundaryWalk, Look, NearestSearch, Outside, Patches
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.starts import far_from, in_ball
@@ -153,7 +144,6 @@ class WorstCase(BudgetAttack):
             inside = found.distances <= near.ball.eps
             near.z = torch.where(expand(inside, near.z), found.points, near.ball.x)
             best.judge(victim, near)
-            images.outside[at] = torch.minimum(images.outside[at], (found.distances / near.ball.eps - 1).clamp_min(0))
             images.missing[at] = torch.minimum(images.missing[at], images.outside[at])
             return
         if isinstance(part, Patches):
@@ -197,9 +187,13 @@ class _Images(Climbers):
         super().__post_init__()
         self.nearest = Nearest(self.ball.x, self.ball.norm)  # found by the parts that leave the ball
         self.missing = torch.zeros_like(self.ball.eps)  # from the ball to the nearest boundary, as a multiple of eps
-        self.outside = torch.full_like(self.missing, math.inf)  # the same, to the nearest adversarial example outside
         self.rivals = torch.zeros_like(self.at).unsqueeze(1)  # (b, k) wrong classes, that of the nearest boundary first
         self.rivals_of_image = self.rivals  # the same, as seen from the images
+
+    @property
+    def outside(self) -> Tensor:
+        """(B,) from the ball to the nearest adversarial example, as a multiple of eps; of the whole batch only."""
+        return (self.nearest.distances / self.ball.eps - 1).clamp_min(0)
 
     def look(self, victim: Victim, best: Best, points: Tensor) -> None:
         """Linearise the model at the points (B, ...) of the unbroken examples: set `missing` and `rivals`.

@@ -47,9 +47,8 @@ def votes(count: int) -> Callable[[Price], float]:
     return lambda price: float(count * price.votes)
 
 
-ROBUSTLIT = (
-    "robustlit"  # no paper asks for it; limits of 21 to 27 and 29: measured on the honest nets of docs/evaluation.md
-)
+# No paper asks for these checks. The limits of 21 to 27 were measured on the honest nets of docs/evaluation.md.
+ROBUSTLIT = "robustlit"
 
 
 def short_attacks(count: int, steps: int) -> Callable[[Price], float]:

@@ -214,16 +214,21 @@ def ablation(spec: CheckSpec, context: Context) -> Check:
 
 
 def from_outside(spec: CheckSpec, context: Context) -> Check:
-    """29: NearestL2, which may leave the ball, breaks nothing within eps that other attacks did not."""
-    short = context.short  # robust ones, drawn at random: gradients that mislead choose the wrong ones
-    attack = NearestL2()
+    """29: NearestL2, which may leave the ball, breaks no robust example within eps.
+
+    The examples are drawn at random: misleading gradients would choose the wrong ones. The share is of all examples
+    that are classified correctly, as the limit is in points of the accuracy.
+    """
+    short, attack = context.short, NearestL2()
     if not context.full:
         short, attack = short.first(max(FEWEST, len(short) // QUICK_SHARE_IN_L2)), _NEAREST_IN_SHORT
     if not len(short):
-        return spec.share(0, len(context.right), "no example is robust:")
+        return spec.share(0, len(context.right), "robust and broken by NearestL2:")
     found = short.run(attack)
     count = int((found.success & (found.distance <= rounded_up(short.eps, "l2"))).sum())
-    return spec.share(count, len(short), f"robust at l2 {budget_text(short.eps)}, and broken by NearestL2:")
+    represented = round(len(short) * len(context.right) / int(context.right.robust.sum()))
+    text = f"broken by NearestL2, of {len(short)} robust examples that stand for {represented}:"
+    return spec.share(count, represented, text)
 
 
 def detector(spec: CheckSpec, context: Context) -> Check:

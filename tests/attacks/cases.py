@@ -43,7 +43,7 @@ class Case:
 
     @property
     def staying(self) -> Case:
-        """The case for tests that tell by a point's place whose it is."""
+        """The case for tests that assign a point to the image nearest to it."""
         return replace(self, settings={**self.settings, **self.stays})
 
     @property

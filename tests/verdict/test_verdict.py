@@ -473,4 +473,4 @@ def test_what_ascents_inside_an_l2_ball_cannot_see_is_found(profile: str, monkey
     believed = check(WorstCase(eps=0.6, norm="l2"))
     assert believed is not None
     assert believed.status == PASS
-    assert check(PGD(eps=0.02)) is None  # it is a check of figures in L2
+    assert check(PGD(eps=0.02)) is None  # the check applies to budgets in L2 only
