@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.attack import Attack
 from robustlit.attacks.ddn import DDN
+from robustlit.attacks.fab import FAB
 from robustlit.attacks.nearest_l2 import NearestL2
 
 ATTACKS: list[Attack] = [DDN(), NearestL2(explore=50, refine=30, finish=30)]
@@ -74,3 +75,14 @@ def test_nearest_l2_finds_pixels_that_do_not_count_at_the_image() -> None:
     assert (result.distance >= 0.75).all()  # two pixels at .61 are the nearest, .78 away
     assert (result.distance < 0.9).all()
     assert not NearestL2(boundary=1).run(Function(shy), x, y, seed=0).success.any()
+
+
+def test_some_walks_of_fab_are_towards_the_second_class_by_logit(net: nn.Module, digits: tuple[Tensor, Tensor],
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    aims, toward = [], FAB.toward
+    monkeypatch.setattr(FAB, "toward", lambda *args: (aims.append(args[6]), toward(*args))[1])
+    x, y = digits[0][:4], digits[1][:4]
+    NearestL2(explore=4, refine=1, finish=1).run(net, x, y, seed=0)
+    wrong = net(x).scatter(1, y.unsqueeze(1), -torch.inf).topk(2).indices
+    assert [torch.equal(aim, wrong[:, 0]) for aim in aims] == [True, True, False, True, True, False, False, True]
+    assert all(torch.equal(aim, wrong[:, 1]) for aim in aims if not torch.equal(aim, wrong[:, 0]))

@@ -278,6 +278,19 @@ def test_the_nearest_example_of_all_parts_is_refined(net: nn.Module, digits: tup
     without, refined = broken(), broken(Refine(1.0))
     assert 0 < without.sum() < refined.sum()
     assert not (without & ~refined).any()
+    walks = walks[0], BoundaryWalk(0, start="noise", refine=60)
+    assert without.sum() < broken().sum()  # a walk refines what it found
+
+
+def test_each_walk_is_towards_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bent(x: Tensor) -> Tensor:  # the nearest boundary, of class 1, bends away; that of class 2, at x_1 = .9, is there
+        first, second = x.flatten(1)[:, :2].unbind(1)
+        return torch.stack([torch.zeros_like(first), 0.4 * (first / 0.4).tanh() - 0.5, second - 0.9], 1)
+
+    x, y = torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64)
+    for rival, expected in ((0, False), (1, True), (5, True)):  # of two wrong classes the last
+        monkeypatch.setitem(worst_case.PLANS, "l2", (Look(at_image=True), BoundaryWalk(rival)))
+        assert bool(WorstCase(eps=0.95, norm="l2").run(Function(bent), x, y, seed=0).success) is expected
 
 
 def test_how_near_an_attack_from_outside_came_opens_the_gates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +306,7 @@ def test_how_near_an_attack_from_outside_came_opens_the_gates(monkeypatch: pytes
     assert (passes(last) == passes()).all()
     for part in (BoundaryWalk(0), NearestSearch(100.0)):
         assert (passes(part, last) == passes(part) + 7).all()
+        assert (passes(part, Look(), last) == passes(part, Look()) + 7).all()  # nor does a later look forget it
         assert (passes(part, last, eps=1.2) == passes(part, eps=1.2)).all()
 
 
