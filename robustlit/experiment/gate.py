@@ -55,7 +55,7 @@ def check_gate(config: DictConfig) -> None:
         why = "and with sweep=none nothing is attacked: choose sweep=linf, worst_case, ..."
     elif isinstance(known, ListConfig) and "adaptive" not in known:
         why = f"by attacks that know the defense, and sweep.knowledge=[{', '.join(map(str, known))}] runs none"
-    elif isinstance(sweep.get("attacks"), Mapping) and not any(_at_budget(config)):
+    elif isinstance(sweep.get("attacks"), Mapping) and not _at_budget(config):
         names = ", ".join(map(str, sweep.attacks))
         why = f"and no attack of the sweep ({names}) runs at that budget: add one that does, such as sweep=worst_case"
     else:
@@ -63,22 +63,39 @@ def check_gate(config: DictConfig) -> None:
     raise ConfigError(f"min_robust={asked} (--min-robust) needs a robust accuracy at {budget}, {why}")
 
 
-def _at_budget(config: DictConfig) -> Iterator[bool]:
-    """Yield for each attack whether it runs at the recipe's budget, as far as the recipe says."""
+def warn_of_another_norm(config: DictConfig) -> None:
+    """Print a warning where all attacks of the sweep have budgets, and in another norm than the recipe's."""
+    attacks = config.sweep.get("attacks")
+    found = list(_budgets(config)) if isinstance(attacks, Mapping) else []
+    if found and all(budgets and norm not in (None, config.norm) for norm, budgets in found):
+        names, norm = ", ".join(map(str, attacks)), config.norm
+        say(f"warning: norm={norm}, but the sweep attacks ({names}) in {found[0][0]} alone: take sweep={norm}")
+
+
+def _at_budget(config: DictConfig) -> bool:
+    """Return whether an attack runs at the recipe's budget, as far as the recipe says."""
+    eps = float(config.eps)
+    return any(
+        norm is None or (norm == config.norm and any(abs(float(budget) - eps) <= TOLERANCE for budget in budgets))
+        for norm, budgets in _budgets(config)
+    )
+
+
+def _budgets(config: DictConfig) -> Iterator[tuple[str | None, list[Any]]]:
+    """Yield norm and budgets of each attack of the sweep: none of one for the nearest, norm None for a user's own."""
     from robustlit import attacks
 
     grid = config.sweep.get("grid") or {}
     for attack in config.sweep.attacks.values():
-        if not isinstance(attack, Mapping):  # dropped
+        if not isinstance(attack, Mapping):  # refused where the sweep is made
             continue
         kind = getattr(attacks, str(attack.get("_target_")).removeprefix(_ATTACKS), None)
-        if kind is None:  # the user's own
-            yield True
-        elif issubclass(kind, attacks.BudgetAttack):
-            norm = attack.get("norm", getattr(kind, "norm", "linf"))
-            own = attack.get("eps", getattr(kind, "eps", math.nan))
-            budgets = [own, *(grid.get(norm) or ())]
-            yield norm == config.norm and any(abs(float(b) - float(config.eps)) <= TOLERANCE for b in budgets)
+        if kind is None:
+            yield None, []
+            continue
+        norm = attack.get("norm", getattr(kind, "norm", "linf"))
+        has_budget = issubclass(kind, attacks.BudgetAttack)
+        yield norm, [attack.get("eps", getattr(kind, "eps", math.nan)), *(grid.get(norm) or ())] if has_budget else []
 
 
 def gate(evaluation: Evaluation | None, config: Mapping[Any, Any] | DictConfig) -> int:

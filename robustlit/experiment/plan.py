@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustlit.experiment import recipes
 from robustlit.experiment.checkpoints import BEST, LAST
-from robustlit.experiment.gate import check_gate
+from robustlit.experiment.gate import check_gate, warn_of_another_norm
 from robustlit.experiment.lock import FolderLock
 from robustlit.experiment.recipes import ConfigError, read_only
 from robustlit.experiment.resume import (
@@ -213,6 +213,7 @@ def normalised(config: DictConfig) -> Recipe:
     OmegaConf.set_readonly(config, True)
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
     recipe["eps"] = recipes.chosen_eps(recipe)
+    recipes.leave_out_nulls(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)
     if isinstance(checked.seed, bool) or not isinstance(checked.seed, int) or not 0 <= checked.seed < 2**32:
@@ -223,6 +224,7 @@ def normalised(config: DictConfig) -> Recipe:
     recipes.check_switches(checked)
     recipes.check_verdict(checked)
     check_gate(checked)
+    warn_of_another_norm(checked)
     return recipe
 
 

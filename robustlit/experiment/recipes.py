@@ -122,6 +122,19 @@ def stored(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
+def leave_out_nulls(recipe: dict[str, Any]) -> None:
+    """Delete the attacks and certificates of the sweep that are null or have the `_target_` null.
+
+    A recipe or an override leaves out parts of the sweep that it builds on in this way.
+    """
+    for kind in ("attacks", "certificates"):
+        parts = (recipe.get("sweep") or {}).get(kind)
+        if isinstance(parts, dict):
+            for name, part in [*parts.items()]:
+                if part is None or (isinstance(part, dict) and part.get("_target_", "") is None):
+                    del parts[name]
+
+
 def read_only(recipe: dict[str, Any]) -> DictConfig:
     """Return plain containers as a config that raises a ReadonlyConfigError on every write."""
     config = OmegaConf.create(recipe)

@@ -283,7 +283,7 @@ def test_the_nearest_example_of_all_parts_is_refined(net: nn.Module, digits: tup
 
 
 def test_each_walk_is_towards_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bent(x: Tensor) -> Tensor:  # the nearest boundary, of class 1, bends away; that of class 2, at x_1 = .9, is there
+    def bent(x: Tensor) -> Tensor:  # the nearest boundary, of class 1, bends away; that of class 2 is at x_1 = .9
         first, second = x.flatten(1)[:, :2].unbind(1)
         return torch.stack([torch.zeros_like(first), 0.4 * (first / 0.4).tanh() - 0.5, second - 0.9], 1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from robustlit.experiment.gate import BELOW, check_gate, gate, read_share
+from robustlit.experiment.gate import BELOW, check_gate, gate, read_share, warn_of_another_norm
 from robustlit.experiment.recipes import ConfigError
 from robustlit.results import Evaluation
 
@@ -68,6 +68,22 @@ def test_a_sweep_at_the_budget_is_taken(config: Any) -> None:
 def test_a_sweep_beside_the_budget_is_refused(config: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_gate(config)
+
+
+def test_a_sweep_in_another_norm_than_the_budget_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    def warning(config: Any) -> str:
+        warn_of_another_norm(OmegaConf.create(config))
+        return capsys.readouterr().err
+
+    fgsm = {"_target_": "robustlit.attacks.FGSM"}
+    assert "norm=l2, but the sweep attacks (a, b) in linf alone: take sweep=l2" in warning(
+        recipe({"a": fgsm, "b": fgsm}, norm="l2")
+    )
+    assert "norm=linf, but the sweep attacks (a) in l2 alone" in warning(recipe({"a": {**PGD, "norm": "l2"}}))
+    own = {"_target_": "theirs.Attack"}
+    for attacks in ({"a": fgsm, "b": PGD}, {"a": fgsm, "b": DDN}, {"a": fgsm, "b": own}, {}, {"a": "no attack"}):
+        assert warning(recipe(attacks, norm="l2")) == ""
+    assert warning({**recipe({}), "sweep": {"_target_": None}}) == ""
 
 
 def test_the_exit_code(table: Callable[..., Evaluation], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from omegaconf.errors import ReadonlyConfigError
 
 from robustlit.experiment import evaluate, train
 from robustlit.experiment.composition import composed
-from robustlit.experiment.plan import Plan, fill_shapes, make, plan_evaluation, plan_training
+from robustlit.experiment.plan import Plan, fill_shapes, make, normalised, plan_evaluation, plan_training
 from robustlit.experiment.recipes import read_only, recipe_files, register_recipes, stored
 from robustlit.models import SmallCNN
 from robustlit.training.checkpoint import pack
@@ -94,6 +94,30 @@ def writes(config: DictConfig) -> list[Callable[[], Any]]:
         lambda: config.sweep.attacks.pop("pgd"),
         lambda: OmegaConf.update(config, "objective.similarity", [1], force_add=True),
     ]
+
+
+def test_an_attack_or_certificate_that_is_null_is_left_out() -> None:
+    def parts(*overrides: str) -> tuple[list[str], list[str]]:
+        register_recipes(recipe_files())
+        composition = composed(["recipe=standard", *overrides])
+        config = read_only(normalised(OmegaConf.create({**stored(composition), "recipe": "standard"})))
+        sweep = make(config, "sweep").sweep
+        assert list(sweep.attacks) == list(config.sweep.attacks)
+        return list(sweep.attacks), list(sweep.certificates)
+
+    common = ("name=a", "run_dir=a")
+    attacks = ("sweep.attacks.fgsm=null", "sweep.attacks.worst_case._target_=null")
+    assert parts(*common, *attacks)[0] == ["bim", "pgd"]
+    proofs = ("sweep.certificates.crown._target_=null", "sweep.certificates.crown_ibp=null")
+    assert parts("sweep=certified", *common, *proofs) == (["worst_case", "pgd"], ["ibp"])
+
+
+@pytest.mark.parametrize("sweep", ["linf", "l2"])
+def test_a_sweep_begins_with_what_holds(sweep: str) -> None:
+    made = make(plan_training(recipe(f"sweep={sweep}", f"norm={sweep}", "eps=0.5")).config, "sweep")
+    first = next(iter(made.sweep.attacks.values()))
+    assert (first.name, first.norm, first.eps) == ("worst_case", sweep, 0.5)
+    assert {attack.norm for attack in made.sweep.attacks.values()} == {sweep}
 
 
 def test_a_write_to_the_config_raises_once_there_is_a_plan() -> None:
