@@ -282,6 +282,12 @@ def test_the_nearest_example_of_all_parts_is_refined(net: nn.Module, digits: tup
     assert without.sum() < broken().sum()  # a walk refines what it found
 
 
+def test_examples_within_twice_the_budget_get_walks_towards_three_classes() -> None:
+    walks = [part for part in PLANS["l2"] if isinstance(part, BoundaryWalk) and part.within >= 1]
+    assert {walk.rival for walk in walks} == {0, 1, 2}
+    assert {walk.start for walk in walks} == {"image", *FAR}
+
+
 def test_each_walk_is_towards_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     def bent(x: Tensor) -> Tensor:  # the nearest boundary, of class 1, bends away; that of class 2 is at x_1 = .9
         first, second = x.flatten(1)[:, :2].unbind(1)
