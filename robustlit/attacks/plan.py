@@ -151,7 +151,7 @@ _L2: tuple[Part, ...] = (
     Refine(0.15, 100),
     Look(),
     Patches(1500, 0.3, 0.1),
-    BoundaryWalk(2, 1.0, "noise", 60),
+    BoundaryWalk(2, 1.0, "noise", 60),  # the third class may be nearest, and the gates above cannot know
     Patches(4000, 0.5, 0.0),
 )
 PLANS = {"linf": _LINF, "l2": _L2}
