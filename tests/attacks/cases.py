@@ -58,7 +58,7 @@ class Case:
         return f"{self.module}-{self.settings.get('norm', '')}".rstrip("-")
 
 
-SQUARE: dict[str, Any] = {"thorough": {"queries": 300}, "gradients": False, "flat": False, "random": True}
+SQUARE: dict[str, Any] = {"thorough": {"queries": 3000}, "gradients": False, "flat": False, "random": True}
 CASES = [
     Case("fgsm", "FGSM", {"eps": 0.1}),
     Case("fgsm", "FGSM", {"eps": 1.5, "norm": "l2", "random_start": True}, random=True),

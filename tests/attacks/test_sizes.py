@@ -18,7 +18,7 @@ EXCERPT = [(32, 3, 100)]
 CORNERS = [(28, 1, 2), (64, 1, 1000), (224, 3, 10)]
 MATRIX = list(itertools.product((28, 32, 64, 224), (1, 3), (2, 10, 100, 1000)))
 # L2 distances to the boundary, from far below the step of any constant to that of a robust net.
-SLOWLY = {"square": 2.5, "square-l2": 12.0}  # a few hundred random patches: multiples of the least eps that they need
+SLOWLY = {"square": 2.5, "square-l2": 12.0}  # random patches: multiples of the least eps that they need
 FAR = {"tiny": 0.01, "half": 0.5, "far": 5.0}
 
 
