@@ -64,8 +64,8 @@ class WorstCase(BudgetAttack):
         norm: "linf" or "l2".
         rounds: Repetitions of the whole plan, with other random numbers, for the unbroken examples.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
-        version: Of the plan, to be quoted with a figure: "WorstCase v4". This release has version 4 alone; in L-inf it
-            takes the steps of versions 2 and 3.
+        version: Of the plan, to be quoted with a figure: "WorstCase v5". This release has version 5 alone; in L-inf it
+            takes the steps of versions 2 to 4.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -75,16 +75,16 @@ class WorstCase(BudgetAttack):
     goes_on_blind: ClassVar[bool] = True
     rounds: int = 1
     control: float = 0.05
-    version: int = 4
+    version: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.rounds, "rounds")
         if not is_number(self.control) or not 0 <= self.control <= 1:
             raise ValueError(f"control must be a share in [0, 1], got {self.control!r}")
-        if self.version != 4:
+        if self.version != 5:
             raise ValueError(
-                f"version must be 4, the plan of this release, got {self.version!r}: to repeat a figure of another "
+                f"version must be 5, the plan of this release, got {self.version!r}: to repeat a figure of another "
                 "version, install the release that made it"
             )
 

@@ -74,15 +74,19 @@ def warn_of_another_norm(config: DictConfig) -> None:
 
 def _at_budget(config: DictConfig) -> bool:
     """Return whether an attack runs at the recipe's budget, as far as the recipe says."""
-    eps = float(config.eps)
-    return any(
-        norm is None or (norm == config.norm and any(abs(float(budget) - eps) <= TOLERANCE for budget in budgets))
-        for norm, budgets in _budgets(config)
-    )
+    for norm, budgets in _budgets(config):
+        if norm is None:  # it may
+            return True
+        if norm == config.norm and any(abs(float(budget) - float(config.eps)) <= TOLERANCE for budget in budgets):
+            return True
+    return False
 
 
 def _budgets(config: DictConfig) -> Iterator[tuple[str | None, list[Any]]]:
-    """Yield norm and budgets of each attack of the sweep: none of one for the nearest, norm None for a user's own."""
+    """Yield the norm and the budgets of each attack of the sweep.
+
+    An attack for the nearest adversarial example has no budget; of one that is not ours, nothing is known: None, [].
+    """
     from robustlit import attacks
 
     grid = config.sweep.get("grid") or {}
@@ -93,9 +97,10 @@ def _budgets(config: DictConfig) -> Iterator[tuple[str | None, list[Any]]]:
         if kind is None:
             yield None, []
             continue
-        norm = attack.get("norm", getattr(kind, "norm", "linf"))
-        has_budget = issubclass(kind, attacks.BudgetAttack)
-        yield norm, [attack.get("eps", getattr(kind, "eps", math.nan)), *(grid.get(norm) or ())] if has_budget else []
+        norm, budgets = attack.get("norm", getattr(kind, "norm", "linf")), []
+        if issubclass(kind, attacks.BudgetAttack):
+            budgets = [attack.get("eps", getattr(kind, "eps", math.nan)), *(grid.get(norm) or ())]
+        yield norm, budgets
 
 
 def gate(evaluation: Evaluation | None, config: Mapping[Any, Any] | DictConfig) -> int:

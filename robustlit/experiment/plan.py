@@ -213,7 +213,7 @@ def normalised(config: DictConfig) -> Recipe:
     OmegaConf.set_readonly(config, True)
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
     recipe["eps"] = recipes.chosen_eps(recipe)
-    recipes.leave_out_nulls(recipe)
+    recipes.drop_left_out(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)
     if isinstance(checked.seed, bool) or not isinstance(checked.seed, int) or not 0 <= checked.seed < 2**32:
@@ -231,7 +231,7 @@ def normalised(config: DictConfig) -> Recipe:
 def make(config: DictConfig, section: str, *arguments: Any, **more: Any) -> Any:
     """Build what a section of a recipe names, such as "callbacks.progress", with further arguments; None if null."""
     node = OmegaConf.select(config, section)
-    if node is None or node.get("_target_", "") is None:
+    if recipes.is_left_out(node):
         return None
     own = OmegaConf.create({})  # a copy of the section, as Hydra resolves interpolations in place
     OmegaConf.update(own, section, OmegaConf.to_container(node, resolve=True), force_add=True)

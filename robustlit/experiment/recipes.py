@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,17 +122,17 @@ def stored(config: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
-def leave_out_nulls(recipe: dict[str, Any]) -> None:
-    """Delete the attacks and certificates of the sweep that are null or have the `_target_` null.
+def is_left_out(part: Any) -> bool:
+    """Return whether a part of a recipe is null, or says that null is to be built: nothing is."""
+    return part is None or (isinstance(part, Mapping) and part.get("_target_", "") is None)
 
-    A recipe or an override leaves out parts of the sweep that it builds on in this way.
-    """
+
+def drop_left_out(recipe: dict[str, Any]) -> None:
+    """Delete the attacks and certificates of the sweep that are left out."""
+    sweep = recipe.get("sweep") or {}
     for kind in ("attacks", "certificates"):
-        parts = (recipe.get("sweep") or {}).get(kind)
-        if isinstance(parts, dict):
-            for name, part in [*parts.items()]:
-                if part is None or (isinstance(part, dict) and part.get("_target_", "") is None):
-                    del parts[name]
+        if isinstance(sweep.get(kind), dict):
+            sweep[kind] = {name: part for name, part in sweep[kind].items() if not is_left_out(part)}
 
 
 def read_only(recipe: dict[str, Any]) -> DictConfig:

@@ -223,9 +223,9 @@ def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_m
 
 
 def test_the_version_is_part_of_what_is_quoted() -> None:
-    assert "version=4" in repr(WorstCase(eps=0.1))
-    with pytest.raises(ValueError, match="version must be 4, the plan of this release, got 3"):
-        WorstCase(eps=0.1, version=3)
+    assert "version=5" in repr(WorstCase(eps=0.1))
+    with pytest.raises(ValueError, match="version must be 5, the plan of this release, got 4"):
+        WorstCase(eps=0.1, version=4)
 
 
 def threshold(x: Tensor) -> Tensor:

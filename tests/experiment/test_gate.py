@@ -76,9 +76,8 @@ def test_a_sweep_in_another_norm_than_the_budget_is_warned_of(capsys: pytest.Cap
         return capsys.readouterr().err
 
     fgsm = {"_target_": "robustlit.attacks.FGSM"}
-    assert "norm=l2, but the sweep attacks (a, b) in linf alone: take sweep=l2" in warning(
-        recipe({"a": fgsm, "b": fgsm}, norm="l2")
-    )
+    two = recipe({"a": fgsm, "b": fgsm}, norm="l2")
+    assert "norm=l2, but the sweep attacks (a, b) in linf alone: take sweep=l2" in warning(two)
     assert "norm=linf, but the sweep attacks (a) in l2 alone" in warning(recipe({"a": {**PGD, "norm": "l2"}}))
     own = {"_target_": "theirs.Attack"}
     for attacks in ({"a": fgsm, "b": PGD}, {"a": fgsm, "b": DDN}, {"a": fgsm, "b": own}, {}, {"a": "no attack"}):
