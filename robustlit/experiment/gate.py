@@ -67,7 +67,7 @@ def warn_of_another_norm(config: DictConfig) -> None:
     """Print a warning where all attacks of the sweep have budgets, and in another norm than the recipe's."""
     attacks = config.sweep.get("attacks")
     found = list(_budgets(config)) if isinstance(attacks, Mapping) else []
-    if found and all(budgets and norm not in (None, config.norm) for norm, budgets in found):
+    if found and all(budgets and norm != config.norm for norm, budgets in found):
         names, norm = ", ".join(map(str, attacks)), config.norm
         say(f"warning: norm={norm}, but the sweep attacks ({names}) in {found[0][0]} alone: take sweep={norm}")
 

@@ -80,6 +80,7 @@ def test_a_sweep_in_another_norm_than_the_budget_is_warned_of(capsys: pytest.Cap
     assert "norm=l2, but the sweep attacks (a, b) in linf alone: take sweep=l2" in warning(two)
     assert "norm=linf, but the sweep attacks (a) in l2 alone" in warning(recipe({"a": {**PGD, "norm": "l2"}}))
     own = {"_target_": "theirs.Attack"}
+    assert warning(recipe({"a": {**PGD, "norm": "l2"}, "b": DDN})) == ""  # a curve over L2 beside any budget
     for attacks in ({"a": fgsm, "b": PGD}, {"a": fgsm, "b": DDN}, {"a": fgsm, "b": own}, {}, {"a": "no attack"}):
         assert warning(recipe(attacks, norm="l2")) == ""
     assert warning({**recipe({}), "sweep": {"_target_": None}}) == ""

@@ -15,7 +15,7 @@ from omegaconf.errors import ReadonlyConfigError
 from robustlit.experiment import evaluate, train
 from robustlit.experiment.composition import composed
 from robustlit.experiment.plan import Plan, fill_shapes, make, normalised, plan_evaluation, plan_training
-from robustlit.experiment.recipes import read_only, recipe_files, register_recipes, stored
+from robustlit.experiment.recipes import is_left_out, read_only, recipe_files, register_recipes, stored
 from robustlit.models import SmallCNN
 from robustlit.training.checkpoint import pack
 
@@ -110,6 +110,12 @@ def test_an_attack_or_certificate_that_is_null_is_left_out() -> None:
     assert parts(*common, *attacks)[0] == ["bim", "pgd"]
     proofs = ("sweep.certificates.crown._target_=null", "sweep.certificates.crown_ibp=null")
     assert parts("sweep=certified", *common, *proofs) == (["worst_case", "pgd"], ["ibp"])
+    assert not is_left_out({"eps": 0.1})  # an error names what has no _target_
+
+
+def test_a_plan_warns_of_a_sweep_in_another_norm(capsys: pytest.CaptureFixture[str]) -> None:
+    plan_training(recipe("sweep=linf", "norm=l2", "eps=0.5"))
+    assert "take sweep=l2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sweep", ["linf", "l2"])
