@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustlit.checks import did_you_mean
 from robustlit.experiment import recipes
-from robustlit.experiment.recipes import BASE, GROUPS, ConfigError, recipes_folder
+from robustlit.experiment.recipes import BASE, GROUPS, USUAL_EPS, ConfigError, recipes_folder
 
 # Parts of a recipe that train a net; a net of the user's own has none of them.
 _OF_TRAINING = ("model", "objective", "optimizer", "schedule")
@@ -51,7 +51,13 @@ def composed(overrides: Sequence[str], *, name: str | None = BASE, folders: Sequ
 
 
 def overridden(recipe: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """Return a stored recipe with overrides applied by Hydra's rules; `group=NAME` replaces that group by its file."""
+    """Return a stored recipe with overrides applied by Hydra's rules; `group=NAME` replaces that group by its file.
+
+    Its eps is a budget in its norm: another norm without an eps takes that of the data, or is refused later.
+    """
+    given = dict(override.partition("=")[::2] for override in overrides)
+    if given.get("norm", recipe.get("norm")) != recipe.get("norm") and "eps" not in given:
+        recipe = {**recipe, "eps": USUAL_EPS}
     values = []
     for override in overrides:
         group, _, name = override.partition("=")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from robustlit.checks import did_you_mean, is_number
 
 BASE = "base"
+USUAL_EPS = "${usual_eps:${data._target_},${norm}}"  # what recipes/base.yaml has
 GROUPS = ("model", "data", "trainer", "logger", "sweep")
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
 # Keys of paths and names, whose values are never fractions.

@@ -12,7 +12,16 @@ from omegaconf import OmegaConf
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.experiment.composition import composed, group_file
-from robustlit.experiment.recipes import budgets, read_fractions, recipe_files, register_recipes, stored, times
+from robustlit.experiment.recipes import (
+    USUAL_EPS,
+    budgets,
+    read_fractions,
+    recipe_files,
+    recipes_folder,
+    register_recipes,
+    stored,
+    times,
+)
 
 RECIPES = sorted(recipe_files())
 OWN = {"embedding_regression": 0.1, "pcl": 0.1, "jumprelu_random": 1.5, "label_embedding": 0.1, "label_smoothing": 0.1}
@@ -84,6 +93,12 @@ def test_grids_are_the_figures_at_eps_3() -> None:
     fixed = resolved("recipe=standard", "sweep=linf_fixed", "eps=8/255")
     assert fixed["sweep"]["grid"] == grid["linf"]
     assert resolved("recipe=standard", "sweep.grid.linf=[0.1]")["sweep"]["grid"] == {"linf": [0.1]}
+
+
+def test_a_budget_that_is_not_given_is_read_as_in_the_base_recipe() -> None:
+    base = OmegaConf.to_container(OmegaConf.load(recipes_folder() / "base.yaml"))
+    assert isinstance(base, dict)
+    assert base["eps"] == USUAL_EPS
 
 
 def test_a_multiple_is_rounded_to_what_was_meant_and_eps_stays_eps() -> None:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ReadonlyConfigError
 
 from robustlit.experiment import evaluate, train
-from robustlit.experiment.composition import composed
+from robustlit.experiment.composition import composed, overridden
 from robustlit.experiment.plan import Plan, fill_shapes, make, normalised, plan_evaluation, plan_training
-from robustlit.experiment.recipes import is_left_out, read_only, recipe_files, register_recipes, stored
+from robustlit.experiment.recipes import ConfigError, is_left_out, read_only, recipe_files, register_recipes, stored
 from robustlit.models import SmallCNN
 from robustlit.training.checkpoint import pack
 
@@ -111,6 +111,19 @@ def test_an_attack_or_certificate_that_is_null_is_left_out() -> None:
     proofs = ("sweep.certificates.crown._target_=null", "sweep.certificates.crown_ibp=null")
     assert parts("sweep=certified", *common, *proofs) == (["worst_case", "pgd"], ["ibp"])
     assert not is_left_out({"eps": 0.1})  # an error names what has no _target_
+
+
+def test_a_run_evaluated_in_another_norm_needs_a_budget_in_it() -> None:
+    trained = normalised(recipe("name=a", "run_dir=a"))
+
+    def budget(*overrides: str) -> Any:
+        return normalised(overridden(trained, ["run_dir=b", *overrides]))["eps"]
+
+    assert (budget(), budget("norm=linf"), budget("norm=l2", "eps=2")) == (0.3, 0.3, 2)
+    with pytest.raises(ConfigError, match=r"no budget goes with MNIST in l2: give eps= in pixel units"):
+        budget("norm=l2", "sweep=l2")
+    trained |= {"norm": "l2", "eps": 2.0}
+    assert (budget(), budget("norm=linf"), budget("norm=linf", "eps=0.1")) == (2.0, 0.3, 0.1)
 
 
 def test_a_plan_warns_of_a_sweep_in_another_norm(capsys: pytest.CaptureFixture[str]) -> None:
