@@ -1,6 +1,7 @@
-"""What bf16, channels_last and torch.compile cost or save in a step of PGD training, as ratios to float32 without them.
+"""What bf16, channels_last and torch.compile cost or save in a training step, as ratios to float32 without them.
 
     OMP_NUM_THREADS=1 python benchmarks/switches.py --width 16
+    OMP_NUM_THREADS=1 python benchmarks/switches.py --model efficientnet_b3 --steps 0 --cases bf16 channels_last
 
 All cases take their steps in turn within one process and the ratio is taken within a round, so that a drift of the
 machine's speed cancels. Times are of the process, so other programs count little. The first steps of each case, in
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD
-from robustlit.models import PreActResNet
-from robustlit.objectives import AdversarialTraining
+from robustlit.models import PreActResNet, TimmNet
+from robustlit.objectives import AdversarialTraining, Objective, Standard
 
 EPS = 8 / 255
 
@@ -38,11 +39,14 @@ class Case:
 def case(name: str, arguments: argparse.Namespace, device: torch.device, x: Tensor, y: Tensor) -> Case:
     """Return a case by the names of its switches, joined by " + "."""
     torch.manual_seed(0)
-    net: nn.Module = PreActResNet(width=arguments.width).to(device)
+    named = arguments.model
+    net: nn.Module = PreActResNet(width=arguments.width) if named is None else TimmNet(named, 10, 3, 32)
+    net = net.to(device)
     if "channels_last" in name:
         net = net.to(memory_format=torch.channels_last)
     trained = torch.compile(net) if "compile" in name else net
-    objective = AdversarialTraining(PGD(eps=EPS, steps=arguments.steps))
+    steps = arguments.steps
+    objective: Objective = AdversarialTraining(PGD(eps=EPS, steps=steps)) if steps else Standard()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
 
     def step() -> None:
@@ -71,8 +75,9 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
 def main() -> None:
     """Run the rounds and print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a net of timm, without pretrained weights; default: PreActResNet-18")
     parser.add_argument("--width", type=int, default=64, help="of PreActResNet-18")
-    parser.add_argument("--steps", type=int, default=3, help="of PGD")
+    parser.add_argument("--steps", type=int, default=3, help="of PGD; 0 is training without an attack")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="*", default=["bf16", "channels_last", "compile", "channels_last + compile"])
@@ -88,7 +93,8 @@ def main() -> None:
         for each in cases:
             each.rounds.append(timed(each.step, device))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    settings = f"PGD-{arguments.steps}, width {arguments.width}, batch {arguments.batch_size}"
+    model = arguments.model or f"PreActResNet-18, width {arguments.width}"
+    settings = f"{model}, {f'PGD-{arguments.steps}' if arguments.steps else 'no attack'}, batch {arguments.batch_size}"
     print(f"{settings}, {where}, torch {torch.__version__}")
     print(f"{'case':<26}{'first two s':>12}{'step ms':>10}{'ratio median (min - max)':>28}")
     for each in cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class ImageFolder(ClassificationData):
         channels: 3 for colour, 1 for grey.
         white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
             without it such pictures are an error.
-        num_workers: Processes that decode pictures, for each process that trains; 0 for none.
+        num_workers: Processes that decode pictures, for each process that trains; 0 for none, None for as many as this
+            process may use cores, at most 4. Batches are the same for any number.
         crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
             random, as is usual for pictures of 32 pixels (4); None crops at random scales, as for photographs.
         in_memory: Decode every picture once and keep it, on the GPU where a Trainer has one: image_size² x channels
@@ -48,8 +50,9 @@ class ImageFolder(ClassificationData):
     """
 
     def __init__(
-        self, root: str | Path, image_size: int, *, channels: int = 3, white: float | None = None, num_workers: int = 4,
-        crop_padding: int | None = None, in_memory: bool = False, name: str | None = None, **settings: Unpack[Settings],
+        self, root: str | Path, image_size: int, *, channels: int = 3, white: float | None = None,
+        num_workers: int | None = None, crop_padding: int | None = None, in_memory: bool = False,
+        name: str | None = None, **settings: Unpack[Settings],
     ) -> None:  # fmt: skip
         settings.setdefault("val_size", 0.1)
         super().__init__(**settings)
@@ -58,6 +61,8 @@ class ImageFolder(ClassificationData):
         check_integer("image_size", image_size, 1, "give the side in pixels")
         if crop_padding is not None:
             check_integer("crop_padding", crop_padding, 0, "0 flips alone")
+        if num_workers is not None:
+            check_integer("num_workers", num_workers, 0, "0 decodes in the process that trains")
         if white is not None:
             check_positive(white, "white", "; it is the value of white in the files")
         if in_memory and self.augment and crop_padding is None:
@@ -68,7 +73,8 @@ class ImageFolder(ClassificationData):
         self.root, self.white, self.crop_padding, self.in_memory = Path(root), white, crop_padding, in_memory
         self._decoded: dict[str, tuple[Tensor, ...]] = {}
         self.name = name or self.root.absolute().name
-        self.in_chans, self.image_size, self.num_workers = channels, image_size, num_workers
+        self.in_chans, self.image_size = channels, image_size
+        self.num_workers = min(4, _cores()) if num_workers is None else num_workers
         # Here and not in setup: the network is built for these classes before data are read.
         self.classes = _class_names(self.root / "train")
         self.num_classes = len(self.classes)
@@ -167,3 +173,8 @@ def _pictures(folder: Path, classes: list[str]) -> Samples:
 
 def _labels(samples: Samples) -> Tensor:
     return torch.tensor([label for _, label in samples])
+
+
+def _cores() -> int:
+    """Return how many cores this process may use: a container or a batch system can allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

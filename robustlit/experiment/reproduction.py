@@ -108,9 +108,7 @@ class Reproduction:
             "claim": " ".join(described["claim"].split()),
             "runs": {part.name: _about(part) for part in self.parts(figure)},
         }
-        title = (
-            f"Figure {figure}: {described['title']}" if figure.isdigit() else f"Section {figure}: {described['title']}"
-        )
+        title = f"{'Section' if '.' in figure else 'Figure'} {figure}: {described['title']}"
         return figure_record(title, described["distance"], described["at"], lines, more)
 
     def _of_line(self, line: Mapping[str, Any]) -> list[Part]:

@@ -109,7 +109,7 @@ def _reset_value(key: str, value: Any) -> Any:
         return value if isinstance(value, str) and _IN_RUN_DIR.fullmatch(value) else _WRITTEN[key]
     if key in _READ and isinstance(value, str) and value != f"${{{key}}}":
         return MISSING
-    if key in _AT_MOST:
+    if key in _AT_MOST and not (key == "num_workers" and value is None):  # none given: as many as there are cores
         return value if isinstance(value, int) and value <= _AT_MOST[key] else _AT_MOST[key]
     return _reset(value)
 

@@ -19,7 +19,7 @@ STORED = Path(__file__).parents[2] / "docs" / "report"
 def test_the_figures_are_listed_with_what_they_need(run: Run, capsys: Capture) -> None:
     assert run("report") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["7", "8", "10", "11", "14", "17", "18", "9.1"]
+    assert [line.split()[0] for line in lines] == ["7", "8", "10", "11", "11b", "14", "17", "18", "9.1"]
     assert "4 of 4 runs to compute: base, plain, jumprelu, jumprelu_attacked" in lines[6]
     assert not Path("report").exists()
 

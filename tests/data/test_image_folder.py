@@ -84,6 +84,15 @@ def test_ranks_share_the_test_batches(root: Path, world_size: int):
         assert shards[number % world_size][number // world_size] == batch
 
 
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 2), (64, 4)])
+def test_there_are_no_more_workers_than_cores(root: Path, monkeypatch, cores: int, expected: int):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores), raising=False)
+    assert ImageFolder(root, 28).num_workers == expected
+    assert ImageFolder(root, 28, num_workers=7).num_workers == 7
+    with pytest.raises(ValueError, match="num_workers must be an integer of at least 0, got -1"):
+        ImageFolder(root, 28, num_workers=-1)
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resume_is_exact_with_augmentation_and_workers(root: Path, workers: int):
     def loader(num_workers: int):

@@ -295,6 +295,14 @@ def test_budgets_still_follow_eps(honest: dict[str, Any]) -> None:
     assert config["sweep"]["attacks"]["fgsm"]["eps"] == 0.24
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (1, 1), (10**6, os.cpu_count()), ("1", os.cpu_count())])
+def test_a_checkpoint_starts_no_more_processes_than_there_are_cores(
+    honest: dict[str, Any], given: object, kept: int | None
+) -> None:
+    data = {"_target_": "robustlit.data.ImageFolder", "root": "pictures", "image_size": 8, "num_workers": given}
+    assert callers_own({**honest, "data": data}, "x.ckpt")["data"]["num_workers"] == kept
+
+
 @pytest.mark.parametrize("name", sorted(recipe_files()))
 def test_recipes_that_come_with_robustlit_pass(name: str, tmp_path: Path) -> None:
     register_recipes(recipe_files())

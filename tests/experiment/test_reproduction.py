@@ -12,7 +12,7 @@ from robustlit.experiment.reproduction import Reproduction
 
 def test_every_figure_has_runs_lines_and_a_claim(tmp_path: Path) -> None:
     report = Reproduction(tmp_path)
-    assert [*report.figures] == ["7", "8", "10", "11", "14", "17", "18", "9.1"]
+    assert [*report.figures] == ["7", "8", "10", "11", "11b", "14", "17", "18", "9.1"]
     for figure, described in report.figures.items():
         parts = report.parts(figure)
         folders = [part.folder for part in parts]
@@ -22,10 +22,10 @@ def test_every_figure_has_runs_lines_and_a_claim(tmp_path: Path) -> None:
             assert "<" not in part.command, part.command
         assert described["claim"]
         assert described["at"]
-    assert len(report.parts("11")) == 36  # six nets, three seeds, trained and attacked
+    assert len(report.parts("11")) == len(report.parts("11b")) == 36  # six nets, three seeds, trained and attacked
 
 
-@pytest.mark.parametrize("figure", ["10", "14", "17", "9.1"])
+@pytest.mark.parametrize("figure", ["10", "11", "11b", "14", "17", "9.1"])
 def test_every_command_composes(figure: str, tmp_path: Path) -> None:
     register_recipes(recipe_files())
     for part in Reproduction(tmp_path).parts(figure):
