@@ -107,7 +107,7 @@ class JointAttack(BudgetAttack):
             seen = [stack.enter_context(Victim(s, x, keep_generators=False, draws=draws_of(model))) for s in sides]
             likeliest = rivals(net, seen[0].logits(x)[:, :-1])
             for number in track(range(self.searches)):
-                for side, weight in zip(seen, weights, strict=True):
+                for side, weight in track(zip(seen, weights, strict=True)):
                     left = best.unbroken
                     if not len(left):
                         break

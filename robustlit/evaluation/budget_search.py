@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class BudgetSearch:
             next(stages)
             broken, holds = self._attack(rows, torch.full_like(rows, own))
             next(stages)
-            self._search_below(rows[broken], holds[broken])
+            self._search_below(rows[broken], holds[broken], own)
             next(stages)
             self._search_above(rows[~broken], own)
         for eps, outcome in zip(self.budgets, self.outcomes, strict=True):
@@ -50,12 +51,14 @@ class BudgetSearch:
                 outcome.inherit(other, self.attack.norm, eps)
         return dict(zip(self.budgets, self.outcomes, strict=True))
 
-    def _search_below(self, rows: Tensor, high: Tensor) -> None:
+    def _search_below(self, rows: Tensor, high: Tensor, own: int) -> None:
         """Search `rows` (b,), broken at the budgets numbered `high` (b,): the least such number is in (low, high]."""
         low = torch.full_like(rows, -1)
-        while len(open_ := torch.nonzero(high - low > 1).squeeze(1)):
+        for _ in track(range(_sections(own + 1))):
+            if not len(open_ := torch.nonzero(high - low > 1).squeeze(1)):
+                return
             # Nearer to the broken end than half way: a failing attack costs all its steps, a successful one only a few.
-            middle = low[open_] + 3 * (high[open_] - low[open_]) // 4
+            middle = low[open_] + _section(high[open_] - low[open_])
             broken, holds = self._attack(rows[open_], middle)
             high[open_[broken]], low[open_[~broken]] = holds[broken], middle[~broken]
 
@@ -76,3 +79,13 @@ class BudgetSearch:
             self.outcomes[number].put(rows[here], found.select(here))
         holds = torch.searchsorted(rounded_up(self.radii, self.attack.norm), found.columns[self.attack.norm])
         return found.success, holds.minimum(numbers)
+
+
+def _section(width: Any) -> Any:
+    """Return how far into a section of `width` budgets, integers of at least 2, the next attack is."""
+    return 3 * width // 4
+
+
+def _sections(width: int) -> int:
+    """Return how many attacks narrow a section of `width` budgets to a single one, if each goes the long way."""
+    return 0 if width <= 1 else 1 + _sections(max(_section(width), width - _section(width)))

@@ -72,3 +72,20 @@ def test_a_sweep_moves_from_the_first_step_to_the_end(net: nn.Module, digits: tu
     assert shares[-1] == 1
     assert sum(0 < share < 0.25 for name, share in seen if name == "pgd") > 5
     assert {name for name, _ in seen} == {"pgd", "auto_attack"}
+
+
+def test_the_search_for_the_least_budget_never_stands_still(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    calls, moved = [0], [0]
+    hook = net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    told: list[float] = []
+
+    def progress(name: str, share: float) -> None:
+        if not told or share > told[-1]:
+            told.append(share)
+            moved.append(calls[0])
+
+    grid = [0.01 * number for number in range(1, 9)]
+    evaluate(net, (digits[0][:20], digits[1][:20]), [PGD(eps=0.3, steps=20)], grid={"linf": grid}, progress=progress)
+    hook.remove()
+    waits = [after - before for before, after in zip(moved, [*moved[1:], calls[0]], strict=True)]
+    assert max(waits) <= 4  # an attack looks at its results between steps
