@@ -74,11 +74,16 @@ def test_every_budget_and_step_of_a_recipe_is_in_proportion_to_eps(recipe: str) 
             assert built.norm == other.norm == ("l2" if recipe == "jumprelu_random" else "linf")
 
 
-@pytest.mark.parametrize("recipe", ["pgd_adv_train", "pgd_fast", "trades", "mart", "fgsm_rs", "pgd_adv_train_madry"])
-def test_training_attacks_are_those_of_eps_3_and_of_the_runs_norm(recipe: str) -> None:
-    steps = {"fgsm_rs": 0.375, "pgd_adv_train": 0.165, "pgd_fast": 0.165, "pgd_adv_train_madry": 0.01}
+STEPS = {
+    "pgd_adv_train": 0.165, "pgd_fast": 0.165, "pgd_base_cnn": 0.165, "pgd_adv_train_madry": 0.01, "fgsm_rs": 0.375,
+    "trades": 0.140625, "mart": 0.140625,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "step"), STEPS.items())
+def test_training_attacks_are_those_of_eps_3_and_of_the_runs_norm(recipe: str, step: float) -> None:
     attack = instantiate(resolved(f"recipe={recipe}")["objective"]["attack"])
-    assert attack.eps * attack.step_over_eps == steps.get(recipe, 0.140625)
+    assert attack.eps * attack.step_over_eps == step
     assert resolved(f"recipe={recipe}", "norm=l2", "eps=1")["objective"]["attack"]["norm"] == "l2"
 
 
