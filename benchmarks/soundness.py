@@ -1,12 +1,12 @@
-"""Whether any point of a certified ball is misclassified: random points, corners and attacks inside every ball.
+"""Look for misclassified points inside certified balls, by random points, corners and attacks.
 
     python benchmarks/soundness.py runs/ibp --eps 0.3
     python benchmarks/soundness.py nets_of_mine:build --images nets_of_mine:images --eps 2/255 --certificate CROWN
     python benchmarks/soundness.py runs/ibp --norm l2 --eps 1
 
-Each image's ball has the radius that the certificate proves, up to eps. It gets N random points, half of them uniform
-in the ball and half on its surface (in L-inf: corners), and PGD, APGD and Square, each allowed that radius. One point
-that is misclassified shows that the certificate is wrong: the exit code is 1 then.
+The ball of an image has the radius that the certificate proves for it, up to eps. At least N random points are tried in
+each ball, half of them uniform in it and half on its surface (in L-inf: corners), and PGD, APGD and Square with that
+radius as their budget. A single misclassified point shows that the certificate is wrong; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustlit import certify
 from robustlit.attacks import APGD, PGD, Square
 from robustlit.attacks.draws import Draws
+from robustlit.experiment.recipes import number
 from robustlit.threat import Ball
 
 _BATCH = 2000
@@ -29,8 +30,8 @@ _BATCH = 2000
 def wrong_points(net: nn.Module, x: Tensor, y: Tensor, radius: Tensor, norm: str, count: int) -> int:
     """Return how many of `count` points in the ball of each image, half of them on its surface, have another class."""
     wrong = 0
-    for number, (image, label, size) in enumerate(zip(x, y, radius, strict=True)):
-        draws = Draws(number, torch.arange(_BATCH))
+    for index, (image, label, size) in enumerate(zip(x, y, radius, strict=True)):
+        draws = Draws(index, torch.arange(_BATCH))
         ball = Ball(image.expand(_BATCH, *image.shape), size.expand(_BATCH), norm)
         for _ in range(-(-count // (2 * _BATCH))):
             inner = ball.random_point(draws)
@@ -52,8 +53,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200, metavar="IMAGES")
     parser.add_argument("--points", type=int, default=10_000, metavar="N", help="random points in each ball")
     args = parser.parse_args()
-    above, _, below = args.eps.partition("/")
-    eps, norm = float(above) / float(below or 1), args.norm
+    eps, norm = number(args.eps), args.norm
     net = nets.given(args.model, args.weights).requires_grad_(False)
     x, y = nets.images(args.images, args.n)
     radius = torch.cat(
@@ -63,9 +63,11 @@ def main() -> None:
         ]
     ).float()
     proven = radius > 0
+    if not proven.any():
+        sys.exit(f"{args.certificate} proves nothing within {args.eps} of {args.n} images: there is no ball to test")
     x, y, radius = x[proven], y[proven], radius[proven]
     whole = int((radius >= eps).sum())
-    print(f"{args.certificate}, {norm}: {len(x)} of {args.n} images have a ball, {whole} of them all of {args.eps}")
+    print(f"{args.certificate}, {norm}: of {args.n} images {len(x)} have a certified ball, {whole} up to {args.eps}")
     broken = {"random points": wrong_points(net, x, y, radius, norm, args.points)}
     for attack in (PGD(norm=norm), APGD(norm=norm), Square(norm=norm, queries=1000)):
         broken[type(attack).__name__] = int(attack.run(net, x, y, seed=0, eps=radius).success.sum())

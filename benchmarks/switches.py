@@ -36,12 +36,17 @@ class Case:
     rounds: list[float] = field(default_factory=list)  # seconds of a step in each
 
 
+def build_net(model: str | None, width: int) -> nn.Module:
+    """Return a net for colour images of 32 pixels: `model` of timm, or PreActResNet-18 of that width."""
+    if model is None:
+        return PreActResNet(width=width)
+    return TimmNet(model, in_chans=3, image_size=32)
+
+
 def case(name: str, arguments: argparse.Namespace, device: torch.device, x: Tensor, y: Tensor) -> Case:
     """Return a case by the names of its switches, joined by " + "."""
     torch.manual_seed(0)
-    named = arguments.model
-    net: nn.Module = PreActResNet(width=arguments.width) if named is None else TimmNet(named, 10, 3, 32)
-    net = net.to(device)
+    net = build_net(arguments.model, arguments.width).to(device)
     if "channels_last" in name:
         net = net.to(memory_format=torch.channels_last)
     trained = torch.compile(net) if "compile" in name else net

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from robustlit.data.augment import crop_and_flip
 from robustlit.data.base import ClassificationData, Settings
 from robustlit.data.batches import Batch, BatchIndices, IndexedLoader, chosen
 from robustlit.data.errors import DataError
-from robustlit.data.pictures import PictureBatches, Pictures, Samples, scale_and_crop
+from robustlit.data.pictures import PictureBatches, Pictures, Samples, scale_and_crop, usable_cores
 
+_MOST_WORKERS = 4  # unless more are asked for
 LAYOUT = "expected root/train/CLASS/*.png and root/test/CLASS/*.png (or .jpg and the like; root/val/CLASS is optional)"
 
 
@@ -34,8 +34,8 @@ class ImageFolder(ClassificationData):
         channels: 3 for colour, 1 for grey.
         white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
             without it such pictures are an error.
-        num_workers: Processes that decode pictures, for each process that trains; 0 for none, None for as many as this
-            process may use cores, at most 4. Batches are the same for any number.
+        num_workers: Processes that decode pictures, for each training process; 0 decodes in the training process. None
+            takes one for each usable core, at most 4. The batches do not depend on it.
         crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
             random, as is usual for pictures of 32 pixels (4); None crops at random scales, as for photographs.
         in_memory: Decode every picture once and keep it, on the GPU where a Trainer has one: image_size² x channels
@@ -62,7 +62,7 @@ class ImageFolder(ClassificationData):
         if crop_padding is not None:
             check_integer("crop_padding", crop_padding, 0, "0 flips alone")
         if num_workers is not None:
-            check_integer("num_workers", num_workers, 0, "0 decodes in the process that trains")
+            check_integer("num_workers", num_workers, 0, "0 decodes in the training process")
         if white is not None:
             check_positive(white, "white", "; it is the value of white in the files")
         if in_memory and self.augment and crop_padding is None:
@@ -74,7 +74,7 @@ class ImageFolder(ClassificationData):
         self._decoded: dict[str, tuple[Tensor, ...]] = {}
         self.name = name or self.root.absolute().name
         self.in_chans, self.image_size = channels, image_size
-        self.num_workers = min(4, _cores()) if num_workers is None else num_workers
+        self.num_workers = min(_MOST_WORKERS, usable_cores()) if num_workers is None else num_workers
         # Here and not in setup: the network is built for these classes before data are read.
         self.classes = _class_names(self.root / "train")
         self.num_classes = len(self.classes)
@@ -173,8 +173,3 @@ def _pictures(folder: Path, classes: list[str]) -> Samples:
 
 def _labels(samples: Samples) -> Tensor:
     return torch.tensor([label for _, label in samples])
-
-
-def _cores() -> int:
-    """Return how many cores this process may use: a container or a batch system can allow fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

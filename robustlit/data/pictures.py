@@ -1,5 +1,6 @@
 """Pictures in files, decoded by worker processes into the batches of `BatchIndices`."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -137,3 +138,8 @@ def scale_and_crop(size: int, augment: bool, padding: int | None = None) -> Call
         return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
     square = [v2.Resize(size, antialias=True), v2.CenterCrop(size)]
     return v2.Compose([*square, v2.RandomCrop(size, padding=padding), v2.RandomHorizontalFlip()] if augment else square)
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use; a container or a batch system can allow only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

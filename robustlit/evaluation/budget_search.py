@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from robustlit.attacks import BudgetAttack
 from robustlit.attacks.progress import track
 from robustlit.checks import rounded_up
 from robustlit.evaluation.outcome import Batch, Outcome
+
+Width = TypeVar("Width", int, Tensor)
 
 
 class BudgetSearch:
@@ -54,11 +56,10 @@ class BudgetSearch:
     def _search_below(self, rows: Tensor, high: Tensor, own: int) -> None:
         """Search `rows` (b,), broken at the budgets numbered `high` (b,): the least such number is in (low, high]."""
         low = torch.full_like(rows, -1)
-        for _ in track(range(_sections(own + 1))):
+        for _ in track(range(_most_rounds(own + 1))):
             if not len(open_ := torch.nonzero(high - low > 1).squeeze(1)):
                 return
-            # Nearer to the broken end than half way: a failing attack costs all its steps, a successful one only a few.
-            middle = low[open_] + _section(high[open_] - low[open_])
+            middle = low[open_] + _next_step(high[open_] - low[open_])
             broken, holds = self._attack(rows[open_], middle)
             high[open_[broken]], low[open_[~broken]] = holds[broken], middle[~broken]
 
@@ -81,11 +82,12 @@ class BudgetSearch:
         return found.success, holds.minimum(numbers)
 
 
-def _section(width: Any) -> Any:
-    """Return how far into a section of `width` budgets, integers of at least 2, the next attack is."""
+def _next_step(width: Width) -> Width:
+    """Return how many budgets above the lower end of a range of `width` budgets, at least 2, to attack next."""
+    # Nearer to the upper end than half way: a failing attack costs all its steps, a successful one only a few.
     return 3 * width // 4
 
 
-def _sections(width: int) -> int:
-    """Return how many attacks narrow a section of `width` budgets to a single one, if each goes the long way."""
-    return 0 if width <= 1 else 1 + _sections(max(_section(width), width - _section(width)))
+def _most_rounds(width: int) -> int:
+    """Return the largest number of attacks that it takes to narrow a range of `width` budgets to one."""
+    return 0 if width <= 1 else 1 + _most_rounds(_next_step(width))  # the lower part is never the longer one

@@ -6,7 +6,6 @@ program, or must be given by the caller.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from robustlit.attacks import Attack
 from robustlit.certify import Certificate
 from robustlit.data.base import ClassificationData
 from robustlit.data.downloads import DownloadedDataModule
+from robustlit.data.pictures import usable_cores
 from robustlit.experiment.plan import Plan
 from robustlit.experiment.recipes import read_only
 from robustlit.training.checkpoint import CheckpointError
@@ -64,7 +64,7 @@ _PROJECT = re.compile(r"[\w.-]{1,128}")
 _IN_RUN_DIR = re.compile(r"\$\{run_dir\}(/[\w-][\w.-]*)*")
 _WRITTEN = {"folder": "${run_dir}/evaluation", "path": "${run_dir}/checkpoints/last.ckpt"}
 _READ = ("substitute", "generator", "root")  # files and folders that a class here opens
-_CORES = os.cpu_count() or 1
+_CORES = usable_cores()
 _AT_MOST = {"num_workers": _CORES, "count": 100}  # processes; images in one picture
 
 
@@ -109,7 +109,7 @@ def _reset_value(key: str, value: Any) -> Any:
         return value if isinstance(value, str) and _IN_RUN_DIR.fullmatch(value) else _WRITTEN[key]
     if key in _READ and isinstance(value, str) and value != f"${{{key}}}":
         return MISSING
-    if key in _AT_MOST and not (key == "num_workers" and value is None):  # none given: as many as there are cores
+    if key in _AT_MOST and value is not None:
         return value if isinstance(value, int) and value <= _AT_MOST[key] else _AT_MOST[key]
     return _reset(value)
 

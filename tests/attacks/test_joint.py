@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks import PGD, JointAttack, Transfer
 from robustlit.attacks.joint import _Weights
+from robustlit.attacks.progress import report_to
 from robustlit.threat import distance
 
 LINF, L2 = JointAttack(eps=0.3, searches=4), JointAttack(eps=3.0, norm="l2", searches=4, method="alternate")
@@ -84,6 +85,15 @@ def test_where_flagged_images_are_corrected_either_way_will_do(
     hidden = small.run(Hidden(model), x, y, seed=0)
     assert (hidden.success | ~alone).all()
     assert (shares(model, hidden.x_adv, y)[hidden.success] > 0.4).all()
+
+
+def test_progress_counts_the_steps_of_both_sides(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    model = OffTheDigits(net, rejects=False)
+    reported: list[float] = []
+    with report_to(reported.append):
+        result = JointAttack(eps=1e-6, searches=2, steps=5).run(model, digits[0][:4], digits[1][:4], seed=0)
+    assert not result.success.all()
+    assert sorted({round(share, 6) for share in reported}) == [number / 20 for number in range(20)]
 
 
 def test_the_weight_is_searched_for_each_example() -> None:

@@ -77,11 +77,11 @@ def test_a_sweep_moves_from_the_first_step_to_the_end(net: nn.Module, digits: tu
 def test_the_search_for_the_least_budget_never_stands_still(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     calls, moved = [0], [0]
     hook = net.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    told: list[float] = []
+    shares: list[float] = []
 
     def progress(name: str, share: float) -> None:
-        if not told or share > told[-1]:
-            told.append(share)
+        if not shares or share > shares[-1]:
+            shares.append(share)
             moved.append(calls[0])
 
     grid = [0.01 * number for number in range(1, 9)]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from robustlit.data.pictures import usable_cores
 from robustlit.experiment.composition import composed, group_file, overridden
 from robustlit.experiment.recipes import (
     ConfigError,
@@ -295,7 +296,7 @@ def test_budgets_still_follow_eps(honest: dict[str, Any]) -> None:
     assert config["sweep"]["attacks"]["fgsm"]["eps"] == 0.24
 
 
-@pytest.mark.parametrize(("given", "kept"), [(None, None), (1, 1), (10**6, os.cpu_count()), ("1", os.cpu_count())])
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (1, 1), (10**6, usable_cores()), ("1", usable_cores())])
 def test_a_checkpoint_starts_no_more_processes_than_there_are_cores(
     honest: dict[str, Any], given: object, kept: int | None
 ) -> None:
