@@ -93,6 +93,10 @@ class Reproduction:
         wanted = [part for line in lines for part in self._of_line(line)]
         return [*{part.folder: part for last in wanted for part in last.in_order()}.values()]
 
+    def title(self, figure: str) -> str:
+        """Return a figure's title, after its number in the report or that of its section."""
+        return f"{'Section' if '.' in figure else 'Figure'} {figure}: {self.figures[figure]['title']}"
+
     def record(self, figure: str) -> dict[str, Any]:
         """Return the record of a figure whose runs are finished."""
         described = self.figures[figure]
@@ -108,8 +112,7 @@ class Reproduction:
             "claim": " ".join(described["claim"].split()),
             "runs": {part.name: _about(part) for part in self.parts(figure)},
         }
-        title = f"{'Section' if '.' in figure else 'Figure'} {figure}: {described['title']}"
-        return figure_record(title, described["distance"], described["at"], lines, more)
+        return figure_record(self.title(figure), described["distance"], described["at"], lines, more)
 
     def _of_line(self, line: Mapping[str, Any]) -> list[Part]:
         where = {(key, value) for key, value in line.get("where", {}).items()}

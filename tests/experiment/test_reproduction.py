@@ -22,6 +22,8 @@ def test_every_figure_has_runs_lines_and_a_claim(tmp_path: Path) -> None:
             assert "<" not in part.command, part.command
         assert described["claim"]
         assert described["at"]
+    titles = [report.title(figure).partition(":")[0] for figure in ("10", "11b", "9.1")]
+    assert titles == ["Figure 10", "Figure 11b", "Section 9.1"]
     assert len(report.parts("11")) == len(report.parts("11b")) == 36  # six nets, three seeds, trained and attacked
 
 
