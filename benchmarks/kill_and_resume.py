@@ -136,7 +136,8 @@ def outcome(run: Path) -> dict[str, Any]:
         found[f"{name}.ckpt"] = {**kept, "scores": scores}
     found["table"] = pd.read_parquet(run / "evaluation" / "examples.parquet")
     results = json.loads((run / "results.json").read_text())
-    found["results.json"] = {key: value for key, value in results.items() if key not in ("name", "seconds")}
+    changing = ("name", "seconds", "attack_seconds")
+    found["results.json"] = {key: value for key, value in results.items() if key not in changing}
     found["config.yaml"] = (run / "config.yaml").read_text().replace(str(run), "RUN").replace(run.name, "RUN")
     parts = {"evaluation/parts"}  # finished batches of a sweep, which need not stay
     there = (file.relative_to(run) for file in run.rglob("*") if file.is_file())

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from robustlit.results.certificates import CERTIFIED
 from robustlit.results.evaluation import Evaluation
-from robustlit.results.table import COLUMNS, IMAGE
+from robustlit.results.table import COLUMNS, IMAGE, SECONDS
 
 Columns = dict[str, np.ndarray]
 
@@ -25,8 +27,8 @@ def image_digests(x: Tensor) -> np.ndarray:
 
 def joined(parts: Sequence[Columns]) -> Columns:
     """Return the rows of all parts."""
-    # Batches that an older version finished, and kept, have no digests of their images.
-    names = [*COLUMNS, *([IMAGE] if all(IMAGE in part for part in parts) else [])]
+    # Batches that an older version finished, and kept, have no digests of their images and no seconds.
+    names = [*COLUMNS, *(name for name in (IMAGE, SECONDS) if all(name in part for part in parts))]
     return {c: np.concatenate([p[c] for p in parts]) for c in names}
 
 
@@ -34,7 +36,19 @@ def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluati
     """Return the evaluation of the rows of all parts; raise a ValueError if there are none."""
     if not parts:
         raise ValueError("the data holds no examples to attack")
-    return Evaluation.from_columns(joined(parts), dict(meta))
+    columns = joined(parts)
+    spent = {"seconds": _by_attack(columns)} if SECONDS in columns else {}
+    return Evaluation.from_columns({name: v for name, v in columns.items() if name != SECONDS}, meta | spent)
+
+
+def _by_attack(columns: Columns) -> dict[str, float]:
+    """Return how long each attack and each certificate took, on all its images and at all its budgets together."""
+    rows = pd.DataFrame({name: columns[name] for name in ("attack", "knowledge", SECONDS)})
+    sums = rows.groupby(["attack", "knowledge"], sort=False)[SECONDS].sum()
+    return {
+        name if knowledge == CERTIFIED else Evaluation.label(name, knowledge): round(float(seconds), 3)
+        for (name, knowledge), seconds in sums.items()
+    }
 
 
 def gathered(parts: Sequence[Columns], processes: int) -> list[Columns]:

@@ -18,7 +18,7 @@ from robustlit.evaluation.columns import Columns
 from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.sweep import Report, Sweep
 from robustlit.files import write_file
-from robustlit.results.table import COLUMNS, IMAGE, VERSION, check_columns, digest
+from robustlit.results.table import COLUMNS, IMAGE, SECONDS, VERSION, check_columns, digest
 
 FOLDER = "parts"
 
@@ -129,10 +129,10 @@ class Parts:
             warnings.warn(f"{file} is damaged ({reason}): its batch is attacked again", stacklevel=3)
             return None
         self.seconds += seconds
-        return {name: table[name].to_numpy() for name in (*COLUMNS, IMAGE) if name in table}
+        return {name: table[name].to_numpy() for name in (*COLUMNS, IMAGE, SECONDS) if name in table}
 
     def _write(self, file: Path, columns: Columns, seconds: float) -> None:
-        kinds = COLUMNS | {IMAGE: "int64"}
+        kinds = COLUMNS | {IMAGE: "int64", SECONDS: "float64"}
         table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in kinds.items()})
         table.attrs = {"digest": digest(table), "seconds": round(seconds, 3)}
         try:

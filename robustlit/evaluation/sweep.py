@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -24,7 +25,7 @@ from robustlit.evaluation.columns import Columns, image_digests, joined
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.certificates import CERTIFIED
-from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE
+from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE, SECONDS
 from robustlit.threat import check_eps, check_images, check_norm
 
 Named = TypeVar("Named", Attack, Certificate)
@@ -146,7 +147,7 @@ class Sweep:
         images = image_digests(x)
         tell, every = report or (lambda name, share: None), len(self.jobs) + len(self.proofs)
         for done, (known, name) in enumerate(self.jobs):
-            attack = self.informed(self.named[name], known, model)
+            attack, started, first = self.informed(self.named[name], known, model), time.monotonic(), len(parts)
             with report_to(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
                 outcomes = self._outcomes(name, attack, batch, start)
             for eps, outcome in outcomes.items():
@@ -157,10 +158,13 @@ class Sweep:
                 if keep is not None and outcome.x_adv is not None:
                     shown = {c: values[c] for c in ("index", "label", "clean", "success", "prediction")}
                     keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
+            _add_seconds(parts[first:], time.monotonic() - started)
             tell(name, (done + 1) / every)
         for done, (name, certificate) in enumerate(self.proofs.items(), len(self.jobs)):
             tell(name, done / every)
+            started = time.monotonic()
             parts.append(self._certified(name, certificate, batch, clean) | {IMAGE: images})
+            _add_seconds(parts[-1:], time.monotonic() - started)
             tell(name, (done + 1) / every)
         return joined(parts)
 
@@ -257,6 +261,13 @@ def run_name(known: str, name: str, norm: str, eps: float) -> str:
     """Return the name of an attack at a budget, such as "pgd_linf_0.3" or "pgd-greybox_linf_0.3"."""
     label = name if known == "adaptive" else f"{name}-{known}"
     return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.6g}"
+
+
+def _add_seconds(parts: Sequence[Columns], seconds: float) -> None:
+    """Divide the time of an attack on a batch among its rows."""
+    count = sum(len(part["index"]) for part in parts)
+    for part in parts:
+        part[SECONDS] = np.full(len(part["index"]), seconds / count)
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

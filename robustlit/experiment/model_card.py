@@ -71,26 +71,28 @@ def _origin(
 
 
 def _figures(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:
-    lines = ["| | budget | accuracy [95 % interval] | n | passes an image |", "|---|---|---|---|---|"]
+    lines = ["| | budget | accuracy [95 % interval] | n | passes an image | seconds |", "|---|---|---|---|---|---|"]
 
-    def line(name: str, budget: str, found: Mapping[str, Any]) -> None:
-        lines.append(f"| {_cell(name)} | {budget} | {_share(found)} | {found['n']} | {found.get('passes', '')} |")
+    def line(name: str, budget: str, found: Mapping[str, Any], seconds: float | str = "") -> None:
+        spent = f"{found.get('passes', '')} | {seconds}"
+        lines.append(f"| {_cell(name)} | {budget} | {_share(found)} | {found['n']} | {spent} |")
 
     for part in (results, results.get("all_images")):  # of the first images, and of all
         if part is None:
             continue
+        seconds = part.get("attack_seconds", {})
         line("clean", "", part["clean"])
         for name, found in part.get("attacks", {}).items():
             if found["eps"] is None:
                 median = "none found" if found["median"] is None else f"median {found['median']:.4g}"
-                line(name, f"{_NORMS[found['norm']]}, {median}", found)
+                line(name, f"{_NORMS[found['norm']]}, {median}", found, seconds.get(name, ""))
             else:
-                line(name, _budget(found), found)
+                line(name, _budget(found), found, seconds.get(name, ""))
         if (worst := part.get("worst_case")) and len(worst["rests_on"]) > 1:
             line(f"worst case of {', '.join(worst['rests_on'])}", _budget(worst), worst)
         if certified := part.get("certified"):
             for name, found in certified["certificates"].items():
-                line(f"proven by {name}", _budget(certified), found)
+                line(f"proven by {name}", _budget(certified), found, seconds.get(name, ""))
     settings = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in attacks.items()]
     return "\n".join(lines) + ("\n\n" + "\n".join(settings) if settings else "")
 

@@ -32,7 +32,7 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     cut += f", {copies} copies of others left out" if copies else ""
     title = f"{results['name']}: {n}{part}{cut}"
     if console.is_terminal:
-        right = [Column(header, justify="right") for header in ("accuracy", "95 %", "passes")]
+        right = [Column(header, justify="right") for header in ("accuracy", "95 %", "passes", "seconds")]
         table = Table("attack", "budget", *right, title=escape(title))
         for name, *cells in rows:
             table.add_row(escape(name), *cells, end_section=name == "clean")
@@ -40,23 +40,25 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     else:
         _print_line(console, title)
         wide = max(len(name) for name, *_ in rows) + 2
-        for name, budget, value, interval, passes in rows:
+        for name, budget, value, interval, passes, seconds in rows:
             end = f"{passes} passes" if passes else ""
+            end += f"  {seconds} s" if seconds else ""
             _print_line(console, f"{name:<{wide}}{budget:<18}{value:>9}  {interval}  {end}".rstrip())
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _print_line(console, f"{seconds} on {results['device']}")
 
 
 def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row of the report for each figure: name, budget, accuracy, interval, passes."""
-    rows: list[tuple[str, ...]] = [("clean", "", *_percent(results["clean"]), "")]
+    """Return a row of the report for each figure: name, budget, accuracy, interval, passes, seconds."""
+    spent = results.get("attack_seconds", {})
+    rows: list[tuple[str, ...]] = [("clean", "", *_percent(results["clean"]), "", "")]
     for name, found in results.get("attacks", {}).items():
-        rows.append((name, _budget(found), *_percent(found), f"{found['passes']:.0f}"))
+        rows.append((name, _budget(found), *_percent(found), *_cost(found, spent.get(name))))
     if worst := results.get("worst_case"):
-        rows.append(("worst case", _budget(worst), *_percent(worst), ""))
+        rows.append(("worst case", _budget(worst), *_percent(worst), "", ""))
     if certified := results.get("certified"):
         for name, found in certified["certificates"].items():
-            rows.append((f"certified by {name}", _budget(certified), *_percent(found), f"{found['passes']:.0f}"))
+            rows.append((f"certified by {name}", _budget(certified), *_percent(found), *_cost(found, spent.get(name))))
     return rows
 
 
@@ -98,6 +100,10 @@ def _budget(found: dict[str, Any]) -> str:
         return f"{found['norm']} {budget_text(found['eps'])}"
     # A minimal attack: its median distance, beside the share of images for which it found nothing at all.
     return f"{found['norm']} any" if found["median"] is None else f"{found['norm']} median {found['median']:.4g}"
+
+
+def _cost(found: dict[str, Any], seconds: float | None) -> tuple[str, str]:
+    return f"{found['passes']:.0f}", "" if seconds is None else f"{seconds:.1f}"
 
 
 def _percent(found: dict[str, Any]) -> tuple[str, str]:

@@ -54,7 +54,9 @@ def _figures(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:
     """Return what each attack and each certificate reached."""
     attacks = {evaluation.label(*run): _of_attack(evaluation, *run, plan.eps) for run in evaluation.runs}
     proven = _certified(evaluation, plan.norm, plan.eps)
-    found = {"complete": evaluation.complete, "attacks": attacks}
+    found: dict[str, Any] = {"complete": evaluation.complete, "attacks": attacks}
+    if spent := evaluation.meta.get("seconds"):  # of each attack and certificate
+        found["attack_seconds"] = {name: round(seconds, 1) for name, seconds in spent.items()}
     return found if proven is None else found | {"certified": proven}
 
 

@@ -109,19 +109,17 @@ def table_of(record: Mapping[str, Any]) -> list[str]:
     """Return the figure's table in Markdown: accuracies in per cent with their intervals, ≤ for an upper bound.
 
     Beside them the median distance of the correctly classified images (none: most are robust), the distance from which
-    on none is robust, and forward and backward passes an image.
+    on none is robust, forward and backward passes an image and, where they were measured, the attack's seconds on
+    all images together.
     """
     norm = NORMS[record["distance"]]
-    head = [
-        "accuracy, %",
-        "n",
-        "clean",
-        *(f"{norm} {budget_text(d)}" for d in record["at"]),
-        "median",
-        "0 from",
-        "passes",
-    ]
+    distances = (f"{norm} {budget_text(d)}" for d in record["at"])
+    head = ["accuracy, %", "n", "clean", *distances, "median", "0 from", "passes"]
     rows = [_cells(line) for line in record["lines"]]
+    if any(line.get("seconds") is not None for line in record["lines"]):
+        head.append("s")
+        for cells, line in zip(rows, record["lines"], strict=True):
+            cells.append("" if line.get("seconds") is None else f"{line['seconds']:.1f}")
     return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
 
 
@@ -182,6 +180,8 @@ def _line_record(
             values[:, 2], values[:, 3] = np.min(each, axis=0), np.max(each, axis=0)
         return [[round(float(value), _DIGITS) for value in row] for row in values]
 
+    names = pooled.named(attack, known)
+    spent = [e.seconds(e.label(name, known)) for e in wanted.evaluations for name in names]
     curve = pooled.curve(attack, distance=distance, knowledge=known, at=at).to_numpy()
     there = known_at(pooled, attack, distance=distance, knowledge=known, at=at)
     exact = exact_at(pooled, attack, distance=distance, knowledge=known, at=at)
@@ -191,7 +191,8 @@ def _line_record(
         "name": wanted.name, "attack": attack, "knowledge": known, "n": wanted.evaluations[0].n,
         "runs": len(wanted.evaluations), "clean": round(float(pooled.clean_accuracy), _DIGITS),
         "at": [[*row[1:], bool(e)] if k else None for row, k, e in zip(ranged(curve), there, exact, strict=True)],
-        "passes": round(sum(pooled.passes(name, knowledge=known) for name in pooled.named(attack, known)), 1),
+        "passes": round(sum(pooled.passes(name, knowledge=known) for name in names), 1),
+        "seconds": None if None in spent else round(sum(filter(None, spent)), 1),
         "median": round(median, _DIGITS) if np.isfinite(median) else None,
         "zero_from": round(float(reach.max()), _DIGITS) if np.isfinite(reach.max()) else None,
         "look": list(astuple(Look.number(0) if drawn is None else drawn.look)),

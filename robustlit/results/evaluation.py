@@ -54,7 +54,7 @@ class Evaluation(Coverage):
         table: The rows; not to be changed, because values derived from them are cached.
         meta: What was attacked and how: `attacks` (name -> text), `seed`, `complete` and, for an interrupted sweep,
             the number of examples it was `meant` to attack; how many images the test split is `of`, and how many
-            `copies` of other images were left out.
+            `copies` of other images were left out; the `seconds` of each attack and certificate, by label.
         certificates: What was proven of the same examples, None where no certificate ran.
 
     Attributes:
@@ -241,6 +241,13 @@ class Evaluation(Coverage):
         if eps is not None:
             rows = rows[(rows["eps"] - eps).abs() <= TOLERANCE]
         return float((rows["forwards"] + rows["backwards"]).sum() / self.n)
+
+    def seconds(self, label: str) -> float | None:
+        """Return how long an attack, by its `label`, or a certificate took; None if that is not known.
+
+        It is the time on all the examples, of every budget and of all processes together.
+        """
+        return None if self.whole is not None else (self.meta.get("seconds") or {}).get(label)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a copy of the table."""

@@ -21,6 +21,8 @@ COLUMNS: dict[str, str] = {
 }  # fmt: skip
 # A digest of the image (see `evaluation.sweep`), by which copies are noticed; tables of older versions have none.
 IMAGE = "image"
+# Of a sweep's rows, not of the table: an attack's time on a batch, divided by its rows. Their sum by attack is in META.
+SECONDS = "seconds"
 DISTANCES = ("l0", "l1", "l2", "linf")
 KNOWLEDGE = ("greybox", "adaptive", "blackbox")
 VERSION = 1  # of the columns and their meaning; raised when either changes
@@ -154,7 +156,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     names = meta.get("class_names")
     if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
         raise EvaluationError(f"{path} is damaged: class_names must be a list of text; {_AGAIN}")
+    seconds = meta.get("seconds")
+    if seconds is not None and not (isinstance(seconds, dict) and all(map(_is_duration, seconds.values()))):
+        raise EvaluationError(f"{path} is damaged: seconds must hold a number for each attack; {_AGAIN}")
     return meta
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def digest(table: pd.DataFrame) -> str:

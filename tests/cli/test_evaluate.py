@@ -237,7 +237,7 @@ def test_figures_of_all_images_stand_beside_those_of_the_first(run: Run, own: Pa
         evaluation = Evaluation.load(folder / "evaluation" / part)
         assert figures["clean"]["accuracy"] == float(evaluation.clean_accuracy)
         assert figures["attacks"]["pgd"]["accuracy"] == float(evaluation.accuracy(eps=0.1, attack="pgd"))
-    assert [*of_all["attacks"]] == ["pgd"]
+    assert [*of_all["attacks"]] == [*of_all["attack_seconds"]] == ["pgd"]
 
 
 @pytest.mark.slow

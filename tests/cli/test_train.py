@@ -86,6 +86,8 @@ def test_a_run_leaves_everything_that_the_readme_promises(run: Run, tmp_path: Pa
     assert results["worst_case"]["accuracy"] == float(evaluation.worst_case(eps=0.3))
     assert results["worst_case"]["accuracy"] <= min(a["accuracy"] for a in results["attacks"].values())
     assert set(results["seconds"]) == {"train", "evaluate"}
+    assert [*results["attack_seconds"]] == [*results["attacks"]]
+    assert 0 < sum(results["attack_seconds"].values()) < results["seconds"]["evaluate"] + 1
     assert results["versions"]["torch"] == torch.__version__.split("+")[0]
     assert results["device"]
     shown = capsys.readouterr().out

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from robustlit import evaluate
 from robustlit.attacks import EOT, FGSM, PGD, Attack, AttackResult, DeepFool
+from robustlit.certify import IBP
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.parts import Parts
 from robustlit.results import Evaluation
@@ -76,6 +77,62 @@ def parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("parts/*.parquet"))
 
 
+def settings_of(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: value for name, value in evaluation.meta.items() if name != "seconds"}
+
+
+def test_the_time_of_each_attack_is_known_after_a_stop_too(
+    attacked: Callable[..., Evaluation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    run, certify = FGSM.run, IBP.run
+
+    def slow_attack(*given: Any, **named: Any) -> Any:
+        clock[0] += 4.0
+        return run(*given, **named)
+
+    def slow_certificate(*given: Any, **named: Any) -> Any:
+        clock[0] += 1.5
+        return certify(*given, **named)
+
+    monkeypatch.setattr(FGSM, "run", slow_attack)
+    monkeypatch.setattr(IBP, "run", slow_certificate)
+    given = {"attacks": [FGSM(eps=0.1), DeepFool(steps=2)], "grid": {}, "certificates": [IBP(eps=0.05)]}
+    expected = {"fgsm": 12.0, "deepfool": 0.0, "ibp": 4.5}  # of three batches
+    assert attacked(**given).meta["seconds"] == pytest.approx(expected)
+    both = attacked(**{**given, "knowledge": ["greybox", "adaptive"], "certificates": []})
+    assert {*both.meta["seconds"]} == {"fgsm-greybox", "deepfool-greybox", "fgsm", "deepfool"}
+    assert both.seconds("fgsm") == pytest.approx(12.0)
+    watched = {**given, "attacks": {"watched": Watched()}, "folder": tmp_path}
+    STOP.append(25)
+    cut = attacked(**watched)
+    assert cut.seconds("watched") == pytest.approx(8.0)
+    STOP.clear()
+    whole = attacked(**watched)
+    assert whole.seconds("watched") == pytest.approx(12.0)
+    assert whole.seconds("ibp") == pytest.approx(4.5)
+    assert Evaluation.load(tmp_path).seconds("watched") == pytest.approx(12.0)
+    assert whole.seconds("pgd") is None
+    assert whole.on([3, 4]).seconds("watched") is None  # the time is of all the examples
+
+
+def test_batches_kept_without_times_are_used(attacked: Callable[..., Evaluation], tmp_path: Path) -> None:
+    STOP.append(25)
+    attacked(folder=tmp_path)
+    STOP.clear()
+    for file in parts(tmp_path):  # as an older version wrote it
+        table = pd.read_parquet(file)
+        kept = table.drop(columns="seconds")
+        kept.attrs = table.attrs
+        file.write_bytes(kept.to_parquet(index=False))
+    SEEN.clear()
+    whole = attacked(folder=tmp_path)
+    assert {*SEEN} == {*range(20, 30)}
+    assert whole.n == 30
+    assert whole.seconds("watched") is None
+
+
 def test_finished_batches_are_not_attacked_again(
     attacked: Callable[..., Evaluation], tmp_path: Path, capsys: Any
 ) -> None:
@@ -94,7 +151,7 @@ def test_finished_batches_are_not_attacked_again(
     assert shares[0] == pytest.approx(1 / 3)
     assert shares[-1] == pytest.approx(1)
     pd.testing.assert_frame_equal(result.to_frame(), whole.to_frame(), check_exact=True)
-    assert result.meta == whole.meta
+    assert settings_of(result) == settings_of(whole)
     assert result.digest == Evaluation.load(tmp_path).digest == whole.digest
     assert not (tmp_path / "parts").exists()
 

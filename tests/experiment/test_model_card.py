@@ -13,6 +13,7 @@ RESULTS: dict[str, Any] = {
     "clean": {"accuracy": 0.8, "n": 200, "interval": [0.74, 0.85]}, "complete": True,
     "attacks": {"pgd": PGD, "nearest_l2": {**PGD, "norm": "l2", "eps": None, "median": 0.51234}},
     "worst_case": {**PGD, "rests_on": ["pgd", "nearest_l2"]}, "seconds": {"train": 12.5}, "device": "a CPU",
+    "attack_seconds": {"pgd": 7.5},
     "versions": {"torch": "2.6", "wandb": None},
 }  # fmt: skip
 CONFIG = {"model": {"_target_": "robustlit.models.PreActResNet"}, "defense": None, "objective": {"_target_": "x.Y"}}
@@ -28,7 +29,7 @@ def test_the_figures_are_those_of_results_json() -> None:
     assert text.startswith("# a\\|b\n")  # ends no cell
     assert "80.00 % [74.00, 85.00] of 200 test images of 10000, chosen class by class" in text
     assert "**50.00 % [43.00, 57.00] at L∞ 8/255** under every attack below" in text
-    assert "| pgd | L∞ 8/255 | 50.00 % [43.00, 57.00] | 200 | 60.5 |" in text
+    assert "| pgd | L∞ 8/255 | 50.00 % [43.00, 57.00] | 200 | 60.5 | 7.5 |" in text
     assert "| nearest_l2 | L2, median 0.5123 | " in text
     assert "| command | `python train.py` |" in text
     assert "- `pgd`: `PGD(eps=0.03)`" in text

@@ -38,6 +38,13 @@ def test_several_seeds_are_a_mean_and_their_range(table: Callable[..., Evaluatio
     ]
     record = figure_record("t", "l2", [4.0], [Wanted("both", seeds, "ddn")], {})
     (line,) = record["lines"]
+    assert line["seconds"] is None
+    assert table_of(record)[0].endswith("| passes |")
+    for seconds, each in zip((2.5, 4.25), seeds, strict=True):
+        each.meta["seconds"] = {"ddn": seconds}
+    timed = figure_record("t", "l2", [4.0], [Wanted("both", seeds, "ddn")], {})
+    assert timed["lines"][0]["seconds"] == 6.8
+    assert [row.split("|")[-2].strip() for row in table_of(timed)] == ["s", "---", "6.8"]
     assert (line["n"], line["runs"]) == (4, 2)
     assert line["at"] == [[0.375, 0.25, 0.5, True]]
     with pytest.raises(EvaluationError, match="different numbers of images"):

@@ -1,4 +1,5 @@
 import inspect
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,44 @@ def test_given_statistics_normalise() -> None:
     torch.testing.assert_close(model(x), model.net((x - mean) / std))
     assert "normalize.mean" in model.state_dict()
     assert isinstance(TimmNet("test_resnet").normalize, nn.Identity)
+
+
+def last_layer(net: nn.Module) -> torch.Tensor:
+    weight = net.get_classifier().weight  # type: ignore[operator]
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "mobilenetv2_050", "dla34"])  # the last ends in a convolution
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+def test_first_logits_are_small_for_any_number_of_classes(name: str, num_classes: int) -> None:
+    torch.manual_seed(0)
+    model = TimmNet(name, num_classes=num_classes)
+    logits = model(torch.rand(64, 1, 28, 28))
+    loss = nn.functional.cross_entropy(logits, torch.randint(num_classes, (64,)))
+    assert loss < math.log(num_classes) + 0.5
+
+
+def test_classifier_that_starts_small_is_timms_own() -> None:
+    for name in ("test_resnet", "test_vit"):
+        torch.manual_seed(0)
+        plain = timm.create_model(name, num_classes=10, in_chans=1)
+        torch.manual_seed(0)
+        assert torch.equal(last_layer(TimmNet(name, image_size=160).net), last_layer(plain))
+
+
+def test_pretrained_classifier_is_kept_and_a_new_one_starts_small(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = timm.create_model("test_efficientnet", num_classes=10)  # its last layer is wide
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth"), "num_classes": 10}
+    kept, new = (
+        TimmNet("test_efficientnet", classes, 3, 32, pretrained=True, model_kwargs={"pretrained_cfg_overlay": overlay})
+        for classes in (10, 2)
+    )
+    assert torch.equal(last_layer(kept.net), last_layer(trained))
+    assert torch.equal(new.net.get_parameter("conv_stem.weight"), trained.get_parameter("conv_stem.weight"))
+    assert last_layer(new.net).abs().max() <= 256**-0.5
 
 
 def pretrained_weights(folder: Path, name: str) -> dict[str, dict[str, str]]:

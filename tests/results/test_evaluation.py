@@ -167,6 +167,9 @@ def test_a_table_alone_is_read_with_a_warning(result: Evaluation, tmp_path: Path
         ({"table": 2}, "table is of version 2, and this robustlit reads up to 1: update robustlit"),
         ({"table": "one"}, "version 1 or more, got 'one'"),
         ({"complete": "yes"}, "complete cannot be 'yes'"),
+        ({"seconds": {"pgd": "long"}}, "seconds must hold a number for each attack"),
+        ({"seconds": [1.0]}, "seconds must hold a number for each attack"),
+        ({"seconds": {"pgd": float("nan")}}, "seconds must hold a number for each attack"),
         ([], "no JSON object"),
     ],
 )
