@@ -28,7 +28,7 @@ class RandomizedSmoothing(Certificate):
 
     Args:
         eps: Budget in pixel units at which certified accuracy is to be quoted; L2 only.
-        sigma: Standard deviation of the noise in pixel units.
+        sigma: Standard deviation of the noise in pixel units; None: that of the `Smoothed` classifier.
         n0, n: Numbers of draws.
         alpha: Chance that a radius is wrong.
         seed: Seed of the noise.
@@ -41,7 +41,7 @@ class RandomizedSmoothing(Certificate):
     name: ClassVar[str] = "randomized_smoothing"
     eps: float = 0.5
     norm: str = field(default="l2", kw_only=True)
-    sigma: float = 0.25
+    sigma: float | None = None
     n0: int = 100
     n: int = 1000
     alpha: float = 0.001
@@ -52,7 +52,8 @@ class RandomizedSmoothing(Certificate):
         super().__post_init__()
         if self.norm != "l2":
             raise ValueError(f"norm must be l2 for RandomizedSmoothing, got {self.norm!r}; CROWN certifies in linf")
-        check_positive(self.sigma, "sigma", "; it is in pixel units")
+        if self.sigma is not None:
+            check_positive(self.sigma, "sigma", "; it is in pixel units")
         check_share(self.alpha, "alpha")
         check_counts(self, "n0", "n", "batch_size")
 
@@ -67,32 +68,33 @@ class RandomizedSmoothing(Certificate):
         own = getattr(smoothed, "sigma", None)
         if own is None or net is model:
             what = f"RandomizedSmoothing certifies votes under noise, and {type(smoothed).__name__} adds none"
-            raise ValueError(f"{what}: evaluate robustlit.defenses.Smoothed(model, {self.sigma:g})")
-        if own != self.sigma:
+            smoothed_model = f"robustlit.defenses.Smoothed(model, {self.sigma or 0.25:g})"
+            raise ValueError(f"{what}: evaluate {smoothed_model}, or train recipe=smoothing (a trained net: base=RUN)")
+        if self.sigma is not None and own != self.sigma:
             way_out = f"certify it with RandomizedSmoothing(sigma={own:g})"
             raise ValueError(f"the model is smoothed with sigma {own:g}, not {self.sigma:g}: {way_out}")
         with held_in_eval(net), torch.autocast(x.device.type, enabled=False), torch.no_grad():
-            radii = [self._radius(net, image, int(label)) for image, label in zip(x, y, strict=True)]
+            radii = [self._radius(net, image, int(label), float(own)) for image, label in zip(x, y, strict=True)]
         spent = torch.full_like(y.long(), self.n0 + self.n)
         return Certified(torch.tensor(radii, dtype=torch.float64, device=x.device), spent, torch.zeros_like(spent))
 
-    def _radius(self, net: nn.Module, image: Tensor, label: int) -> float:
+    def _radius(self, net: nn.Module, image: Tensor, label: int, sigma: float) -> float:
         from scipy.stats import beta  # takes most of a second to load, and nothing else here needs it
 
         draws = torch.Generator().manual_seed(self.seed)
-        if int(self._votes(net, image, self.n0, draws).argmax()) != label:
+        if int(self._votes(net, image, self.n0, draws, sigma).argmax()) != label:
             return 0.0
-        votes = int(self._votes(net, image, self.n, draws)[label])
+        votes = int(self._votes(net, image, self.n, draws, sigma)[label])
         least = float(beta.ppf(self.alpha, votes, self.n - votes + 1)) if votes else 0.0
-        return self.sigma * NormalDist().inv_cdf(least) if least > 0.5 else 0.0
+        return sigma * NormalDist().inv_cdf(least) if least > 0.5 else 0.0
 
-    def _votes(self, net: nn.Module, image: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    def _votes(self, net: nn.Module, image: Tensor, count: int, draws: torch.Generator, sigma: float) -> Tensor:
         """Return how many of `count` draws get each class, (K,); logits that name none count for none."""
         votes: Tensor | None = None
         for start in range(0, count, self.batch_size):
             size = min(self.batch_size, count - start)
             noise = torch.randn((size, *image.shape), generator=draws).to(image)
-            logits = net(image + self.sigma * noise)
+            logits = net(image + sigma * noise)
             named = predicted(check_logits(logits, size))
             each = named[named != NO_CLASS].bincount(minlength=logits.shape[1])
             votes = each if votes is None else votes + each

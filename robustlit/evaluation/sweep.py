@@ -70,6 +70,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self._pieces = Pieces()
+        self._certifiable: nn.Module | None = None  # the model for which every certificate ran on one image
         self.attacks = dict(self.attacks) if isinstance(self.attacks, Mapping) else _named(self.attacks)
         given = self.certificates
         self.certificates = dict(given) if isinstance(given, Mapping) else _named(given)
@@ -131,7 +132,8 @@ class Sweep:
             keep: Called with the adversarial examples of each attack and budget, see `Adversarials`.
 
         Raises:
-            ValueError: Images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient.
+            ValueError: Images outside [0, 1] or not finite, labels out of range, logits not (B, K), no gradient, or a
+                model that a certificate cannot take.
             OutOfMemoryError: Memory does not suffice for a single image; for a batch, its halves are attacked.
         """
         check_images(x)
@@ -140,6 +142,10 @@ class Sweep:
         logits, broken = self._answers(model, x, y, index)
         if self._needs_gradient:  # here: an error that comes later would lose what other attacks have found
             check_differentiable(model, x[:1])
+        if self._certifiable is not model:  # likewise
+            for certificate in self.proofs.values():
+                certificate.run(model, x[:1], y[:1])
+            self._certifiable = model
         clean = ~broken
         start = Outcome.unattacked(predicted(logits), clean, x, keep=keep is not None)
         batch = Batch(model, x, y, index, self.seed, self._pieces, keep is not None)

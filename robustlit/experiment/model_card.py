@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustlit.checks import budget_text
+from robustlit.results.certificates import likely
 
 NAME = "model_card.md"
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
@@ -13,7 +14,7 @@ _WITHOUT_GRADIENTS = ("Square", "WorstCase", "AutoAttack")  # attacks that are, 
 
 
 def model_card(
-    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, attacks: Mapping[str, str] | None = None
+    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, ran: Mapping[str, Any] | None = None
 ) -> str:  # fmt: skip
     """Return a run's model card as Markdown.
 
@@ -21,16 +22,19 @@ def model_card(
         results: What results.json holds.
         config: The composed recipe, as plain containers.
         command: The command line, None where it is not known.
-        attacks: The settings of each attack by name, as the evaluation stores them; None without a sweep.
+        ran: The settings of the `attacks` and `certificates` by name, as the evaluation stores them.
     """
+    attacks, certificates = ((ran or {}).get(kind) or {} for kind in ("attacks", "certificates"))
     parts = [
-        f"# {_cell(results['name'])}", _summary(results), "## What it is", _rows(_origin(results, config, command)),
-        "## What was measured", _figures(results, attacks or {}), "## What was not", _gaps(results, attacks or {}),
+        f"# {_cell(results['name'])}", _summary(results, certificates),
+        "## What it is", _rows(_origin(results, config, command)),
+        "## What was measured", _figures(results, {**attacks, **certificates}),
+        "## What was not", _gaps(results, attacks),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(results: Mapping[str, Any]) -> str:
+def _summary(results: Mapping[str, Any], certificates: Mapping[str, str]) -> str:
     clean = f"{_share(results['clean'])} of {_images(results)} are classified correctly without an attack"
     worst, certified = results.get("worst_case"), results.get("certified")
     if worst is None:
@@ -38,7 +42,8 @@ def _summary(results: Mapping[str, Any]) -> str:
     where = _budget(worst)
     text = f"{clean}, **{_share(worst)} at {where}** under every attack below: an upper bound of its robustness."
     if certified is not None:
-        text += f" {_share(certified)} are proven robust at {_budget(certified)}: a lower bound."
+        text += f" {_share(certified)} are proven robust at {_budget(certified)}: a lower bound"
+        text += f"{likely(certificates.values())}."
     if results.get("complete") is False:
         text += " The evaluation was cut short: other images may be easier or harder."
     verdict = results.get("verdict")
@@ -70,7 +75,7 @@ def _origin(
     yield "versions", ", ".join(f"{name} {value}" for name, value in results["versions"].items() if value)
 
 
-def _figures(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:
+def _figures(results: Mapping[str, Any], ran: Mapping[str, str]) -> str:
     lines = ["| | budget | accuracy [95 % interval] | n | passes an image | seconds |", "|---|---|---|---|---|---|"]
 
     def line(name: str, budget: str, found: Mapping[str, Any], seconds: float | str = "") -> None:
@@ -93,7 +98,7 @@ def _figures(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:
         if certified := part.get("certified"):
             for name, found in certified["certificates"].items():
                 line(f"proven by {name}", _budget(certified), found, seconds.get(name, ""))
-    settings = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in attacks.items()]
+    settings = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in ran.items()]
     return "\n".join(lines) + ("\n\n" + "\n".join(settings) if settings else "")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,13 +48,11 @@ def collect_lines(panel: Panel, sources: Sequence[Source]) -> list[Line]:
     empty: list[str] = []
     caveats: list[str] = []
     for source in sources:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with as_notes(caveats):
             try:
                 line = report_line(source, panel.distance) if report else curve_line(source, panel.distance)
             except EvaluationError as error:
                 raise EvaluationError(f"{source.name}: {error}") from error
-        caveats += [f"{str(warning.message)[0].upper()}{str(warning.message)[1:]}." for warning in caught]
         if line is None:
             empty.append(source.name)
         else:
@@ -64,6 +63,16 @@ def collect_lines(panel: Panel, sources: Sequence[Source]) -> list[Line]:
     if empty:
         panel.notes.append(f"No adversarial example found: {', '.join(empty)}.")
     return lines
+
+
+@contextmanager
+def as_notes(notes: list[str]) -> Iterator[None]:
+    """Add the warnings that come up inside to `notes`, as sentences, each once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(f"{str(warning.message)[0].upper()}{str(warning.message)[1:]}." for warning in caught):
+        notes.append(text)
 
 
 def curve_line(source: Source, distance: str) -> Line:

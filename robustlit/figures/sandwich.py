@@ -9,8 +9,9 @@ import numpy as np
 from robustlit.checks import budget_text, rounded_up
 from robustlit.figures.curves import counts
 from robustlit.figures.extent import attacked_to
-from robustlit.figures.lines import Source, curve_line
+from robustlit.figures.lines import Source, as_notes, curve_line
 from robustlit.figures.panel import COLOURS, NORMS, Line, Look, Panel
+from robustlit.results.certificates import likely
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.stored_verdict import notes_beside
 from robustlit.results.text import attacked_budgets
@@ -40,7 +41,10 @@ def sandwich_figure(
     """
     proven = evaluation.certificates
     assert proven is not None
-    above = curve_line(Source("attacked (worst case)", evaluation, None, "adaptive", Look(COLOURS[1], "-")), distance)
+    caveats: list[str] = []
+    with as_notes(caveats):
+        attacked = Source("attacked (worst case)", evaluation, None, "adaptive", Look(COLOURS[1], "-"))
+        above = curve_line(attacked, distance)
     end = attacked_to(evaluation, None, distance=distance)
     below = proven.curve(norm=distance).to_numpy()
     if np.isfinite(end):
@@ -53,7 +57,10 @@ def sandwich_figure(
     notes = [*notes_beside(evaluation, verdict), "The true accuracy lies in the shaded gap."]
     notes += [f"The gap is {', '.join(gaps)} ({NORMS[distance]})."] if gaps else []
     names = [each for each in proven.names if proven.norm_of(each) == distance]
-    notes.append(f"Certified by {', '.join(names)}; attacked by {', '.join(evaluation.named(None, 'adaptive'))}.")
+    settings = evaluation.meta.get("certificates") or {}
+    certified = f"{', '.join(names)}{likely(settings.values())}"
+    notes.append(f"Certified by {certified}; attacked by {', '.join(evaluation.named(None, 'adaptive'))}.")
+    notes += caveats
     subject = f"{name}: certified and attacked accuracy" if name else "Certified and attacked accuracy"
     figure = Panel(distance, subject, counts(evaluation), "curve", notes, verdict).figure([above, line])
     grid = np.linspace(0, above.values[-1, 0], 400)

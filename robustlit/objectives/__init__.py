@@ -4,6 +4,7 @@ from robustlit.objectives.adversarial import AdversarialTraining
 from robustlit.objectives.class_similarity import class_mean_similarity, confusion_similarity, similarity_embeddings
 from robustlit.objectives.crown_ibp import CROWNIBPTraining
 from robustlit.objectives.embedding_regression import EmbeddingRegression
+from robustlit.objectives.gaussian_noise import GaussianNoise
 from robustlit.objectives.ibp import IBPTraining
 from robustlit.objectives.label_embedding import SoftLabelEmbedding
 from robustlit.objectives.label_smoothing import LabelSmoothing
@@ -19,6 +20,7 @@ from robustlit.objectives.weight_perturbation import AdversarialWeightPerturbati
 
 __all__ = [
     "MART", "MTLIBP", "NFGSM", "PCL", "SABR", "TRADES", "AdversarialTraining", "AdversarialWeightPerturbation",
-    "CROWNIBPTraining", "EmbeddingRegression", "IBPTraining", "LabelSmoothing", "Objective", "ObjectiveOutput",
-    "SoftLabelEmbedding", "Standard", "class_mean_similarity", "confusion_similarity", "similarity_embeddings",
+    "CROWNIBPTraining", "EmbeddingRegression", "GaussianNoise", "IBPTraining", "LabelSmoothing", "Objective",
+    "ObjectiveOutput", "SoftLabelEmbedding", "Standard", "class_mean_similarity", "confusion_similarity",
+    "similarity_embeddings",
 ]  # fmt: skip

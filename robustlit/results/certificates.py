@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ COLUMNS: dict[str, str] = {
     "forwards": "int64", "backwards": "int64",
 }  # fmt: skip
 _RENAMED = {"attack": "certificate", "eps": "radius"}
+
+
+def likely(settings: Iterable[str]) -> str:
+    """Return what must stand beside certificates with these settings: nothing, or that they may err."""
+    random = any(text.startswith("RandomizedSmoothing") for text in settings)
+    return " (of each image with probability 1 - alpha)" if random else ""
 
 
 @dataclass

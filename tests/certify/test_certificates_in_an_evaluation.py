@@ -12,7 +12,7 @@ from bounded_nets import images, nets
 
 from robustlit import Evaluation, evaluate
 from robustlit.attacks import PGD
-from robustlit.certify import CROWNIBP, IBP
+from robustlit.certify import CROWNIBP, IBP, RandomizedSmoothing
 from robustlit.experiment.stored_recipe import ALLOWED
 from robustlit.figures.sandwich import has_sandwich, sandwich_figure
 from robustlit.results import EvaluationError
@@ -68,6 +68,27 @@ def test_the_figure_names_the_gap(both: tuple[object, object, Evaluation]) -> No
     assert found.certificates is not None
     gap = 100 * (float(found.worst_case(eps=EPS)) - float(found.certificates.accuracy(eps=EPS)))
     assert f"{gap:.1f} points at" in words
+
+
+def test_a_net_that_cannot_be_certified_is_an_error_before_any_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.GELU(), torch.nn.Linear(8, 3))
+    monkeypatch.setattr(PGD, "run", lambda *given, **named: pytest.fail("attacked before the certificates were tried"))
+    data = (torch.rand(6, 1, 4, 4), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="gelu"):
+        evaluate(net, data, [PGD(0.1)], certificates=[IBP(0.1)])
+    with pytest.raises(ValueError, match="recipe=smoothing"):
+        evaluate(net, data, [PGD(0.1, norm="l2")], certificates=[RandomizedSmoothing()])
+
+
+def test_what_the_attacks_did_not_search_is_a_note_of_the_figure(recwarn: pytest.WarningsRecorder) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    x = torch.rand(12, 1, 4, 4)
+    found = evaluate(net, (x, net(x).argmax(1)), [PGD(0.1, norm="l2", steps=2)], certificates=[IBP(0.1, norm="l2")])
+    figure = sandwich_figure(found, "l2")
+    words = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+    assert words.count("No attack here searched for the nearest adversarial example in L2") == 1
+    assert not [warning for warning in recwarn if "nearest" in str(warning.message)]
 
 
 def test_the_verdict_fails_where_something_proven_is_broken(both: tuple[torch.nn.Module, object, Evaluation]) -> None:

@@ -15,6 +15,7 @@ from robustlit.attacks import PGD
 from robustlit.certify import RandomizedSmoothing
 from robustlit.classifier import is_stochastic
 from robustlit.defenses import BitDepth, Smoothed
+from robustlit.figures.sandwich import sandwich_figure
 from robustlit.results.verdict import INCONCLUSIVE
 from robustlit.verdict import verdict
 
@@ -85,12 +86,26 @@ def test_a_smoothed_net_is_attacked_and_certified_in_one_evaluation() -> None:
     assert found.certificates is not None
     certified = found.certificates.accuracy(norm="l2", eps=0.5)
     assert 0 < certified.correct <= found.worst_case(norm="l2", eps=0.5).correct
+    words = " ".join(text.get_text().replace("\n", " ") for text in sandwich_figure(found, "l2").texts)
+    assert "Certified by randomized_smoothing (of each image with probability 1 - alpha); attacked by pgd." in words
     (check,) = (c for c in verdict(found, model, (x, y), [PGD(0.5, norm="l2", steps=5)]).checks if c.number == 28)
     assert (check.status, "votes" in check.finding) == (INCONCLUSIVE, True)
 
 
+@pytest.mark.parametrize("sigma", [0.2, 0.5])
+def test_the_noise_is_that_of_the_classifier_unless_a_sigma_is_given(sigma: float) -> None:
+    net, x, y, _ = _linear()
+    found, expected = (
+        RandomizedSmoothing(sigma=given, n=300).run(Smoothed(net, sigma), x, y).radius for given in (None, sigma)
+    )
+    assert torch.equal(found, expected)
+    assert 0 < found.max() < 3 * sigma
+
+
 def test_another_sigma_or_norm_is_an_error() -> None:
     net, x, y, _ = _linear()
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        RandomizedSmoothing(sigma=0.0)
     with pytest.raises(ValueError, match=r"RandomizedSmoothing\(sigma=0.5\)"):
         RandomizedSmoothing(sigma=0.25).run(Smoothed(net, 0.5), x, y)
     with pytest.raises(ValueError, match="norm must be l2"):

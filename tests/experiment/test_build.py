@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from robustlit.classifier import undefended
-from robustlit.defenses import BitDepth
+from robustlit.defenses import BitDepth, Smoothed
 from robustlit.models import SmallCNN
 from robustlit.training import load_classifier
 
@@ -116,6 +116,25 @@ def test_a_defense_around_a_classifier_that_is_trained_first(run: Run, recipes: 
     assert run("train", recipes, "recipe=bits", *TINY, "base=runs/bits/checkpoints/base.ckpt", "name=second") == 0
     assert {f.name for f in (tmp_path / "runs/second/checkpoints").iterdir()} == {"best.ckpt"}
     assert results_of(tmp_path / "runs" / "second")["attacks"]["pgd"] == results["attacks"]["pgd"]
+
+
+@pytest.mark.slow
+def test_a_classifier_trained_with_noise_is_smoothed_and_certified(run: Run, tmp_path: Path) -> None:
+    tiny = ["data.train_size=1500", "data.batch_size=50", "data.val_size=100", "data.test_size=30", "logger=none",
+            "base_epochs=1", "sweep.attacks.pgd.steps=2", "sweep.certificates.randomized_smoothing.n=200"]  # fmt: skip
+    assert run("train", "recipe=smoothing", *tiny, "eps=0.4") == 0
+    found = results_of(tmp_path / "runs" / "smoothing")
+    model = load_classifier(tmp_path / "runs" / "smoothing")[0]
+    assert isinstance(model, Smoothed)
+    assert model.sigma == 0.4
+    assert (found["certified"]["norm"], found["certified"]["eps"]) == ("l2", 0.4)
+    assert 0 < found["certified"]["accuracy"] <= found["worst_case"]["accuracy"] < found["clean"]["accuracy"]
+    # At another budget the classifier keeps the noise that it was trained with.
+    assert run("evaluate", "runs/smoothing", "eps=0.8", "data.test_size=30", "logger=none") == 0
+    again = results_of(tmp_path / "runs" / "smoothing-eval")
+    assert again["certified"]["eps"] == 0.8
+    assert again["certified"]["accuracy"] < found["certified"]["accuracy"]
+    assert load_classifier(tmp_path / "runs" / "smoothing")[0].extra_repr() == "sigma=0.4"
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ ATTACKS = {"pgd": "PGD(eps=0.03)", "nearest_l2": "NearestL2()"}
 
 
 def card(command: str | None = "python train.py", attacks: dict[str, str] | None = ATTACKS, **changes: Any) -> str:
-    return model_card({**copy.deepcopy(RESULTS), **changes}, CONFIG, command, attacks)
+    certificates = changes.pop("certificates", {})
+    ran = {"attacks": attacks, "certificates": certificates, "seed": 0}
+    return model_card({**copy.deepcopy(RESULTS), **changes}, CONFIG, command, ran)
 
 
 def test_the_figures_are_those_of_results_json() -> None:
@@ -55,7 +57,10 @@ def test_a_verdict_and_a_certificate_stand_beside_the_figure() -> None:
     assert "calls that figure **overstated** (20 pass, 1 fail, 0 inconclusive)" in card(verdict=verdict)
     proven = {**PGD, "accuracy": 0.25, "certificates": {"crown": {**PGD, "accuracy": 0.25}}}
     text = card(certified=proven)
-    assert "25.00 % [43.00, 57.00] are proven robust at L∞ 8/255: a lower bound" in text
+    assert "25.00 % [43.00, 57.00] are proven robust at L∞ 8/255: a lower bound." in text
+    votes = card(certified=proven, certificates={"crown": "RandomizedSmoothing(eps=0.03)"})
+    assert "a lower bound (of each image with probability 1 - alpha)." in votes
+    assert "- `crown`: `RandomizedSmoothing(eps=0.03)`" in votes
     assert "| proven by crown | L∞ 8/255 | 25.00 %" in text
     assert "A proof" not in text
 
