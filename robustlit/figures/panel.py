@@ -68,6 +68,9 @@ class Line:
         return _WIDE if self.stops is None else _THIN
 
 
+WILSON = "Wilson 95 %"
+
+
 @dataclass
 class Panel:
     """The words of an accuracy figure."""
@@ -78,6 +81,7 @@ class Panel:
     style: str = "curve"  # or "report": mean distance on the x axis
     notes: list[str] = field(default_factory=list)  # sentences in small print below the axes
     verdict: Verdict | None = None  # for a line below the title
+    intervals: str = WILSON  # what bands and bars show
 
     def figure(self, lines: Sequence[Line]) -> Figure:
         """Draw lines, without pyplot and its settings."""
@@ -93,7 +97,7 @@ class Panel:
         axes.set_xlabel(of_report if self.style == "report" else unit)
         title = f"{self.subject} against {NORMS[self.distance]} distance, {self.counts}"
         shown = sorted({"bands" if line.banded else "bars" for line in lines})
-        intervals = [f"{' and '.join(shown).capitalize()}: Wilson 95 %."] if shown else []
+        intervals = [f"{' and '.join(shown).capitalize()}: {self.intervals}."] if shown else []
         finish(figure, axes, title, [*dict.fromkeys(self.notes), *intervals], self.verdict)
         return figure
 

@@ -14,7 +14,7 @@ import pandas as pd
 from robustlit.checks import budget_text
 from robustlit.figures.extent import exact_at, known_at
 from robustlit.figures.lines import Source, collect_lines
-from robustlit.figures.panel import NORMS, Line, Look, Panel
+from robustlit.figures.panel import NORMS, WILSON, Line, Look, Panel
 from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation, EvaluationError
 
@@ -100,9 +100,9 @@ def draw_record(record: Mapping[str, Any]) -> Figure:
         for line in record["lines"]
         if line["values"]
     ]  # fmt: skip
-    return Panel(record["distance"], record["title"], _counts(record["lines"]), notes=list(record["notes"])).figure(
-        lines
-    )
+    counts, intervals = _counts(record["lines"]), _intervals({line["runs"] for line in record["lines"]})
+    panel = Panel(record["distance"], record["title"], counts, notes=list(record["notes"]), intervals=intervals)
+    return panel.figure(lines)
 
 
 def table_of(record: Mapping[str, Any]) -> list[str]:
@@ -147,9 +147,19 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
 def _counts(lines: Sequence[Mapping[str, Any]]) -> str:
     numbers = sorted({line["n"] for line in lines}, reverse=True)
     if len(numbers) == 1:
-        return f"n = {numbers[0]}"
+        nets = {line["runs"] for line in lines}
+        return f"n = {numbers[0]}" + (f" of each of {nets.pop()} nets" if len(nets) == 1 and nets != {1} else "")
     each = "; ".join(f"{n}: {', '.join(line['name'] for line in lines if line['n'] == n)}" for n in numbers[1:])
     return f"n = {numbers[0]} ({each})"
+
+
+def _intervals(runs: set[int]) -> str:
+    """Return what the bands are, of lines that are each the mean of so many nets."""
+    several = ", ".join(str(count) for count in sorted(runs - {1}))
+    between = f"lowest and highest of {several} nets with different seeds"
+    if not several:
+        return WILSON
+    return f"{WILSON}, of several nets {between}" if 1 in runs else between
 
 
 def _look(number: int, knowledge: str) -> Look:

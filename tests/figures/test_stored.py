@@ -21,6 +21,8 @@ def test_a_record_is_drawn_and_printed_without_its_tables(mixed: Evaluation, tmp
     text = all_text(figure)
     assert "Figure 1: made up" in text
     assert "n = 4" in text
+    assert "Wilson 95 %." in text
+    assert "nets" not in text
     assert "pgd searched L∞" in text
     head, _, minimal, pgd = table_of(load_record(file))
     assert head.startswith("| accuracy, % | n | clean | L2 3 | L2 5 |")
@@ -40,6 +42,12 @@ def test_several_seeds_are_a_mean_and_their_range(table: Callable[..., Evaluatio
     (line,) = record["lines"]
     assert line["seconds"] is None
     assert table_of(record)[0].endswith("| passes |")
+    text = all_text(draw_record(record))
+    assert "n = 4 of each of 2 nets" in text
+    assert "Bands: lowest and highest of 2 nets with different seeds." in text
+    assert "Wilson" not in text
+    mixed = figure_record("t", "l2", [4.0], [Wanted("both", seeds, "ddn"), Wanted("one", seeds[:1], "ddn")], {})
+    assert "Bands: Wilson 95 %, of several nets lowest and highest of 2 nets" in all_text(draw_record(mixed))
     for seconds, each in zip((2.5, 4.25), seeds, strict=True):
         each.meta["seconds"] = {"ddn": seconds}
     timed = figure_record("t", "l2", [4.0], [Wanted("both", seeds, "ddn")], {})
