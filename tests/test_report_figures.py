@@ -36,6 +36,15 @@ def unknown(prose: str, known: str) -> set[str]:
     return {*re.findall(r"(?<![\w.])\d+\.\d+", plain)} - {*re.findall(r"\d+\.\d+", known)}
 
 
+def test_the_seconds_of_each_attack_are_those_of_the_json() -> None:
+    measured = json.loads((DOCS / "report" / "seconds.json").read_text())
+    assert f"`{measured['command']}`" in TEXT
+    attacks = ["fgsm", "deepfool", "newtonfool", "bim", "mim", "jsma", "pgd", "carlini_wagner", "nearest_l2"]
+    assert sorted(attacks) == sorted(measured["attack_seconds"])
+    cells = [f"{measured['attack_seconds'][name]:.0f}" for name in attacks]
+    assert f"| here, {measured['n']:,} images | {' | '.join(cells)} |".replace(",0", " 0") in TEXT
+
+
 def test_the_summary_has_no_number_of_its_own() -> None:
     known = [line for record in RECORDS.values() for line in (*table_of(record), record["claim"], record["title"])]
     assert unknown(section("Summary"), "\n".join(known)) == set()
