@@ -270,10 +270,11 @@ def run_name(known: str, name: str, norm: str, eps: float) -> str:
 
 
 def _add_seconds(parts: Sequence[Columns], seconds: float) -> None:
-    """Divide the time of an attack on a batch among its rows."""
-    count = sum(len(part["index"]) for part in parts)
-    for part in parts:
-        part[SECONDS] = np.full(len(part["index"]), seconds / count)
+    """Divide the time of an attack on a batch among its rows, by the passes of each."""
+    passes = [part["forwards"] + part["backwards"] for part in parts]
+    rows, total = sum(map(len, passes)), sum(int(each.sum()) for each in passes)
+    for part, each in zip(parts, passes, strict=True):
+        part[SECONDS] = seconds * (each / total if total else np.full(len(each), 1 / rows))
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustlit.checks import budget_text
-from robustlit.results.certificates import likely
+from robustlit.results.certificates import probability_note
 
 NAME = "model_card.md"
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
@@ -14,7 +14,7 @@ _WITHOUT_GRADIENTS = ("Square", "WorstCase", "AutoAttack")  # attacks that are, 
 
 
 def model_card(
-    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, ran: Mapping[str, Any] | None = None
+    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, meta: Mapping[str, Any] | None = None
 ) -> str:  # fmt: skip
     """Return a run's model card as Markdown.
 
@@ -22,9 +22,9 @@ def model_card(
         results: What results.json holds.
         config: The composed recipe, as plain containers.
         command: The command line, None where it is not known.
-        ran: The settings of the `attacks` and `certificates` by name, as the evaluation stores them.
+        meta: What the evaluation stores, of it the settings of the `attacks` and `certificates` by name.
     """
-    attacks, certificates = ((ran or {}).get(kind) or {} for kind in ("attacks", "certificates"))
+    attacks, certificates = ((meta or {}).get(kind) or {} for kind in ("attacks", "certificates"))
     parts = [
         f"# {_cell(results['name'])}", _summary(results, certificates),
         "## What it is", _rows(_origin(results, config, command)),
@@ -43,7 +43,7 @@ def _summary(results: Mapping[str, Any], certificates: Mapping[str, str]) -> str
     text = f"{clean}, **{_share(worst)} at {where}** under every attack below: an upper bound of its robustness."
     if certified is not None:
         text += f" {_share(certified)} are proven robust at {_budget(certified)}: a lower bound"
-        text += f"{likely(certificates.values())}."
+        text += f"{probability_note(certificates.values())}."
     if results.get("complete") is False:
         text += " The evaluation was cut short: other images may be easier or harder."
     verdict = results.get("verdict")
@@ -75,8 +75,9 @@ def _origin(
     yield "versions", ", ".join(f"{name} {value}" for name, value in results["versions"].items() if value)
 
 
-def _figures(results: Mapping[str, Any], ran: Mapping[str, str]) -> str:
-    lines = ["| | budget | accuracy [95 % interval] | n | passes an image | seconds |", "|---|---|---|---|---|---|"]
+def _figures(results: Mapping[str, Any], settings: Mapping[str, str]) -> str:
+    heads = ["", "budget", "accuracy [95 % interval]", "n", "passes an image", "seconds, all budgets"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
 
     def line(name: str, budget: str, found: Mapping[str, Any], seconds: float | str = "") -> None:
         spent = f"{found.get('passes', '')} | {seconds}"
@@ -98,8 +99,8 @@ def _figures(results: Mapping[str, Any], ran: Mapping[str, str]) -> str:
         if certified := part.get("certified"):
             for name, found in certified["certificates"].items():
                 line(f"proven by {name}", _budget(certified), found, seconds.get(name, ""))
-    settings = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in ran.items()]
-    return "\n".join(lines) + ("\n\n" + "\n".join(settings) if settings else "")
+    listed = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in settings.items()]
+    return "\n".join(lines) + ("\n\n" + "\n".join(listed) if listed else "")
 
 
 def _gaps(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:

@@ -116,9 +116,9 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
     errors: list[OSError] = [c.write_error for c in writers if getattr(c, "write_error", None) is not None]
     try:
         settings: Any = OmegaConf.to_container(run.plan.config, resolve=True)
-        ran = {} if evaluation is None else evaluation.meta
         write_file(run.plan.run_dir / "results.json", json.dumps(results, indent=2) + "\n")
-        write_file(run.plan.run_dir / CARD, model_card(results, settings, run.plan.command, ran))
+        meta = None if evaluation is None else evaluation.meta
+        write_file(run.plan.run_dir / CARD, model_card(results, settings, run.plan.command, meta))
     except OSError as failed:
         errors.append(failed)
     try:

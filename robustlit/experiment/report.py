@@ -33,7 +33,7 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     title = f"{results['name']}: {n}{part}{cut}"
     if console.is_terminal:
         right = [Column(header, justify="right") for header in ("accuracy", "95 %", "passes", "seconds")]
-        table = Table("attack", "budget", *right, title=escape(title))
+        table = Table("attack", "budget", *right, title=escape(title), caption="seconds: of all budgets together")
         for name, *cells in rows:
             table.add_row(escape(name), *cells, end_section=name == "clean")
         console.print(table)
@@ -42,14 +42,14 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
         wide = max(len(name) for name, *_ in rows) + 2
         for name, budget, value, interval, passes, seconds in rows:
             end = f"{passes} passes" if passes else ""
-            end += f"  {seconds} s" if seconds else ""
+            end += f"  {seconds} s, all budgets" if seconds else ""
             _print_line(console, f"{name:<{wide}}{budget:<18}{value:>9}  {interval}  {end}".rstrip())
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in results["seconds"].items())
     _print_line(console, f"{seconds} on {results['device']}")
 
 
 def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row of the report for each figure: name, budget, accuracy, interval, passes, seconds."""
+    """Return a row of the report for each figure: name, budget, accuracy, interval, passes, seconds of all budgets."""
     spent = results.get("attack_seconds", {})
     rows: list[tuple[str, ...]] = [("clean", "", *_percent(results["clean"]), "", "")]
     for name, found in results.get("attacks", {}).items():

@@ -11,7 +11,7 @@ from robustlit.figures.curves import counts
 from robustlit.figures.extent import attacked_to
 from robustlit.figures.lines import Source, as_notes, curve_line
 from robustlit.figures.panel import COLOURS, NORMS, Line, Look, Panel
-from robustlit.results.certificates import likely
+from robustlit.results.certificates import probability_note
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.stored_verdict import notes_beside
 from robustlit.results.text import attacked_budgets
@@ -58,7 +58,7 @@ def sandwich_figure(
     notes += [f"The gap is {', '.join(gaps)} ({NORMS[distance]})."] if gaps else []
     names = [each for each in proven.names if proven.norm_of(each) == distance]
     settings = evaluation.meta.get("certificates") or {}
-    certified = f"{', '.join(names)}{likely(settings.values())}"
+    certified = f"{', '.join(names)}{probability_note(settings.values())}"
     notes.append(f"Certified by {certified}; attacked by {', '.join(evaluation.named(None, 'adaptive'))}.")
     notes += caveats
     subject = f"{name}: certified and attacked accuracy" if name else "Certified and attacked accuracy"

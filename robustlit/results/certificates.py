@@ -24,8 +24,8 @@ COLUMNS: dict[str, str] = {
 _RENAMED = {"attack": "certificate", "eps": "radius"}
 
 
-def likely(settings: Iterable[str]) -> str:
-    """Return what must stand beside certificates with these settings: nothing, or that they may err."""
+def probability_note(settings: Iterable[str]) -> str:
+    """Return what must stand beside certificates with these settings: nothing, or that each may be wrong."""
     random = any(text.startswith("RandomizedSmoothing") for text in settings)
     return " (of each image with probability 1 - alpha)" if random else ""
 

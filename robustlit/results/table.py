@@ -21,7 +21,7 @@ COLUMNS: dict[str, str] = {
 }  # fmt: skip
 # A digest of the image (see `evaluation.sweep`), by which copies are noticed; tables of older versions have none.
 IMAGE = "image"
-# Of a sweep's rows, not of the table: an attack's time on a batch, divided by its rows. Their sum by attack is in META.
+# A column of a sweep's rows, not of the table: the attack's time, by each row's passes. META holds the sum by attack.
 SECONDS = "seconds"
 DISTANCES = ("l0", "l1", "l2", "linf")
 KNOWLEDGE = ("greybox", "adaptive", "blackbox")

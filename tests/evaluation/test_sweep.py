@@ -253,6 +253,19 @@ def test_labels_of_any_integer_type_give_the_same_table(net: nn.Module, digits: 
         pd.testing.assert_frame_equal(evaluate(net, (x, y.to(kind)), [attack]).to_frame(), expected)
 
 
+def test_an_attacks_time_is_divided_by_the_passes_of_each_row(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:20], digits[1][:20].clone()
+    y[:3] = (y[:3] + 1) % 10  # misclassified: not attacked
+    sweep = Sweep([PGD(eps=0.1, steps=3)], {"linf": [0.02, 0.2]})
+    columns = sweep.attack_batch(net, x, y, torch.arange(20))
+    passes, seconds = columns["forwards"] + columns["backwards"], columns["seconds"]
+    assert (passes == 0).any()
+    assert len({*passes.tolist()}) > 2
+    np.testing.assert_allclose(seconds, seconds.sum() * passes / passes.sum())
+    none = sweep.attack_batch(net, x[:3], y[:3], torch.arange(3))
+    assert len({*none["seconds"].tolist()}) == 1
+
+
 def test_a_list_of_attacks_is_named_after_their_classes(linear: Any) -> None:
     net, x, y, _ = linear
     sweep = Sweep([FGSM(eps=0.1), FGSM(eps=0.2), BIM(eps=0.1)])
