@@ -24,10 +24,11 @@ from robustlit.experiment.recipes import (
 )
 
 RECIPES = sorted(recipe_files())
-OWN = {"embedding_regression": 0.1, "pcl": 0.1, "jumprelu_random": 1.5, "label_embedding": 0.1, "label_smoothing": 0.1}
+L2 = {"jumprelu_random": 1.5, "smoothing": 0.5}
+OWN = {"embedding_regression": 0.1, "pcl": 0.1, "label_embedding": 0.1, "label_smoothing": 0.1, **L2}
 OWN |= {recipe: 8 / 255 for recipe in RECIPES if recipe.startswith("cifar10_")}
 # In pixel units and right as they are: noise and curve ends belong to the data and to comparisons, not to a budget.
-IN_BUDGETS = ("eps", "grid", "hinge_bound", "corrector_eps")
+IN_BUDGETS = ("eps", "grid", "hinge_bound", "corrector_eps", "sigma")
 
 
 @cache
@@ -71,7 +72,7 @@ def test_every_budget_and_step_of_a_recipe_is_in_proportion_to_eps(recipe: str) 
         built, other = instantiate(node), instantiate(rescaled[path])
         if isinstance(built, GradientAscent):
             assert built.step_over_eps == other.step_over_eps <= 2
-            assert built.norm == other.norm == ("l2" if recipe == "jumprelu_random" else "linf")
+            assert built.norm == other.norm == ("l2" if recipe in L2 else "linf")
 
 
 STEPS = {
