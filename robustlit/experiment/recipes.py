@@ -52,6 +52,12 @@ def usual_eps(data: str, norm: str) -> float | None:
         return None
 
 
+def eps_for(data: str, norm: str, eps: float, *, _root_: Any) -> float | None:
+    """Return `${eps_for:MNIST,linf,0.1}`: a recipe's own budget on that data in that norm, elsewhere `usual_eps`."""
+    target = str(_root_.data.get("_target_", ""))
+    return eps if (target.rsplit(".", 1)[-1], _root_.norm) == (data, norm) else usual_eps(target, _root_.norm)
+
+
 def chosen_eps(recipe: dict[str, Any]) -> Any:
     """Return the budget of a recipe, that of its data where it leaves it to them.
 
@@ -74,6 +80,7 @@ def budgets(norm: str, eps: str | float, *multiples: str | float) -> list[float]
 OmegaConf.register_new_resolver("times", times, replace=True)
 OmegaConf.register_new_resolver("budgets", budgets, replace=True)
 OmegaConf.register_new_resolver("usual_eps", usual_eps, replace=True)
+OmegaConf.register_new_resolver("eps_for", eps_for, replace=True)
 
 
 def recipes_folder() -> Path:

@@ -107,6 +107,24 @@ def test_a_budget_that_is_not_given_is_read_as_in_the_base_recipe() -> None:
     assert base["eps"] == USUAL_EPS
 
 
+def eps_of(*overrides: str) -> float | None:
+    register_recipes(recipe_files())
+    return OmegaConf.create(stored(composed([*overrides, "name=x", "run_dir=x"]))).eps
+
+
+@pytest.mark.parametrize("recipe", OWN)
+def test_a_recipes_own_budget_holds_for_its_data_in_its_norm(recipe: str) -> None:
+    if recipe.startswith("cifar10_"):
+        assert (eps_of(f"recipe={recipe}", "data=mnist"), eps_of(f"recipe={recipe}", "norm=l2")) == (0.3, None)
+        return
+    own, other = ("l2", "linf") if recipe in L2 else ("linf", "l2")
+    assert eps_of(f"recipe={recipe}", f"norm={own}") == OWN[recipe]
+    assert eps_of(f"recipe={recipe}", f"norm={other}") == (0.3 if other == "linf" else None)
+    for data, usual in {"cifar10": 8 / 255, "fashion_mnist": 0.1, "image_folder": None}.items():
+        assert eps_of(f"recipe={recipe}", f"data={data}") == (usual if own == "linf" else None)
+    assert eps_of(f"recipe={recipe}", "data=cifar10", f"norm={other}", "eps=0.7") == 0.7
+
+
 def test_a_multiple_is_rounded_to_what_was_meant_and_eps_stays_eps() -> None:
     assert [times(0.3, m) for m in ("1/3", "2/3", "1/6", 1)] == [0.1, 0.2, 0.05, 0.3]
     assert times("8/255", "1") == 8 / 255
