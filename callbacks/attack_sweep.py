@@ -22,7 +22,7 @@ from robustlit.evaluation.batches import check_numbers, class_names_of, coverage
 from robustlit.evaluation.columns import Columns, as_evaluation, gathered
 from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.on_all import FOLDER as ALL_IMAGES
-from robustlit.evaluation.on_all import OnAll, is_first, known_names
+from robustlit.evaluation.on_all import OnAll, is_first, known_names, names_on_all
 from robustlit.evaluation.parts import FOLDER, Parts
 from robustlit.figures.run import write_evaluation
 from robustlit.processes import Guard
@@ -88,7 +88,7 @@ class AttackSweep(pl.Callback):
         )  # fmt: skip
         if images is not None:
             check_count(images, "images")
-        self.images, self.on_all = images, known_names(on_all, "on_all", {**attacks, **proofs})
+        self.images, self.on_all = images, names_on_all(on_all, attacks, proofs)
         if substitute is not None:
             self.sweep.substitute = load_classifier(substitute)[0]
         self.substitute_images = substitute_images

@@ -64,6 +64,19 @@ def known_names(names: Sequence[str], name: str, known: Collection[str], *, matt
     return tuple(each for each in names if each in known)
 
 
+def names_on_all(names: Sequence[str], attacks: Collection[str], certificates: Collection[str]) -> tuple[str, ...]:
+    """Return the known ones of `on_all`, with a warning where no attack is among them: nothing runs then."""
+    found = known_names(names, "on_all", [*attacks, *certificates])
+    if found and not {*found} & {*attacks}:
+        listed = ", ".join(found)
+        warnings.warn(
+            f"on_all=[{listed}] names no attack, so nothing runs on all images; name one too, "
+            f"on_all=[{next(iter(attacks))},{listed}]",
+            stacklevel=3,
+        )
+    return found
+
+
 def is_first(index: Tensor, first: Tensor | None) -> Tensor:
     """Return which examples, by their numbers (B,), are among the first: bool (B,); None stands for all."""
     if first is None:

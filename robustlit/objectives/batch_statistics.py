@@ -31,6 +31,11 @@ def logits_and_statistics(net: nn.Module, x: Tensor, *, gradient: bool) -> tuple
     return logits if gradient else logits.detach(), statistics
 
 
+def statistics_of(net: nn.Module, x: Tensor) -> Statistics:
+    """Return the statistics alone; a net without BatchNorm layers in training mode has none, and is not called."""
+    return logits_and_statistics(net, x, gradient=False)[1] if _training_layers(net) else {}
+
+
 @contextmanager
 def recorded(net: nn.Module) -> Iterator[Statistics]:
     """Record the mean and the variance of what enters each BatchNorm layer of `net` that is in training mode."""

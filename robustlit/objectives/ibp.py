@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from robustlit.certify.bounds import logits_of, margins_of
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Tape
 from robustlit.checks import check_not_negative, check_positive
-from robustlit.objectives.batch_statistics import Statistics, WithStatistics, logits_and_statistics
+from robustlit.objectives.batch_statistics import Statistics, WithStatistics, logits_and_statistics, statistics_of
 from robustlit.objectives.inner import check_inner_attack
 from robustlit.objectives.objective import ObjectiveOutput
 from robustlit.threat import check_eps, check_norm
@@ -72,16 +73,21 @@ class IBPTraining:
         self.share = smooth_rise(fraction / self.warmup) if self.warmup else 1.0
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the clean images."""
+        """Return the loss of (B, C, H, W) images and their (B,) classes, and the worst logits that the bounds allow.
+
+        The training accuracy is thus the share of the images that are proven at the step's budget.
+        """
         self.prepare(classifier)
         kappa = self.first_kappa + self.share * (self.kappa - self.first_kappa)
-        logits, statistics = logits_and_statistics(classifier, x, gradient=kappa > 0)
-        eps = self.largest * self.share
-        proven, tape = proven_loss(classifier, x, y, eps, self.norm, statistics, linear=self.linear)
-        loss = (1 - kappa) * proven
+        eps, of_clean = self.largest * self.share, x.new_zeros(())
         if kappa:
-            loss = loss + kappa * F.cross_entropy(logits, y)
-        return {"loss": self.regularised(loss, tape), "logits": logits}
+            clean, statistics = logits_and_statistics(classifier, x, gradient=True)
+            of_clean = kappa * F.cross_entropy(clean, y)
+        else:  # no pass for a loss without weight
+            statistics = statistics_of(classifier, x)
+        worst, tape = worst_logits(classifier, x, y, eps, self.norm, statistics, linear=self.linear)
+        loss = (1 - kappa) * F.cross_entropy(worst, y) + of_clean
+        return {"loss": self.regularised(loss, tape), "logits": worst.detach()}
 
     @property
     def linear(self) -> float:
@@ -131,11 +137,11 @@ def smooth_rise(share: float) -> float:
     return slope * (share**4 / (4 * bend**3)) if share < bend else slope * (share - bend + bend / 4)
 
 
-def proven_loss(
+def worst_logits(
     classifier: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str, statistics: Statistics | None = None, *,
     linear: float = 0.0,
 ) -> tuple[Tensor, Tape]:  # fmt: skip
-    """Return the mean cross-entropy (a scalar) of the worst logits that intervals within `eps` allow, and the tape.
+    """Return the worst logits (B, K) that intervals within `eps` allow, 0 for the true class, and the tape.
 
     In float32 whatever the precision of training: margins in bfloat16 cost certified accuracy. BatchNorm layers take
     `statistics` in place of their running ones. `linear` in [0, 1] is the weight of CROWN-IBP's bounds beside IBP's.
@@ -147,7 +153,7 @@ def proven_loss(
         margins = margins_of(tape, node, y, through_bends=False)
         if linear:
             margins = linear * margins_of(tape, node, y, through_bends=True) + (1 - linear) * margins
-        return F.cross_entropy(-margins, y), tape
+        return -margins, tape
 
 
 def imbalance(tape: Tape) -> Tensor:
@@ -156,30 +162,48 @@ def imbalance(tape: Tape) -> Tensor:
     Intervals should not widen from the input on (tightness), and units that are surely on should weigh as much as
     those surely off, by the mean and by the variance of their middles.
     """
-    first = _mean_radius(tape.region.low, tape.region.high)
+    first = (tape.region.high.mean() - tape.region.low.mean()) / 2
     terms = []
     for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.bends):
-        terms += [F.relu(_BALANCE - first / _mean_radius(node.low, node.high).clamp_min(1e-12))]
-        middle = (node.low + node.high) / 2
-        mean = middle.mean()
-        on, off = (_moments(middle, side, mean) for side in (node.low > 0, node.high < 0))
-        for a, b in ((on[0], -off[0]), (on[1], off[1])):
-            larger, smaller = torch.maximum(a, b), torch.minimum(a, b)
+        mean, radius, totals, squares, counts = _Moments.apply(node.low, node.high)
+        terms += [F.relu(_BALANCE - first / radius.clamp_min(1e-12))]
+        spread = (squares - 2 * mean * totals + mean.square() * counts).clamp_min(0)
+        for on, off in (totals * totals.new_tensor([1, -1]), spread):
+            larger, smaller = torch.maximum(on, off), torch.minimum(on, off)
             terms.append(F.relu(_BALANCE - smaller / larger.clamp_min(1e-12)))
     count = len(terms) // 3
     return torch.stack(terms).sum() / (_BALANCE * count) if count else first.new_zeros(())
 
 
-def _mean_radius(low: Tensor, high: Tensor) -> Tensor:
-    return (high.mean() - low.mean()) / 2
+class _Moments(torch.autograd.Function):
+    """What the regularisers need of the intervals before an activation, in few passes over these.
 
+    From low and high, alike in shape: the mean middle, the mean radius, and, of the middles that are surely on and of
+    those surely off, (2,) each: their sum, the sum of their squares, their number.
+    """
 
-def _moments(middle: Tensor, side: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the values on one `side` (bool, as `middle`) add to the mean of all, and to their variance."""
-    values = torch.where(side, middle, 0.0).flatten()
-    total, squares = values.sum(), values.dot(values)  # a few passes over the values: this is a third of a step
-    spread = squares - 2 * mean * total + mean.square() * side.sum()
-    return total / len(values), spread.clamp_min(0) / len(values)
+    @staticmethod
+    def forward(ctx: Any, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+        middle = (low + high) / 2
+        mean, radius = middle.mean(), middle.mean() - low.mean()
+        off = middle.masked_fill(high >= 0, 0)
+        on = middle.masked_fill_(low <= 0, 0)
+        ctx.save_for_backward(on, off)
+        counts = torch.stack([torch.count_nonzero(on), torch.count_nonzero(off)])
+        ctx.mark_non_differentiable(counts)
+        sums = torch.stack([on.sum(), off.sum()])
+        squares = torch.stack([torch.linalg.vector_norm(on), torch.linalg.vector_norm(off)]).square()
+        return mean, radius, sums, squares, counts
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        on, off = ctx.saved_tensors
+        mean, radius, totals, squares, _ = gradients
+        found = torch.addcmul(on.sign().mul_(totals[0]), on, 2 * squares[0])
+        found.sub_(off.sign().mul_(totals[1])).addcmul_(off, 2 * squares[1])
+        size = on.numel()
+        found = found.add_(mean / size).mul_(0.5)
+        return found - radius / (2 * size), found + radius / (2 * size)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.objectives.batch_statistics import logits_and_statistics
-from robustlit.objectives.ibp import AttackedIBP, proven_loss
+from robustlit.objectives.ibp import AttackedIBP, worst_logits
 from robustlit.objectives.objective import ObjectiveOutput
 
 
@@ -42,6 +42,6 @@ class MTLIBP(AttackedIBP):
         eps = self.largest * self.share
         x_adv = self.attacked(classifier, x, y, eps)
         logits, statistics = logits_and_statistics(classifier, x_adv, gradient=True)
-        proven, tape = proven_loss(classifier, x, y, eps, self.norm, statistics)
-        loss = self.alpha * proven + (1 - self.alpha) * F.cross_entropy(logits, y)
+        worst, tape = worst_logits(classifier, x, y, eps, self.norm, statistics)
+        loss = self.alpha * F.cross_entropy(worst, y) + (1 - self.alpha) * F.cross_entropy(logits, y)
         return {"loss": self.regularised(loss, tape), "logits": logits}

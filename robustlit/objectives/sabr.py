@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustlit.objectives.batch_statistics import logits_and_statistics
-from robustlit.objectives.ibp import AttackedIBP, proven_loss
+from robustlit.objectives.batch_statistics import statistics_of
+from robustlit.objectives.ibp import AttackedIBP, worst_logits
 from robustlit.objectives.objective import ObjectiveOutput
 
 
@@ -38,11 +39,11 @@ class SABR(AttackedIBP):
             raise ValueError(f"subselection must be a share of eps in (0, 1], got {self.subselection}")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""
+        """Return the loss of (B, C, H, W) images and their (B,) classes, and the worst logits within the boxes."""
         self.prepare(classifier)
         eps = self.largest * self.share
         reach = (1 - self.subselection) * eps
         centre = self.attacked(classifier, x, y, reach)
-        logits, statistics = logits_and_statistics(classifier, centre, gradient=False)
-        proven, tape = proven_loss(classifier, centre, y, self.subselection * eps, self.norm, statistics)
-        return {"loss": self.regularised(proven, tape), "logits": logits}
+        statistics = statistics_of(classifier, centre)
+        worst, tape = worst_logits(classifier, centre, y, self.subselection * eps, self.norm, statistics)
+        return {"loss": self.regularised(F.cross_entropy(worst, y), tape), "logits": worst.detach()}

@@ -189,6 +189,11 @@ def test_an_attack_can_keep_to_its_own_eps(run_test: Test) -> None:
     assert sweep.evaluation.rests_on(eps=0.05) == ["pgd"]
 
 
+def test_certificates_alone_do_not_run_on_all_images_and_a_warning_says_so() -> None:
+    with pytest.warns(UserWarning, match=r"on_all=\[ibp\] names no attack.*on_all=\[.*,ibp\]"):
+        AttackSweep(ATTACKS, images=20, on_all=["ibp"], certificates={"ibp": IBP(0.01, rounds=1)})
+
+
 @pytest.mark.parametrize("settings", [{"own_eps": ["fgms"]}, {"on_all": ["bim"]}])
 def test_names_that_nothing_has_are_left_out_with_a_warning(settings: dict[str, Any], run_test: Test) -> None:
     ((key, (name,)),) = settings.items()

@@ -16,7 +16,7 @@ from robustlit.certify.region import Region
 from robustlit.models import CNN7
 from robustlit.objectives import MTLIBP, SABR, CROWNIBPTraining, IBPTraining
 from robustlit.objectives.batch_statistics import logits_and_statistics
-from robustlit.objectives.ibp import proven_loss
+from robustlit.objectives.ibp import worst_logits
 
 ATTACK = PGD(0.02, steps=1, random_start=False)
 
@@ -43,10 +43,10 @@ def test_at_eps_0_the_bounds_are_the_logits_in_training_mode(net: CNN7, batch: t
     x, y = batch
     logits, statistics = logits_and_statistics(copy.deepcopy(net), x, gradient=True)
     assert sorted(statistics) == sorted(name for name, _ in net.named_buffers() if "running" in name)
-    loss, _ = proven_loss(net, x, y, 0.0, "linf", statistics)
+    loss = F.cross_entropy(worst_logits(net, x, y, 0.0, "linf", statistics)[0], y)
     torch.testing.assert_close(loss, F.cross_entropy(logits, y), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(logits, net(x))
-    without, _ = proven_loss(net, x, y, 0.0, "linf")
+    without = F.cross_entropy(worst_logits(net, x, y, 0.0, "linf")[0], y)
     assert (loss - without).abs() > 0.02
     assert net.training  # as before
 
@@ -67,7 +67,7 @@ def test_a_net_in_eval_mode_has_its_own_statistics(net: CNN7, batch: tuple[Tenso
     logits, statistics = logits_and_statistics(net.eval(), x, gradient=False)
     assert not statistics
     assert not logits.requires_grad
-    torch.testing.assert_close(proven_loss(net, x, y, 0.0, "linf")[0], F.cross_entropy(logits, y))
+    torch.testing.assert_close(worst_logits(net, x, y, 0.0, "linf")[0], logits - logits.gather(1, y.view(-1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def test_crown_ibp_training_weighs_linear_bounds_and_intervals(net: CNN7, batch:
     assert objective.linear == pytest.approx(0.9 - 0.8 * share)
     eps = 0.02 * share
     found = objective(net, x, y)["loss"]
-    torch.testing.assert_close(found, proven_loss(net, x, y, eps, "linf", linear=0.9 - 0.8 * share)[0])
+    worst, _ = worst_logits(net, x, y, eps, "linf", linear=0.9 - 0.8 * share)
+    torch.testing.assert_close(found, F.cross_entropy(worst, y))
     tape, node = logits_of(net, Region(x, x.new_full((len(x),), eps), "linf"))
     bounds = [margins_of(tape, node, y, through_bends=bends) for bends in (True, False)]
     weight = objective.linear
@@ -124,7 +125,7 @@ def test_crown_ibp_training_weighs_linear_bounds_and_intervals(net: CNN7, batch:
     torch.testing.assert_close(intervals(net, x, y)["loss"], without(net, x, y)["loss"])
     assert found < intervals(net, x, y)["loss"]  # linear bounds are the tighter ones here
     x_adv = PGD(eps, steps=5)(net, x, y, seed=0)
-    assert proven_loss(net, x, y, eps, "linf", linear=1.0)[0] >= F.cross_entropy(net(x_adv), y)
+    assert F.cross_entropy(worst_logits(net, x, y, eps, "linf", linear=1.0)[0], y) >= F.cross_entropy(net(x_adv), y)
 
 
 @pytest.mark.parametrize("name", ["first_beta", "beta"])

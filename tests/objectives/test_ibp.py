@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,10 +13,14 @@ from torch import nn
 
 from robustlit.attacks import PGD
 from robustlit.attacks.losses import Criterion
+from robustlit.certify import IBP
 from robustlit.models import SmallCNN
 from robustlit.objectives import MTLIBP, SABR, IBPTraining
-from robustlit.objectives.ibp import imbalance, initialise_for_intervals, proven_loss, smooth_rise
+from robustlit.objectives.ibp import imbalance, initialise_for_intervals, smooth_rise, worst_logits
 from robustlit.threat import distance
+
+if TYPE_CHECKING:
+    from robustlit.certify.tape import Tape
 
 
 @pytest.fixture
@@ -27,6 +32,11 @@ def net() -> nn.Module:
 def _batch(count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     draws = torch.Generator().manual_seed(0)
     return torch.rand(count, 1, 8, 8, generator=draws), torch.arange(count) % 10
+
+
+def proven_loss(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, norm: str) -> tuple[torch.Tensor, Tape]:
+    worst, tape = worst_logits(net, x, y, eps, norm)
+    return F.cross_entropy(worst, y), tape
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -49,6 +59,19 @@ def test_intervals_are_in_float32_whatever_the_precision_of_training(objective: 
     assert found == expected
     assert all(node.low.dtype == torch.float32 for node in tape.nodes if node.low is not None)
     assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_the_training_accuracy_is_the_share_that_is_proven(net: nn.Module, kappa: float) -> None:
+    x, y = _batch(64)
+    y = net(x).argmax(1)
+    objective, calls = IBPTraining(0.004, kappa=kappa), []
+    net.register_forward_pre_hook(lambda module, given: calls.append(type(given[0]).__name__))
+    right = objective(net, x, y)["logits"].argmax(1) == y
+    radius = IBP(0.004, rounds=1).run(net, x, y).radius  # in float64
+    assert 0 < int(right.sum()) < 64
+    assert torch.equal(right, radius > 0)
+    assert ("Tensor" in calls[: 1 + (kappa > 0)]) == (kappa > 0)  # no pass for a loss without weight
 
 
 def test_eps_kappa_and_the_regularisers_follow_the_schedule(net: nn.Module) -> None:
@@ -106,6 +129,35 @@ def test_the_regularisers_and_the_first_weights_are_those_of_shi_et_al() -> None
     assert not wide.bias.any()
 
 
+def test_the_regularisers_gradient_is_that_of_their_formula(net: nn.Module) -> None:
+    x, y = _batch()
+
+    def formula(tape: Tape) -> torch.Tensor:
+        first, terms = (tape.region.high - tape.region.low).mean() / 2, []
+        for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.bends):
+            middle, radius = (node.low + node.high) / 2, (node.high - node.low).mean() / 2
+            terms.append(F.relu(0.5 - first / radius))
+            on, off, mean = node.low > 0, node.high < 0, middle.mean()
+            share = [(middle * side).sum().abs() / middle.numel() for side in (on, off)]
+            spread = [((middle - mean).square() * side).sum() / middle.numel() for side in (on, off)]
+            terms += [F.relu(0.5 - min(pair) / max(pair).clamp_min(1e-12)) for pair in (share, spread)]
+        return torch.stack(terms).sum() / (0.5 * len(terms) / 3)
+
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2)  # wider intervals than the images'
+    gradients = []
+    for value in (imbalance, formula):
+        net.zero_grad()
+        found = value(worst_logits(net, x, y, 0.005, "linf")[1])
+        found.backward()
+        gradients.append(
+            torch.cat([found.detach().view(1), *(p.grad.flatten() for p in net.parameters() if p.grad is not None)])
+        )
+    assert gradients[0].numel() > 1000
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+
+
 def test_training_certifies(net: nn.Module) -> None:
     x, y = _batch(10)
     objective = IBPTraining(0.02, warmup=0.5)
@@ -156,11 +208,9 @@ def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
 def test_sabr_bounds_a_box_within_the_ball_around_an_adversarial_example(net: nn.Module, norm: str) -> None:
     x, y = _batch()
     attack = PGD(0.1, norm=norm, steps=3, random_start=False)
-    seen = []
-    net.register_forward_pre_hook(lambda module, args: seen.append(args[0]) if type(args[0]) is torch.Tensor else None)
     small = SABR(0.2, norm=norm, subselection=0.25, attack=attack, initialise=False)
     loss = small(net, x, y)["loss"]
-    centre = seen[-1]  # the attack's own points come before
+    centre = attack.maximise(net, x, Criterion(y).log_odds, eps=0.75 * 0.2)
     assert distance(centre, x, norm).max() <= 0.75 * 0.2 + 1e-5
     assert distance(centre, x, norm).max() > 0.7 * 0.2
     torch.testing.assert_close(loss, proven_loss(net, centre, y, 0.25 * 0.2, norm)[0])
