@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ObjectiveOutput(TypedDict):
     """What an objective returns.
 
-    loss: Scalar to minimise. logits: (B, K) of the inputs that were trained on, for the training accuracy.
+    loss: Scalar to minimise. logits: (B, K) of the inputs that were trained on, or the worst that bounds allow, for the
+    training accuracy.
     """
 
     loss: Tensor
