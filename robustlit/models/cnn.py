@@ -41,6 +41,18 @@ def _convolutions(*channels: int, kernel: int, stride: int = 1, padding: int = 0
     return layers
 
 
+def _scaled(width: float, *sizes: int) -> list[int]:
+    """Return the paper's sizes times `width`, rounded.
+
+    Raises:
+        ValueError: None of the smallest is left.
+    """
+    least = min(sizes)
+    if not (math.isfinite(width) and round(least * width) >= 1):
+        raise ValueError(f"width must leave at least one of {least} channels, got {width}; 1 is the paper's network")
+    return [round(size * width) for size in sizes]
+
+
 class BaseCNN(CNN):
     """The base network of the 2019 report: four 3x3 convolutions, two linear layers, 594 922 parameters on MNIST.
 
@@ -50,23 +62,25 @@ class BaseCNN(CNN):
         num_classes, in_chans, mean, std: See `CNN`.
         image_size: Side of the square image in pixels, at least 16.
         dropout: Probability of dropping a unit before the last layer, in [0, 1).
+        width: Factor on the 32 and 64 channels and the 512 hidden units (rounded); at 0.5 it has 150 266 parameters.
     """
 
     def __init__(
         self, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None, dropout: float = 0.0,
+        std: Sequence[float] | None = None, dropout: float = 0.0, width: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=16)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be a probability in [0, 1), got {dropout}; 0 turns it off")
+        narrow, wide, hidden = _scaled(width, 32, 64, 512)
         # Two convolutions without padding take 4 pixels off, the pooling halves; twice: 28 -> 12 -> 4.
         side = ((image_size - 4) // 2 - 4) // 2
         self.normalize = normalization(mean, std, in_chans)
-        first, second = _convolutions(in_chans, 32, 32, kernel=3), _convolutions(32, 64, 64, kernel=3)
+        first, second = _convolutions(in_chans, narrow, narrow, kernel=3), _convolutions(narrow, wide, wide, kernel=3)
         self.features = nn.Sequential(*first, nn.MaxPool2d(2), *second, nn.MaxPool2d(2), nn.Flatten())
         self.classifier = nn.Sequential(
-            nn.Linear(64 * side**2, 512), nn.ReLU(), nn.Dropout(dropout), nn.Linear(512, num_classes)
+            nn.Linear(wide * side**2, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
         )
 
 
@@ -114,9 +128,7 @@ class SmallCNN(CNN):
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=4)
         check_integer("hidden", hidden, 1, "the paper has 100")
-        if not (math.isfinite(width) and round(16 * width) >= 1):
-            raise ValueError(f"width must leave at least one of 16 channels, got {width}; 1 is the paper's network")
-        first, second = round(16 * width), round(32 * width)
+        first, second = _scaled(width, 16, 32)
         side = image_size // 2 // 2  # each convolution halves the size
         self.normalize = normalization(mean, std, in_chans)
         convolutions = _convolutions(in_chans, first, second, kernel=4, stride=2, padding=1)

@@ -19,12 +19,13 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "model"
         (BaseCNN(), 594_922),
         (BaseCNN(dropout=0.5), 594_922),
         (BaseCNN(mean=[0.1], std=[0.3]), 594_922),
+        (BaseCNN(width=0.5), 150_266),
         (MadryCNN(), 3_274_634),
         (CNN7(), 13_259_338),
         (SmallCNN(), 166_406),
         (SmallCNN(width=2, hidden=256), 839_018),
     ],
-    ids=["base", "base-dropout", "base-normalised", "madry", "cnn7", "small", "small-wide"],
+    ids=["base", "base-dropout", "base-normalised", "base-half", "madry", "cnn7", "small", "small-wide"],
 )
 def test_parameters_are_those_of_the_paper(model: nn.Module, parameters: int) -> None:
     assert count_parameters(model) == parameters
@@ -64,6 +65,9 @@ def test_width_scales_the_channels() -> None:
     convolutions = [layer for layer in SmallCNN(width=0.3, hidden=7).modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [5, 10]
     assert SmallCNN(width=0.3, hidden=7)(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+    layers = [layer for layer in BaseCNN(width=0.3).modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert [layer.weight.shape[0] for layer in layers] == [10, 10, 19, 19, 154, 10]
+    assert BaseCNN(7, 3, 32, width=0.3)(torch.rand(1, 3, 32, 32)).shape == (1, 7)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -109,6 +113,8 @@ def test_values_out_of_range_are_refused() -> None:
     for width in (0.0, -1.0, 0.01, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="width must leave at least one"):
             SmallCNN(width=width)
+        with pytest.raises(ValueError, match="width must leave at least one of 32"):
+            BaseCNN(width=width)
     with pytest.raises(ValueError, match="hidden must be an integer of at least 1, got 0"):
         SmallCNN(hidden=0)
 
