@@ -214,6 +214,7 @@ def normalised(config: DictConfig) -> Recipe:
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
     recipe["eps"] = recipes.chosen_eps(recipe)
     recipes.drop_left_out(recipe)
+    recipes.drop_what_the_net_does_not_take(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)
     if isinstance(checked.seed, bool) or not isinstance(checked.seed, int) or not 0 <= checked.seed < 2**32:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustlit.checks import did_you_mean, is_number
+from robustlit.tracking.console import say
 
 BASE = "base"
 USUAL_EPS = "${usual_eps:${data._target_},${norm}}"  # what recipes/base.yaml has
@@ -141,6 +143,30 @@ def drop_left_out(recipe: dict[str, Any]) -> None:
     for kind in ("attacks", "certificates"):
         if isinstance(sweep.get(kind), dict):
             sweep[kind] = {name: part for name, part in sweep[kind].items() if not is_left_out(part)}
+
+
+def drop_what_the_net_does_not_take(recipe: dict[str, Any]) -> None:
+    """Delete what a recipe's file says of its own net (`mean`, `std`) where another was chosen that does not take it.
+
+    A line says so. What the command line gives stays, and is refused where the net is built.
+    """
+    file, model = recipe_files().get(str(recipe.get("recipe"))), recipe.get("model")
+    said = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    own = said.get("model") if isinstance(said, dict) else None
+    if not isinstance(own, dict) or not isinstance(model, dict):
+        return
+    try:
+        takes = signature(get_object(str(model.get("_target_")))).parameters
+    except Exception:  # what cannot be imported is reported where it is built
+        return
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
+        return
+    gone = [key for key, value in own.items() if key not in takes and key in model and model[key] == value]
+    for key in gone:
+        del model[key]
+    if gone:
+        name, left_out = str(model["_target_"]).rsplit(".", 1)[-1], ", ".join(f"model.{key}" for key in gone)
+        say(f"warning: recipe={recipe['recipe']} sets {left_out}, which {name} does not take: left out")
 
 
 def read_only(recipe: dict[str, Any]) -> DictConfig:

@@ -126,6 +126,28 @@ def test_a_run_evaluated_in_another_norm_needs_a_budget_in_it() -> None:
     assert (budget(), budget("norm=linf"), budget("norm=linf", "eps=0.1")) == (2.0, 0.3, 0.1)
 
 
+def test_what_a_recipe_says_of_its_net_is_left_out_for_a_net_that_does_not_take_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def model(*overrides: str) -> dict[str, Any]:
+        register_recipes(recipe_files())
+        composition = stored(composed(["recipe=cifar10_pgd", "name=a", "run_dir=a", *overrides]))
+        found: dict[str, Any] = normalised(OmegaConf.create({**composition, "recipe": "cifar10_pgd"}))["model"]
+        return found
+
+    own = ("model=own", "model._target_=torchvision.models.alexnet")
+    assert len(model("model=wrn_28_10")["mean"]) == 3
+    assert model(*own).keys() == {"_target_", "weights", "mean", "std"}  # it takes anything
+    assert not capsys.readouterr().err
+    own = ("model=own", "model._target_=torch.nn.Flatten")
+    assert model(*own) == {"_target_": "torch.nn.Flatten", "weights": None}
+    assert (
+        "recipe=cifar10_pgd sets model.mean, model.std, which Flatten does not take: left out"
+        in capsys.readouterr().err
+    )
+    assert "mean" in model(*own, "+model.mean=[0,0,0]")  # refused where the net is built
+
+
 def test_a_plan_warns_of_a_sweep_in_another_norm(capsys: pytest.CaptureFixture[str]) -> None:
     plan_training(recipe("sweep=linf", "norm=l2", "eps=0.5"))
     assert "take sweep=l2" in capsys.readouterr().err
