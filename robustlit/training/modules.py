@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 REFERENCE_IMAGES = 10_000  # from which class similarities are computed
-ADVERSARIAL_LR = 5e-3  # of recipes/pgd_adv_train.yaml, trades.yaml and label_embedding.yaml
+ADVERSARIAL_LR = 5e-3  # of recipes/trades.yaml and label_embedding.yaml
 _Build = Callable[[int, int, int], nn.Module]  # num_classes, in_chans, image_size
 
 
@@ -197,7 +197,7 @@ class PGDAdversarialClassifier(_OneCycle):
         norm: "linf" or "l2".
         steps: Steps of the inner attack.
         warmup, eps_scale, margin: See `AdversarialTraining`.
-        net: The classifier to train; None builds a SmallCNN of twice the width.
+        net: The classifier to train; None builds a BaseCNN of half the width.
         settings: See `Settings`; the validation attack is PGD-10 at eps where none is given.
     """
 
@@ -207,14 +207,15 @@ class PGDAdversarialClassifier(_OneCycle):
         *,
         norm: str = "linf",
         steps: int = 3,
-        warmup: float = 0.4,
-        eps_scale: float = 1.18,
+        warmup: float = 0.3,
+        eps_scale: float = 1.12,
         margin: float | None = None,
         net: nn.Module | None = None,
         **settings: Unpack[Settings],
     ) -> None:
         objective = AdversarialTraining(_inner(eps, norm, steps, reach=1.65), warmup, eps_scale, margin=margin)
-        super().__init__(_given(net, _wide), objective, **_validated(settings, eps, norm))
+        settings.setdefault("lr", 4e-3)
+        super().__init__(_given(net, partial(BaseCNN, width=0.5)), objective, **_validated(settings, eps, norm))
 
 
 class TRADESClassifier(_OneCycle):
@@ -223,7 +224,8 @@ class TRADESClassifier(_OneCycle):
     Args:
         eps: Budget to be robust to, in pixel units; 8/255 is usual for colour photographs.
         beta: Weight of the divergence; 6 is usual for colour photographs.
-        norm, steps, warmup, eps_scale, margin, net, settings: See `PGDAdversarialClassifier`.
+        net: The classifier to train; None builds a SmallCNN of twice the width.
+        norm, steps, warmup, eps_scale, margin, settings: See `PGDAdversarialClassifier`.
     """
 
     def __init__(

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD
 from robustlit.data import MNIST
 from robustlit.defenses.jumprelu import JumpReLUDefense, RandomJumpReLUDefense
+from robustlit.experiment.recipes import recipe_files
 from robustlit.models import BaseCNN, SmallCNN
 from robustlit.objectives import TRADES, AdversarialTraining
 from robustlit.training import load_classifier
@@ -75,7 +77,8 @@ def test_it_learns_and_its_checkpoint_comes_back(
 def test_the_networks_are_those_of_the_papers() -> None:
     assert sum(p.numel() for p in BaseCNNClassifier().parameters()) == 594_922
     assert sum(p.numel() for p in JumpReLUClassifier().parameters()) == 594_922
-    assert sum(p.numel() for p in PGDAdversarialClassifier().parameters()) == 839_018
+    assert sum(p.numel() for p in PGDAdversarialClassifier().parameters()) == 150_266
+    assert sum(p.numel() for p in TRADESClassifier().parameters()) == 839_018
     colour = BaseCNNClassifier(num_classes=7, in_chans=3, image_size=32)
     assert colour(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
@@ -85,7 +88,10 @@ def test_adversarial_modules_are_the_recipes() -> None:
     objective = module.objective
     assert isinstance(objective, AdversarialTraining)
     assert objective.attack == PGD(eps=0.3, steps=3, relative_step_size=1.65 / 3)
-    assert (objective.warmup, objective.eps_scale) == (0.4, 1.18)
+    recipe = OmegaConf.load(recipe_files()["pgd_adv_train"])
+    assert objective.attack.relative_step_size == pytest.approx(recipe.objective.attack.relative_step_size)
+    assert (objective.warmup, objective.eps_scale) == (recipe.objective.warmup, recipe.objective.eps_scale)
+    assert module._optimizer([nn.Parameter(torch.ones(1))]).param_groups[0]["lr"] == recipe.optimizer.lr
     assert module.validation_attack == PGD(eps=0.3, steps=10)
     trades = TRADESClassifier(1.5, norm="l2", beta=3.0, validation_attack=PGD(eps=1.0, norm="l2")).objective
     assert isinstance(trades, TRADES)
