@@ -42,14 +42,14 @@ def _convolutions(*channels: int, kernel: int, stride: int = 1, padding: int = 0
 
 
 def _scaled(width: float, *sizes: int) -> list[int]:
-    """Return the paper's sizes times `width`, rounded.
+    """Return the published sizes times `width`, rounded.
 
     Raises:
         ValueError: None of the smallest is left.
     """
     least = min(sizes)
     if not (math.isfinite(width) and round(least * width) >= 1):
-        raise ValueError(f"width must leave at least one of {least} channels, got {width}; 1 is the paper's network")
+        raise ValueError(f"width must leave at least one of {least} channels, got {width}; 1 is the published network")
     return [round(size * width) for size in sizes]
 
 

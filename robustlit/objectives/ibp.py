@@ -168,7 +168,7 @@ def imbalance(tape: Tape) -> Tensor:
         mean, radius, totals, squares, counts = _Moments.apply(node.low, node.high)
         terms += [F.relu(_BALANCE - first / radius.clamp_min(1e-12))]
         spread = (squares - 2 * mean * totals + mean.square() * counts).clamp_min(0)
-        for on, off in (totals * totals.new_tensor([1, -1]), spread):
+        for on, off in ((totals[0], -totals[1]), (spread[0], spread[1])):
             larger, smaller = torch.maximum(on, off), torch.minimum(on, off)
             terms.append(F.relu(_BALANCE - smaller / larger.clamp_min(1e-12)))
     count = len(terms) // 3

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD
+from robustlit.experiment.build import _lay_channels_last
 from robustlit.experiment.composition import composed
 from robustlit.experiment.plan import normalised
 from robustlit.experiment.recipes import ConfigError, recipe_files, register_recipes, stored
@@ -117,7 +118,11 @@ def test_a_compiled_run_learns_what_a_plain_one_does(
     # Tracing and gradients as ever, without the minutes that generating code takes on a small machine.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     short = (*SHORT, "recipe=pgd_adv_train", "sweep=none", "logger=none", "trainer.max_epochs=1", "data.train_size=200")
-    for name, more in {"plain": (), "compiled": ("compile=true",), "last": ("channels_last=true",)}.items():
+    for name, more in {
+        "plain": ("channels_last=false",),
+        "compiled": ("compile=true",),
+        "last": ("channels_last=true",),
+    }.items():
         assert run("train", *short, *more, f"name={name}") == 0
     plain, *others = (load_classifier(tmp_path / "runs" / name)[0] for name in ("plain", "compiled", "last"))
     x = digits()[0]
@@ -137,6 +142,29 @@ def test_channels_last_is_a_layout_of_the_same_net(run: Callable[..., int], monk
     assert run(*command, "channels_last=true", "name=x") == 0
     assert layouts == {True}
     assert load_classifier("runs/x")[0](digits()[0]).shape == (8, 10)
+
+
+class Views(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).view(len(x), -1))
+
+
+def test_a_net_that_fails_with_channels_last_trains_without(capsys: pytest.CaptureFixture[str]) -> None:
+    net, x = Views().train(), torch.rand(2, 3, 8, 7)
+    _lay_channels_last(net, x)
+    assert net.features.weight.is_contiguous()
+    assert net.training
+    assert "channels_last is left out: Views fails with it" in capsys.readouterr().err
+    net(x).sum().backward()
+    good = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 5, 2))
+    _lay_channels_last(good, x)
+    assert good[0].weight.is_contiguous(memory_format=torch.channels_last)
+    _lay_channels_last(good, torch.rand(2, 1, 8, 7))  # takes no such images: not the layout's fault
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
