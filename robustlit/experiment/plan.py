@@ -77,6 +77,7 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError, FolderInUseError: The run is not possible.
     """
     recipe = normalised(config)
+    recipes.check_similarity(recipe)
     auto = _takes_auto(recipe)
     place = find_started(recipe, command) if auto else None
     if place is not None:

@@ -145,14 +145,32 @@ def drop_left_out(recipe: dict[str, Any]) -> None:
             sweep[kind] = {name: part for name, part in sweep[kind].items() if not is_left_out(part)}
 
 
+def check_similarity(recipe: dict[str, Any]) -> None:
+    """Raise a ConfigError where the similarities in a recipe's file, of MNIST's classes, are used with other data."""
+    own, used = (
+        OmegaConf.select(OmegaConf.create(each), "objective.outer.similarity") for each in (own_lines(recipe), recipe)
+    )
+    data = str(recipe["data"].get("_target_", "")).rsplit(".", 1)[-1]
+    if isinstance(own, ListConfig) and own == used and data != "MNIST":
+        raise ConfigError(
+            f"recipe={recipe['recipe']} has the similarities of MNIST's classes, and the data are {data}: give "
+            "objective.outer.similarity=, a matrix of its classes, or pixels to compute one"
+        )
+
+
+def own_lines(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what a recipe's file says, as plain containers; nothing for a recipe without a file."""
+    file = recipe_files().get(str(recipe.get("recipe")))
+    said = OmegaConf.to_container(OmegaConf.load(file)) if file else None
+    return {str(key): value for key, value in said.items()} if isinstance(said, dict) else {}
+
+
 def drop_what_the_net_does_not_take(recipe: dict[str, Any]) -> None:
     """Delete what a recipe's file says of its own net (`mean`, `std`) where another was chosen that does not take it.
 
     A line says so. What the command line gives stays, and is refused where the net is built.
     """
-    file, model = recipe_files().get(str(recipe.get("recipe"))), recipe.get("model")
-    said = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    own = said.get("model") if isinstance(said, dict) else None
+    own, model = own_lines(recipe).get("model"), recipe.get("model")
     if not isinstance(own, dict) or not isinstance(model, dict):
         return
     try:

@@ -126,6 +126,18 @@ def test_a_run_evaluated_in_another_norm_needs_a_budget_in_it() -> None:
     assert (budget(), budget("norm=linf"), budget("norm=linf", "eps=0.1")) == (2.0, 0.3, 0.1)
 
 
+def test_similarities_of_digits_are_refused_for_other_classes(tmp_path: Path) -> None:
+    def plan(*overrides: str) -> Any:
+        register_recipes(recipe_files())
+        config = composed(["recipe=label_embedding_adv", "name=a", f"run_dir={tmp_path / 'run'}", *overrides])
+        return plan_training(OmegaConf.create({**stored(config), "recipe": "label_embedding_adv"}))
+
+    with pytest.raises(ConfigError, match=r"of MNIST's classes, and the data are CIFAR10: .*similarity="):
+        plan("data=cifar10")
+    assert not (tmp_path / "run").exists()
+    assert plan("data=cifar10", "objective.outer.similarity=pixels").config.objective.outer.similarity == "pixels"
+
+
 def test_what_a_recipe_says_of_its_net_is_left_out_for_a_net_that_does_not_take_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
