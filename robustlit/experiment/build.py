@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from robustlit.attacks.surroundings import held_in_eval
 from robustlit.classifier import check_finite
+from robustlit.experiment.layout import lay_channels_last
 from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.plan import Plan, Recipe, make
 from robustlit.experiment.recipes import ConfigError, stored
@@ -96,35 +96,13 @@ def _classifier(
 ) -> RobustClassifier:
     optimizer, schedule = make(plan.config, "optimizer"), make(plan.config, "schedule")
     if plan.config.get("channels_last"):
-        _lay_channels_last(net, torch.zeros(2, data.in_chans, data.image_size, data.image_size))
+        lay_channels_last(net, data)
     classifier = RobustClassifier(
         net, objective, optimizer, num_classes=data.num_classes, schedule=schedule, seed=plan.seed,
         compile_net=plan.config.get("compile", False), config=without_weights(recipe), **checks,
     )  # fmt: skip
     classifier.on_non_finite = plan.config.get("on_non_finite", "stop")
     return classifier
-
-
-def _lay_channels_last(net: nn.Module, x: torch.Tensor) -> None:
-    """Lay a net's convolutions out with the channels innermost, unless its forward of images (B, C, H, W) fails so.
-
-    `view` on a feature map fails, which many nets have before their first linear layer; a line says so.
-    """
-
-    def fails() -> bool:
-        try:
-            with held_in_eval(net), torch.no_grad(), torch.random.fork_rng(devices=[]):
-                net(x)
-        except Exception:
-            return True
-        return False
-
-    if fails():  # as it is: what does not take the images is reported elsewhere
-        return
-    net.to(memory_format=torch.channels_last)
-    if fails():
-        net.to(memory_format=torch.contiguous_format)
-        say(f"warning: channels_last is left out: {type(net).__name__} fails with it (`view` does, `reshape` does not)")
 
 
 def _prepared_objective(plan: Plan, data: Any) -> tuple[Objective, Recipe]:

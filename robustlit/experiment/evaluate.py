@@ -15,6 +15,7 @@ from torch import nn
 from robustlit.experiment.build import module_to_evaluate
 from robustlit.experiment.composition import composed_for_net, overridden
 from robustlit.experiment.gate import gate_of_finished
+from robustlit.experiment.layout import lay_channels_last
 from robustlit.experiment.migration import migrated
 from robustlit.experiment.outcome import FAILED, measure
 from robustlit.experiment.own_net import find_modules_here, own_net
@@ -144,6 +145,8 @@ def _evaluate(
             with in_one_line():
                 data: Any = make(plan.config, "data")
                 check_takes(net, data, plan.config.ckpt_path)
+                if plan.config.get("channels_last"):  # as it was trained and attacked: rounding depends on it
+                    lay_channels_last(net, data)
                 if check is not None:
                     check(net, data, plan.config.ckpt_path)
                 run = make_run(plan, module_to_evaluate(net, data.num_classes, plan.seed), data, recipe)

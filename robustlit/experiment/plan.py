@@ -17,6 +17,7 @@ from robustlit.experiment import recipes
 from robustlit.experiment.checkpoints import BEST, LAST
 from robustlit.experiment.gate import check_gate, warn_of_another_norm
 from robustlit.experiment.lock import FolderLock
+from robustlit.experiment.recipe_file import check_similarity, drop_what_the_net_does_not_take
 from robustlit.experiment.recipes import ConfigError, read_only
 from robustlit.experiment.resume import (
     AUTO,
@@ -77,7 +78,7 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError, FolderInUseError: The run is not possible.
     """
     recipe = normalised(config)
-    recipes.check_similarity(recipe)
+    check_similarity(recipe)
     auto = _takes_auto(recipe)
     place = find_started(recipe, command) if auto else None
     if place is not None:
@@ -215,7 +216,7 @@ def normalised(config: DictConfig) -> Recipe:
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
     recipe["eps"] = recipes.chosen_eps(recipe)
     recipes.drop_left_out(recipe)
-    recipes.drop_what_the_net_does_not_take(recipe)
+    drop_what_the_net_does_not_take(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)
     if isinstance(checked.seed, bool) or not isinstance(checked.seed, int) or not 0 <= checked.seed < 2**32:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD
-from robustlit.experiment.build import _lay_channels_last
 from robustlit.experiment.composition import composed
+from robustlit.experiment.layout import lay_channels_last
 from robustlit.experiment.plan import normalised
 from robustlit.experiment.recipes import ConfigError, recipe_files, register_recipes, stored
 from robustlit.models import SmallCNN
@@ -147,23 +148,23 @@ def test_channels_last_is_a_layout_of_the_same_net(run: Callable[..., int], monk
 class Views(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 5, 2)
+        self.features, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(x).view(len(x), -1))
 
 
 def test_a_net_that_fails_with_channels_last_trains_without(capsys: pytest.CaptureFixture[str]) -> None:
-    net, x = Views().train(), torch.rand(2, 3, 8, 7)
-    _lay_channels_last(net, x)
+    net, data = Views().train(), SimpleNamespace(in_chans=3, image_size=8)
+    lay_channels_last(net, data)
     assert net.features.weight.is_contiguous()
     assert net.training
     assert "channels_last is left out: Views fails with it" in capsys.readouterr().err
-    net(x).sum().backward()
-    good = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 5, 2))
-    _lay_channels_last(good, x)
+    net(torch.rand(2, 3, 8, 8)).sum().backward()
+    good = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
+    lay_channels_last(good, data)
     assert good[0].weight.is_contiguous(memory_format=torch.channels_last)
-    _lay_channels_last(good, torch.rand(2, 1, 8, 7))  # takes no such images: not the layout's fault
+    lay_channels_last(good, SimpleNamespace(in_chans=1, image_size=8))  # takes no such images: not the layout's fault
     assert not capsys.readouterr().err
 
 
