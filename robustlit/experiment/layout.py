@@ -22,10 +22,11 @@ def lay_channels_last(net: nn.Module, data: Any) -> None:
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     x = torch.zeros(2, data.in_chans, data.image_size, data.image_size, device=device)
+    generators = [device] if x.is_cuda else []
 
     def fails() -> bool:
         try:
-            with held_in_eval(net), torch.no_grad(), torch.random.fork_rng():
+            with held_in_eval(net), torch.no_grad(), torch.random.fork_rng(devices=generators):
                 net(x)
         except Exception:
             return True

@@ -209,11 +209,13 @@ def test_sabr_bounds_a_box_within_the_ball_around_an_adversarial_example(net: nn
     x, y = _batch()
     attack = PGD(0.1, norm=norm, steps=3, random_start=False)
     small = SABR(0.2, norm=norm, subselection=0.25, attack=attack, initialise=False)
-    loss = small(net, x, y)["loss"]
+    output = small(net, x, y)
+    loss = output["loss"]
     centre = attack.maximise(net, x, Criterion(y).log_odds, eps=0.75 * 0.2)
     assert distance(centre, x, norm).max() <= 0.75 * 0.2 + 1e-5
     assert distance(centre, x, norm).max() > 0.7 * 0.2
     torch.testing.assert_close(loss, proven_loss(net, centre, y, 0.25 * 0.2, norm)[0])
+    torch.testing.assert_close(F.cross_entropy(output["logits"], y), loss)  # the share that is proven
     assert F.cross_entropy(net(centre), y) < loss < proven_loss(net, x, y, 0.2, norm)[0]
     whole = SABR(0.2, norm=norm, subselection=1, attack=attack, initialise=False)(net, x, y)["loss"]
     torch.testing.assert_close(whole, proven_loss(net, x, y, 0.2, norm)[0])
