@@ -39,7 +39,7 @@ from robustlit.experiment.run_folder import (
     write_command,
 )  # fmt: skip
 from robustlit.files import remove_parts, write_file
-from robustlit.threat import check_eps
+from robustlit.threat import check_eps, check_norm
 from robustlit.tracking.console import is_main_process, say
 
 Recipe = dict[str, Any]
@@ -214,6 +214,7 @@ def normalised(config: DictConfig) -> Recipe:
     """Return a composed recipe as plain containers, checked, its fractions read; the config becomes read-only."""
     OmegaConf.set_readonly(config, True)
     recipe: Recipe = recipes.read_fractions({**recipes.stored(config), "recipe": config.recipe})
+    check_norm(recipes.read_only(recipe).norm)  # before a budget in it is asked for
     recipe["eps"] = recipes.chosen_eps(recipe)
     recipes.drop_left_out(recipe)
     drop_what_the_net_does_not_take(recipe)

@@ -122,6 +122,8 @@ def test_a_run_evaluated_in_another_norm_needs_a_budget_in_it() -> None:
     assert (budget(), budget("norm=linf"), budget("norm=l2", "eps=2")) == (0.3, 0.3, 2)
     with pytest.raises(ConfigError, match=r"no budget goes with MNIST in l2: give eps= in pixel units"):
         budget("norm=l2", "sweep=l2")
+    with pytest.raises(ValueError, match=r"norm must be one of linf, l2, got 'l1'"):
+        budget("norm=l1")
     trained |= {"norm": "l2", "eps": 2.0}
     assert (budget(), budget("norm=linf"), budget("norm=linf", "eps=0.1")) == (2.0, 0.3, 0.1)
 
