@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robustlit.classifier import check_finite
@@ -49,6 +49,7 @@ def build_module(plan: Plan, data: Any) -> tuple[Any, Recipe]:
     if not config.get("module") and not defended:
         net = recipes_net(config, filled=plan.resumed is None)  # a resumed run has its weights in the checkpoint
         objective, recipe = _prepared_objective(plan, data)
+        _keep_weights(objective, config.model)
         checks = {name: make(config, name) for name in ("validation_attack", "validation_certificate")}
         return _classifier(plan, data, net, objective, recipe, **checks), recipe
     if defended and not config.get("base"):
@@ -122,6 +123,14 @@ def _prepared_objective(plan: Plan, data: Any) -> tuple[Objective, Recipe]:
         recipe["objective"] = {**recipe["objective"], **learned}
         pl.seed_everything(plan.seed, workers=True, verbose=False)  # as if the matrix had been given
     return objective, recipe
+
+
+def _keep_weights(objective: Any, model: DictConfig) -> None:
+    """Let an objective that draws weights anew at its first step (`initialise`) leave trained ones as they are."""
+    trained = model.get("weights") is not None or model.get("pretrained")
+    if trained and getattr(objective, "initialise", False):
+        objective.initialise = False
+        say(f"{type(objective).__name__} keeps the trained weights: none are drawn anew")
 
 
 def _learning(objective: Any) -> Any:

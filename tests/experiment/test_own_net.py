@@ -12,10 +12,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from robustlit.experiment.build import _keep_weights
 from robustlit.experiment.composition import composed
 from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.recipes import ConfigError, recipe_files, recipes_folder, register_recipes, stored
 from robustlit.models import SmallCNN
+from robustlit.objectives import IBPTraining, Standard
 from robustlit.training import CheckpointError, load_classifier
 from robustlit.training.checkpoint import read_checkpoint
 
@@ -104,6 +106,18 @@ def test_weights_that_do_not_fit_name_the_key(mine: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"^model.weights w.pt do not fit SmallCNN: features.0.weight is \(16, 1, 4"):
         recipes_net(config)
+
+
+@pytest.mark.parametrize(("model", "kept"), [({"weights": "w.pt"}, True), ({"pretrained": True}, True), ({}, False)])
+def test_interval_training_keeps_trained_weights(model: dict[str, Any], kept: bool, capsys: Capture) -> None:
+    net, objective = SmallCNN(image_size=8, hidden=16), IBPTraining(0.1)
+    before = [p.clone() for p in net.parameters()]
+    _keep_weights(objective, OmegaConf.create(model))
+    objective.set_progress(0.0)
+    objective(net, torch.rand(4, 1, 8, 8), torch.arange(4))
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)) == kept
+    assert ("IBPTraining keeps the trained weights" in capsys.readouterr().err) == kept
+    _keep_weights(Standard(), OmegaConf.create(model))  # draws none
 
 
 @pytest.mark.slow
