@@ -25,9 +25,9 @@ from robustlit.experiment.preflight import check_takes
 from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.run_folder import in_one_line, remove_empty, removed_on_failure, write_recipe
 from robustlit.experiment.stored_recipe import callers_own, resolved_plan
-from robustlit.experiment.trainer import make_run, quiet_lightning
+from robustlit.experiment.trainer import make_run, prepare_process
 from robustlit.experiment.zoo import ZooNet
-from robustlit.processes import exit_code, leave_on_signals, watch_parent
+from robustlit.processes import exit_code, leave_on_signals
 from robustlit.results import OVERSTATED, Verdict
 from robustlit.tracking.console import say
 from robustlit.training import read_checkpoint
@@ -49,8 +49,7 @@ def evaluate_checkpoint(
         strict: Return `FAILED` where the figure is overstated, and 1 where there is no verdict.
         command: The command line, as typed, stored in the run directory.
     """
-    quiet_lightning()
-    watch_parent()
+    prepare_process()
     if trusted:
         find_modules_here()
     read = read_checkpoint(checkpoint)
@@ -88,8 +87,7 @@ def evaluate_own_net(
         weights: A file with the net's state dict.
         strict, command: See `evaluate_checkpoint`.
     """
-    quiet_lightning()
-    watch_parent()
+    prepare_process()
     config, net = composed_for_net(place, overrides), own_net(place, weights)
     if weights is not None:  # so that resume=auto takes no evaluation of others for this one
         digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
@@ -106,8 +104,7 @@ def evaluate_zoo_net(zoo: ZooNet, overrides: Sequence[str], *, strict: bool = Fa
         overrides: Of the recipe `standard` with data, norm and eps of the leaderboard and sweep=autoattack.
         strict, command: See `evaluate_checkpoint`.
     """
-    quiet_lightning()
-    watch_parent()
+    prepare_process()
     given = {override.partition("=")[0] for override in overrides}
     defaults = {"data": zoo.dataset, "norm": zoo.norm, "eps": f"{zoo.eps!r}", "sweep": "autoattack"}
     own = [f"{key}={value}" for key, value in defaults.items() if key not in given]

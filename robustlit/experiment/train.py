@@ -16,8 +16,8 @@ from robustlit.experiment.outcome import close, death_explained, measure, stop_c
 from robustlit.experiment.plan import Plan, fits_defense, plan_training
 from robustlit.experiment.resume import StartResumed
 from robustlit.experiment.run_folder import in_one_line, removed_before_a_step, removed_on_failure, write_recipe
-from robustlit.experiment.trainer import make_run, quiet_lightning
-from robustlit.processes import exit_code, leave_on_signals, watch_parent
+from robustlit.experiment.trainer import make_run, prepare_process
+from robustlit.processes import exit_code, leave_on_signals
 from robustlit.tracking.console import is_main_process, say
 from robustlit.tracking.logger import failure_ends_wandb
 from robustlit.training import read_checkpoint
@@ -38,8 +38,7 @@ def train(config: DictConfig, *, command: str | None = None, label: str = "") ->
     Raises:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError: Before anything is computed.
     """
-    quiet_lightning()
-    watch_parent()
+    prepare_process()
     with in_one_line():
         plan = plan_training(config, command, label)
     if isinstance(plan, Path):

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from robustlit.experiment.checkpoints import WholeFiles
 from robustlit.experiment.plan import Plan, Recipe, make
-from robustlit.processes import Guard, without_lightnings_handlers
+from robustlit.processes import Guard, keep_freed_memory, watch_parent, without_lightnings_handlers
 from robustlit.tracking.console import is_main_process
 from robustlit.training import AveragedWeights
 
@@ -93,7 +93,14 @@ def make_trainer(plan: Plan, callbacks: Sequence[Any], *, logger: Any, **setting
     return trainer
 
 
-def quiet_lightning() -> None:
+def prepare_process() -> None:
+    """Prepare a process that trains or evaluates: first of all, once for each command."""
+    _quiet_lightning()
+    watch_parent()
+    keep_freed_memory()
+
+
+def _quiet_lightning() -> None:
     """Silence Lightning's notices, which repeat this program's own lines; its warnings stay."""
     names = ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch", "lightning_utilities")
     for name in names:
