@@ -20,7 +20,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was set.
     """
-    chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ)
+    set_by_user = (name for name, value in os.environ.items() if value)
+    chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in set_by_user)
     if chosen or sys.platform != "linux":
         return False
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
+from robustlit.experiment import trainer
 from robustlit.experiment.trainer import keep_metrics
 
 
@@ -19,3 +20,11 @@ def test_the_metrics_before_a_stop_are_kept(tmp_path: Path) -> None:
         logger.save()
     kept = {file.name: file.read_text().split()[1] for file in (tmp_path / "csv").glob("*.csv")}
     assert kept == {"metrics-1.csv": "0,0", "metrics-2.csv": "1,1", "metrics.csv": "2,2"}
+
+
+def test_a_process_that_computes_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append("memory"))
+    monkeypatch.setattr(trainer, "watch_parent", lambda: called.append("parent"))
+    trainer.prepare_process()
+    assert called == ["parent", "memory"]
