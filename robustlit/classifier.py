@@ -235,6 +235,14 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
             )
 
 
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of this size in pixels to classify and attack at once, unless told: 500 of up to 32x32.
+
+    Of larger ones as many as have the same number of pixels, but at least 32: an attack holds the activations of all.
+    """
+    return min(500, max(32, 500 * 32 * 32 // (height * width)))
+
+
 def check_finite(net: nn.Module, where: str, error: type[Exception]) -> None:
     """Raise an `error` unless every parameter of a net is finite and no buffer holds NaN; `where` begins the message.
 

@@ -18,6 +18,7 @@ from robustlit.classifier import (
     check_logits,
     check_not_hidden,
     draws_of,
+    images_at_once,
     is_stochastic,
     undefended,
     unwrapped,
@@ -266,3 +267,10 @@ def test_a_wrapper_that_changes_nothing_is_seen_through(wrap: Callable[[nn.Modul
     check_not_hidden(wrapped)
     plain = wrap(nn.Linear(4, 3))
     assert attack_view(plain) is undefended(plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("size", "images"), [((28, 28), 500), ((32, 32), 500), ((64, 64), 125), ((32, 64), 250), ((224, 224), 32)]
+)
+def test_large_images_are_fewer_at_once(size: tuple[int, int], images: int) -> None:
+    assert images_at_once(*size) == images

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustlit.checks import check_choice, check_count
+from robustlit.classifier import images_at_once
 from robustlit.data.augment import Augment
 from robustlit.data.batches import Batch, Batches, IndexedLoader
 from robustlit.data.errors import DataError
@@ -22,7 +23,7 @@ class Settings(TypedDict, total=False):
     """Keyword arguments of every data module, see `ClassificationData`."""
 
     batch_size: int
-    eval_batch_size: int
+    eval_batch_size: int | None
     train_size: int | float | None
     val_size: int | float
     test_size: int | float | None
@@ -40,7 +41,7 @@ class ClassificationData(pl.LightningDataModule):
 
     Args:
         batch_size: Training examples per batch, in each process.
-        eval_batch_size: Validation and test examples per batch.
+        eval_batch_size: Validation and test examples per batch; None takes 500 of up to 32 pixels, fewer larger ones.
         train_size: How many of the examples left after validation to train on; number, fraction, or None for all. Each
             size is drawn on its own, not nested as `test_size` is.
         val_size: How many training examples to hold out for validation; number or fraction.
@@ -62,12 +63,14 @@ class ClassificationData(pl.LightningDataModule):
     image_size: int  # height and width in pixels
 
     def __init__(
-        self, *, batch_size: int = 128, eval_batch_size: int = 500, train_size: int | float | None = None,
+        self, *, batch_size: int = 128, eval_batch_size: int | None = None, train_size: int | float | None = None,
         val_size: int | float = 2000, test_size: int | float | None = None, seed: int = 0, shuffle_seed: int = 0,
         augment: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if name == "eval_batch_size" and size is None:
+                continue
             if isinstance(size, bool) or not isinstance(size, int):
                 raise ValueError(f"{name} must be a whole number of examples, got {size!r}")
         check_size(val_size, "val_size")
@@ -100,11 +103,19 @@ class ClassificationData(pl.LightningDataModule):
     ) -> Batches:  # fmt: skip
         """Return what `loader` does, of a split in memory: images uint8 (N, C, H, W), labels int64 (N,)."""
         rank, world_size = self.process
-        size = self.batch_size if train else self.eval_batch_size
         return Batches(
-            images, labels, size, indices=indices, augment=augment if train and self.augment else None,
-            shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size,
+            images, labels, self.size_of_batches(train=train), indices=indices,
+            augment=augment if train and self.augment else None, shuffle=train, seed=self.shuffle_seed, rank=rank,
+            world_size=world_size,
         )  # fmt: skip
+
+    def size_of_batches(self, *, train: bool) -> int:
+        """Return how many examples a training batch, or one to evaluate on, has in each process."""
+        if train:
+            return self.batch_size
+        if self.eval_batch_size is None:
+            return images_at_once(self.image_size, self.image_size)
+        return self.eval_batch_size
 
     def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return tensors on the GPU of the Trainer; as they are where it has none."""

@@ -134,7 +134,7 @@ class ImageFolder(ClassificationData):
         return {split: _pictures(self.root / split, self.classes) for split in splits}
 
     def _files(self, split: str, indices: Tensor, process: tuple[int, int], *, train: bool = False) -> PictureBatches:
-        size, (rank, world_size) = self.batch_size if train else self.eval_batch_size, process
+        size, (rank, world_size) = self.size_of_batches(train=train), process
         sampler = BatchIndices(indices, size, shuffle=train, seed=self.shuffle_seed, rank=rank, world_size=world_size)
         transform = scale_and_crop(self.image_size, train and self.augment, self.crop_padding)
         mode = "L" if self.in_chans == 1 else "RGB"

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustlit.classifier import images_at_once
+
 Triple = tuple[Tensor, Tensor, Tensor]  # images, classes, numbers of the examples
 
 
@@ -19,13 +21,13 @@ class Batches(NamedTuple):
     examples: int | None
 
 
-def batches_of(data: Any, batch_size: int) -> Batches:
+def batches_of(data: Any, batch_size: int | None = None) -> Batches:
     """Return the batches of `data`, with examples numbered in order where the data give no index.
 
     Args:
         data: A DataLoader or other iterable of (x, y) or (x, y, index), where the index numbers each example of the
             data once, a pair of tensors (x, y), or a LightningDataModule (its test split).
-        batch_size: Size of the batches that a pair of tensors is cut into.
+        batch_size: Size of the batches that a pair of tensors is cut into; None is `images_at_once`, else 500.
 
     Raises:
         TypeError, ValueError: The data are none of these, a pair of tensors differs in length, or numbers repeat.
@@ -40,6 +42,8 @@ def batches_of(data: Any, batch_size: int) -> Batches:
         _check_tensors(x, y)
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
+        if batch_size is None:
+            batch_size = images_at_once(*x.shape[-2:]) if x.ndim == 4 else 500
         pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
         return Batches(_numbered(pieces), len(pieces), len(y))
     if not isinstance(data, Iterable):

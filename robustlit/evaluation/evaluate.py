@@ -29,7 +29,7 @@ Progress = Callable[[str, float], None]  # name of the attack, share of all work
 def evaluate(
     model: nn.Module, data: Any, attacks: Mapping[str, Attack] | Sequence[Attack] | None = None, *,
     grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
-    substitute: nn.Module | None = None, seed: int = 0, batch_size: int = 500,
+    substitute: nn.Module | None = None, seed: int = 0, batch_size: int | None = None,
     device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
     save_adversarials: bool = False, certificates: Mapping[str, Certificate] | Sequence[Certificate] = (),
 ) -> Evaluation:  # fmt: skip
@@ -44,7 +44,8 @@ def evaluate(
         knowledge: Any of "greybox", "adaptive" and "blackbox", see `Sweep`.
         substitute: For "blackbox", a net distilled from the model, see `robustlit.training.distil`.
         seed: Seed of the random draws, which depend on (seed, example) alone.
-        batch_size: Size of the batches that a pair of tensors is cut into.
+        batch_size: Size of the batches that a pair of tensors is cut into; None takes 500 images of up to 32 pixels,
+            fewer larger ones.
         device: Where to attack; None takes the device of the model's parameters.
         progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
         folder: Where to save the evaluation, and until then each finished batch (in `parts/`): the same call after a

@@ -101,7 +101,7 @@ def _examples(data: Any, model: nn.Module, evaluation: Evaluation) -> tuple[Tens
     labels = evaluation.table.drop_duplicates("index").set_index("index")["label"]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     found = []
-    for x, y, index in batches_of(data, 500).triples:
+    for x, y, index in batches_of(data).triples:
         keep = torch.tensor([int(i) in labels.index for i in index.tolist()])
         found.append((x[keep].to(device), y[keep].to(device), index.cpu()[keep].to(device)))
     x, y, index = (torch.cat(part) for part in zip(*found, strict=True))

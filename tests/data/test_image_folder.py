@@ -44,6 +44,15 @@ def test_pictures_come_back_exactly(root: Path):
     assert torch.equal(x, images[[int(path.stem) for path in paths]].float().div(255))
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_large_pictures_are_evaluated_fewer_at_once(root: Path, in_memory: bool):
+    write(root / "val", 30, 13)
+    data = ImageFolder(root, 224, channels=1, batch_size=64, num_workers=0, in_memory=in_memory)
+    assert [len(y) for _, y, _ in data.val_dataloader()] == [32, 7]
+    assert [len(y) for _, y, _ in data.test_dataloader()] == [15]
+    assert [len(y) for _, y, _ in data.train_dataloader()] == [60]
+
+
 def test_validation_is_held_out_and_stratified(root: Path):
     data = module(root)
     _, y, val = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from robustlit import evaluate
 from robustlit.attacks import FGSM, PGD, Attack, AttackResult, DeepFool
 from robustlit.data import MNIST
+from robustlit.evaluation.batches import batches_of
 
 Digits = tuple[Tensor, Tensor]
 
@@ -245,3 +246,8 @@ def test_any_integer_numbers_are_taken(net: nn.Module, digits: tuple[Tensor, Ten
     numbers = torch.tensor([5, 900, 7, 2, 11, 1], dtype=torch.int32)
     loader = DataLoader(TensorDataset(digits[0][:6], digits[1][:6], numbers), batch_size=4)
     assert sorted(evaluate(net, loader, [FGSM(eps=0.1)]).table["index"]) == sorted(numbers.tolist())
+
+
+def test_tensors_of_large_images_are_cut_into_small_batches() -> None:
+    sizes = {side: len(next(batches_of((torch.rand(40, 1, side, side), torch.zeros(40)))[0])[1]) for side in (32, 224)}
+    assert sizes == {32: 40, 224: 32}
