@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,15 @@ def names(folder: Path) -> set[str]:
     return {file.name for file in folder.rglob("*")}
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 1000 bytes: the kernel refuses more, as it does on a full disk."""
+    """No file may grow beyond 1000 bytes (so nor may pytest's own output): the kernel refuses it as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_is_what_was_written_with_the_permissions_of_an_ordinary_one(tmp_path: Path) -> None:
@@ -56,13 +59,12 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_file, write_tensors])
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_keeps_the_former_file_and_the_error_names_it(
     write: Callable[[Path, object], Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "last.ckpt"
     path.write_text("good")
-    with pytest.raises(OSError, match=rf"cannot write {path}: File too large"):
+    with small_files(), pytest.raises(OSError, match=rf"cannot write {path}: File too large"):
         write(path, b"x" * 5000)
     assert path.read_text() == "good"
     assert names(tmp_path) == {"last.ckpt"}
