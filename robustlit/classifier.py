@@ -235,12 +235,15 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
             )
 
 
-def images_at_once(height: int, width: int) -> int:
-    """Return how many images of this size in pixels to classify and attack at once, unless told: 500 of up to 32x32.
+def images_at_once(shape: Sequence[int]) -> int:
+    """Return how many images of a shape (..., C, H, W) to classify and attack at once, unless told: 500 of up to 32x32.
 
     Of larger ones as many as have the same number of pixels, but at least 32: an attack holds the activations of all.
+    Of inputs that are no images, 500.
     """
-    return min(500, max(32, 500 * 32 * 32 // (height * width)))
+    if len(shape) < 3:
+        return 500
+    return min(500, max(32, 500 * 32 * 32 // (shape[-2] * shape[-1])))
 
 
 def check_finite(net: nn.Module, where: str, error: type[Exception]) -> None:

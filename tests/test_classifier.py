@@ -270,7 +270,15 @@ def test_a_wrapper_that_changes_nothing_is_seen_through(wrap: Callable[[nn.Modul
 
 
 @pytest.mark.parametrize(
-    ("size", "images"), [((28, 28), 500), ((32, 32), 500), ((64, 64), 125), ((32, 64), 250), ((224, 224), 32)]
+    ("shape", "images"),
+    [
+        ((1, 28, 28), 500),
+        ((3, 32, 32), 500),
+        ((9, 3, 64, 64), 125),
+        ((3, 32, 64), 250),
+        ((3, 224, 224), 32),
+        ((7,), 500),
+    ],
 )
-def test_large_images_are_fewer_at_once(size: tuple[int, int], images: int) -> None:
-    assert images_at_once(*size) == images
+def test_large_images_are_fewer_at_once(shape: tuple[int, ...], images: int) -> None:
+    assert images_at_once(shape) == images

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.wrapper import Wrapper
 from robustlit.checks import check_count, check_positive
-from robustlit.classifier import check_not_hidden
+from robustlit.classifier import check_not_hidden, images_at_once
 
 
 class EvolutionStrategies(Wrapper):
@@ -39,19 +39,21 @@ class EvolutionStrategies(Wrapper):
         samples: Pairs of noisy images per image, the n above. The cosine to the true gradient grows with
             sqrt(samples / pixels).
         seed: Seed of the noise.
-        batch_size: Most images in one forward of the model; a larger batch of the attack is not split.
+        batch_size: Most images in one forward of the model, None for 500 of up to 32 pixels and fewer larger ones; a
+            larger batch of the attack is not split.
 
     Raises:
         ValueError: sigma, samples, seed or batch_size out of range, or the model hides a defense.
     """
 
     def __init__(
-        self, model: nn.Module, sigma: float = 0.05, samples: int = 50, seed: int = 0, batch_size: int = 500
+        self, model: nn.Module, sigma: float = 0.05, samples: int = 50, seed: int = 0, batch_size: int | None = None
     ) -> None:
         super().__init__(model)
         check_positive(sigma, "sigma", " pixel units; 0.05 sees through rounding to 8 levels")
         check_count(samples, "samples")
-        check_count(batch_size, "batch_size")
+        if batch_size is not None:
+            check_count(batch_size, "batch_size")
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be a whole number, got {seed!r}")
         check_not_hidden(model)
@@ -72,14 +74,18 @@ class EvolutionStrategies(Wrapper):
         """Yield the noise u for images `x` (B, ...), in parts (m, B, ...) whose m add up to `samples`."""
         draws, left = Draws(self.seed, _content(x)), self.samples
         while left:
-            count = min(left, max(1, self.batch_size // (2 * len(x))))
+            count = min(left, max(1, self.most(x) // (2 * len(x))))
             yield torch.stack([draws.normal(x) for _ in range(count)])
             left -= count
+
+    def most(self, x: Tensor) -> int:
+        """Return how many images like `x` (B, ...) to classify at once."""
+        return self.batch_size or images_at_once(x.shape)
 
     def slopes(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the slopes (m, B, K) of the logits of `x` (B, ...) along each direction (m, B, ...)."""
         noisy = (x + self.sigma * torch.cat([noise, -noise])).flatten(0, 1)  # (2 m B, ...)
-        logits = torch.cat([self.answers(piece) for piece in noisy.split(max(self.batch_size, len(x)))])
+        logits = torch.cat([self.answers(piece) for piece in noisy.split(max(self.most(x), len(x)))])
         there, back = logits.unflatten(0, (2, len(noise), len(x)))
         return (there - back) / (2 * self.sigma)
 

@@ -18,11 +18,10 @@ from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.attacks.worst_case import DECAY
 from robustlit.checks import check_counts, check_not_negative
-from robustlit.classifier import check_labels, predicted, undefended
+from robustlit.classifier import check_labels, images_at_once, predicted, undefended
 from robustlit.threat import Ball, check_images
 
 _FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
-_CHUNK = 500  # guides in one pass
 _GUIDE_DRAWS = 8  # of noise, for the mean logits of a guide under noise
 _FAR = 1e6  # farther than any two logits
 _WHAT_GUIDES = (
@@ -151,7 +150,7 @@ class LogitMatching(BudgetAttack):
         noise = torch.Generator().manual_seed(0)  # the same for every batch
         parts = []
         with torch.no_grad():
-            for part in images.split(_CHUNK):
+            for part in images.split(images_at_once(images.shape)):
                 shifts = [torch.randn(part.shape, generator=noise).to(part) for _ in range(_GUIDE_DRAWS)]
                 mean = torch.stack([net(part + self.noise * shift) for shift in shifts]).mean(0)
                 parts.append((net(part.clone()), mean, predicted(model(part.clone()))))

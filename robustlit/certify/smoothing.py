@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from robustlit.attacks.surroundings import held_in_eval
 from robustlit.certify.certificate import Certificate, Certified, check_certifiable
-from robustlit.checks import check_counts, check_positive, check_share
-from robustlit.classifier import NO_CLASS, check_logits, predicted, undefended, unwrapped
+from robustlit.checks import check_count, check_counts, check_positive, check_share
+from robustlit.classifier import NO_CLASS, check_logits, images_at_once, predicted, undefended, unwrapped
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RandomizedSmoothing(Certificate):
         n0, n: Numbers of draws.
         alpha: Chance that a radius is wrong.
         seed: Seed of the noise.
-        batch_size: Draws that are classified at once.
+        batch_size: Draws that are classified at once; None takes 500 of up to 32 pixels, fewer larger ones.
 
     Raises:
         ValueError: An argument out of range; in `run`, a model that is not smoothed, or with another sigma.
@@ -46,7 +46,7 @@ class RandomizedSmoothing(Certificate):
     n: int = 1000
     alpha: float = 0.001
     seed: int = 0
-    batch_size: int = 500
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +55,9 @@ class RandomizedSmoothing(Certificate):
         if self.sigma is not None:
             check_positive(self.sigma, "sigma", "; it is in pixel units")
         check_share(self.alpha, "alpha")
-        check_counts(self, "n0", "n", "batch_size")
+        check_counts(self, "n0", "n")
+        if self.batch_size is not None:
+            check_count(self.batch_size, "batch_size")
 
     def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = self.run(model, x, y)
@@ -91,8 +93,9 @@ class RandomizedSmoothing(Certificate):
     def _votes(self, net: nn.Module, image: Tensor, count: int, draws: torch.Generator, sigma: float) -> Tensor:
         """Return how many of `count` draws get each class, (K,); logits that name none count for none."""
         votes: Tensor | None = None
-        for start in range(0, count, self.batch_size):
-            size = min(self.batch_size, count - start)
+        most = self.batch_size or images_at_once(image.shape)
+        for start in range(0, count, most):
+            size = min(most, count - start)
             noise = torch.randn((size, *image.shape), generator=draws).to(image)
             logits = net(image + sigma * noise)
             named = predicted(check_logits(logits, size))

@@ -114,7 +114,7 @@ class ClassificationData(pl.LightningDataModule):
         if train:
             return self.batch_size
         if self.eval_batch_size is None:
-            return images_at_once(self.image_size, self.image_size)
+            return images_at_once((self.in_chans, self.image_size, self.image_size))
         return self.eval_batch_size
 
     def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

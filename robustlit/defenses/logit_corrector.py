@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from robustlit.attacks.fgsm import FGSM
 from robustlit.attacks.losses import Criterion
 from robustlit.checks import check_count, check_positive
-from robustlit.defenses.fitted import CHUNK, AttackView, check_clean, frozen, subset
+from robustlit.classifier import images_at_once
+from robustlit.defenses.fitted import AttackView, check_clean, frozen, subset
 from robustlit.defenses.svc import LogitSVC
 from robustlit.threat import check_eps
 
@@ -85,7 +86,8 @@ def fgsm_logits(
     check_clean(net, (x, y), "LogitCorrector")
     logits, labels = [], []
     with frozen(net) as device:
-        for part, label in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        at_once = images_at_once(x.shape)
+        for part, label in zip(x.split(at_once), y.split(at_once), strict=True):
             part, label = part.to(device), label.to(device)
             for budget in eps:
                 adversarial = FGSM(eps=budget).maximise(net, part, Criterion(label).log_odds)

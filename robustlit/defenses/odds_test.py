@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.checks import check_count, check_share
-from robustlit.defenses.fitted import CHUNK, Fitted, check_clean, check_finite_logits, frozen, full_precision, subset
+from robustlit.classifier import images_at_once
+from robustlit.defenses.fitted import Fitted, check_clean, check_finite_logits, frozen, full_precision, subset
 
 NOISES = ("normal", "sign", "uniform")
 _LEAST = 20  # clean examples of a predicted class, for the mean and deviation of its pairs
@@ -91,7 +92,7 @@ class OddsTest(Fitted):
         shifts, pairs = [], self.samples // 2
         for number, cell in enumerate(self.cells):
             total = torch.zeros_like(logits)
-            at_once = max(1, min(pairs, CHUNK // (2 * len(x))))
+            at_once = max(1, min(pairs, images_at_once(x.shape) // (2 * len(x))))
             for first in range(0, pairs, at_once):
                 eta = self._noise(number, cell, x, first, min(at_once, pairs - first))  # (s, B or 1, ...)
                 noisy = torch.cat([x + eta, x - eta]).flatten(0, 1)
@@ -158,7 +159,8 @@ class OddsTest(Fitted):
     def _shifts(self, net: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
         """Return `shift` of many images, (N, G, K), on the CPU."""
         with frozen(net) as device, full_precision(x):
-            parts: Iterator[tuple[Tensor, Tensor]] = zip(x.split(CHUNK), logits.split(CHUNK), strict=True)
+            most = images_at_once(x.shape)
+            parts: Iterator[tuple[Tensor, Tensor]] = zip(x.split(most), logits.split(most), strict=True)
             return torch.cat([self.shift(net, a.to(device), b.to(device)).float().cpu() for a, b in parts])
 
     def _largest(self, shifts: Tensor, predicted: Tensor) -> Tensor:

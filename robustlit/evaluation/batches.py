@@ -27,7 +27,7 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
     Args:
         data: A DataLoader or other iterable of (x, y) or (x, y, index), where the index numbers each example of the
             data once, a pair of tensors (x, y), or a LightningDataModule (its test split).
-        batch_size: Size of the batches that a pair of tensors is cut into; None is `images_at_once`, else 500.
+        batch_size: Size of the batches that a pair of tensors is cut into; None is `images_at_once`.
 
     Raises:
         TypeError, ValueError: The data are none of these, a pair of tensors differs in length, or numbers repeat.
@@ -43,7 +43,7 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
         if batch_size is None:
-            batch_size = images_at_once(*x.shape[-2:]) if x.ndim == 4 else 500
+            batch_size = images_at_once(x.shape)
         pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
         return Batches(_numbered(pieces), len(pieces), len(y))
     if not isinstance(data, Iterable):

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import check_labels
-
-_BATCH = 500
+from robustlit.classifier import check_labels, images_at_once
 
 
 def confusion_similarity(reference: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +70,7 @@ def logits_of(reference: nn.Module, images: Tensor) -> Tensor:
         ValueError: Logits that are not finite.
     """
     parts = []
-    for batch in images.split(_BATCH):
+    for batch in images.split(images_at_once(images.shape)):
         with Victim(reference, batch) as victim:
             parts.append(victim.logits(batch).cpu().double())
     logits = torch.cat(parts)

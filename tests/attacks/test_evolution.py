@@ -101,6 +101,12 @@ def test_memory_is_bounded_and_the_pieces_do_not_matter(net: nn.Module, digits: 
         assert deployed.most <= most
 
 
+def test_large_images_are_fewer_at_once() -> None:
+    deployed = NoGradient(nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2)))
+    gradient(EvolutionStrategies(deployed, samples=40), torch.rand(1, 3, 224, 224), torch.ones(1, 2))
+    assert (deployed.images, deployed.most) == (1 + 2 * 40, 32)
+
+
 def test_several_backwards_share_the_forwards(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
     x = digits[0][:4]
     deployed = NoGradient(net)

@@ -59,6 +59,21 @@ def test_the_radius_of_a_net_that_never_errs_is_the_papers_by_hand() -> None:
     assert float(noise.std()) == pytest.approx(0.5, rel=0.02)
 
 
+def test_draws_of_a_large_image_are_fewer_at_once() -> None:
+    seen: list[int] = []
+
+    def sure(z: torch.Tensor) -> torch.Tensor:
+        seen.append(len(z))
+        return torch.tensor([[1.0, 0.0]]).expand(len(z), 2)
+
+    x, y = torch.full((1, 3, 224, 224), 0.5), torch.zeros(1, dtype=torch.int64)
+    RandomizedSmoothing(sigma=0.5, n0=40, n=50).run(Smoothed(Function(sure), 0.5), x, y)
+    assert seen == [32, 8, 32, 18]
+    seen.clear()
+    RandomizedSmoothing(sigma=0.5, n0=40, n=50, batch_size=50).run(Smoothed(Function(sure), 0.5), x, y)
+    assert seen == [40, 50]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_name_no_class_are_no_votes(value: float) -> None:
     x, y = torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)

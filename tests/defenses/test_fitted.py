@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from cases import Function
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM
 from robustlit.classifier import attack_view, undefended
+from robustlit.defenses.fitted import check_clean
 from robustlit.models import SmallCNN
+from robustlit.objectives.class_similarity import logits_of
 
 Digits = Callable[[int, int], tuple[Tensor, Tensor]]
 KINDS = ["LogitDetector", "LogitCorrector", "DetectAndCorrect"]
@@ -104,3 +107,18 @@ def test_bad_hyper_parameters_are_refused(
 ) -> None:
     with pytest.raises(Exception, match=message):
         build(kind, net, **changes)
+
+
+def test_large_images_are_fewer_at_once_while_fitting() -> None:
+    seen = []
+
+    def classes(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return torch.eye(2)[(x.mean((1, 2, 3)) > 0.5).long()]
+
+    x = torch.linspace(0, 1, 40).view(40, 1, 1, 1).expand(40, 3, 224, 224)
+    y = (x.mean((1, 2, 3)) > 0.5).long()
+    net = Function(classes)
+    check_clean(net, (x, y), "LogitCorrector")
+    logits_of(net, x)
+    assert seen == [32, 8] * 2
