@@ -2,9 +2,9 @@
 
     python benchmarks/freed_memory.py
 
-A step of PGD-2 training of PreActResNet-18 (batches of 128 colour images of 32 pixels), and PGD-40 on 1 000 digits with
-BaseCNN at half its width (batches of 500), each in processes of their own, with and without, in turn. Prints seconds,
-page faults, and the most memory that the process held.
+A step of PGD-2 training of PreActResNet-18 (batches of 128 colour images of 32 pixels), and PGD-40 on 1 000 images
+of 28 pixels with BaseCNN at half its width (batches of 500), on random images, each in processes of its own, with and
+without, in turn. Prints seconds, page faults, and the most memory that the process held.
 """
 
 from __future__ import annotations

@@ -235,15 +235,17 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
             )
 
 
-def images_at_once(shape: Sequence[int]) -> int:
-    """Return how many images of a shape (..., C, H, W) to classify and attack at once, unless told: 500 of up to 32x32.
+def default_batch_size(shape: Sequence[int]) -> int:
+    """Return how many images an evaluation classifies and attacks in one batch, where the user gives no number.
 
-    Of larger ones as many as have the same number of pixels, but at least 32: an attack holds the activations of all.
-    Of inputs that are no images, 500.
+    500 images of up to 32 x 32 pixels. Of larger images, as many as have the same number of pixels in total, but at
+    least 32: an attack keeps the activations of the whole batch in memory. Inputs that are no images: 500.
+
+    Args:
+        shape: Of an image (C, H, W), or of several (B, C, H, W).
     """
-    if len(shape) < 3:
-        return 500
-    return min(500, max(32, 500 * 32 * 32 // (shape[-2] * shape[-1])))
+    pixels = shape[-2] * shape[-1] if len(shape) >= 3 else 0
+    return max(32, 500 * 32**2 // max(pixels, 32**2))
 
 
 def check_finite(net: nn.Module, where: str, error: type[Exception]) -> None:

@@ -17,8 +17,8 @@ from robustlit.classifier import (
     check_labels,
     check_logits,
     check_not_hidden,
+    default_batch_size,
     draws_of,
-    images_at_once,
     is_stochastic,
     undefended,
     unwrapped,
@@ -281,4 +281,4 @@ def test_a_wrapper_that_changes_nothing_is_seen_through(wrap: Callable[[nn.Modul
     ],
 )
 def test_large_images_are_fewer_at_once(shape: tuple[int, ...], images: int) -> None:
-    assert images_at_once(shape) == images
+    assert default_batch_size(shape) == images

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.wrapper import Wrapper
 from robustlit.checks import check_count, check_positive
-from robustlit.classifier import check_not_hidden, images_at_once
+from robustlit.classifier import check_not_hidden, default_batch_size
 
 
 class EvolutionStrategies(Wrapper):
@@ -39,8 +39,8 @@ class EvolutionStrategies(Wrapper):
         samples: Pairs of noisy images per image, the n above. The cosine to the true gradient grows with
             sqrt(samples / pixels).
         seed: Seed of the noise.
-        batch_size: Most images in one forward of the model, None for 500 of up to 32 pixels and fewer larger ones; a
-            larger batch of the attack is not split.
+        batch_size: Most images in one forward of the model; a larger batch of the attack is not split. None takes 500
+            images of up to 32 x 32 pixels, and fewer of larger ones.
 
     Raises:
         ValueError: sigma, samples, seed or batch_size out of range, or the model hides a defense.
@@ -80,7 +80,7 @@ class EvolutionStrategies(Wrapper):
 
     def most(self, x: Tensor) -> int:
         """Return how many images like `x` (B, ...) to classify at once."""
-        return self.batch_size or images_at_once(x.shape)
+        return self.batch_size or default_batch_size(x.shape)
 
     def slopes(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the slopes (m, B, K) of the logits of `x` (B, ...) along each direction (m, B, ...)."""

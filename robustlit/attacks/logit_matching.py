@@ -18,7 +18,7 @@ from robustlit.attacks.progress import track
 from robustlit.attacks.victim import Victim
 from robustlit.attacks.worst_case import DECAY
 from robustlit.checks import check_counts, check_not_negative
-from robustlit.classifier import check_labels, images_at_once, predicted, undefended
+from robustlit.classifier import check_labels, default_batch_size, predicted, undefended
 from robustlit.threat import Ball, check_images
 
 _FIRST_STEP = 0.5  # length of the first step as a multiple of eps; the length falls linearly to 0
@@ -150,7 +150,7 @@ class LogitMatching(BudgetAttack):
         noise = torch.Generator().manual_seed(0)  # the same for every batch
         parts = []
         with torch.no_grad():
-            for part in images.split(images_at_once(images.shape)):
+            for part in images.split(default_batch_size(images.shape)):
                 shifts = [torch.randn(part.shape, generator=noise).to(part) for _ in range(_GUIDE_DRAWS)]
                 mean = torch.stack([net(part + self.noise * shift) for shift in shifts]).mean(0)
                 parts.append((net(part.clone()), mean, predicted(model(part.clone()))))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustlit.attacks.surroundings import held_in_eval
 from robustlit.certify.certificate import Certificate, Certified, check_certifiable
 from robustlit.checks import check_count, check_counts, check_positive, check_share
-from robustlit.classifier import NO_CLASS, check_logits, images_at_once, predicted, undefended, unwrapped
+from robustlit.classifier import NO_CLASS, check_logits, default_batch_size, predicted, undefended, unwrapped
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RandomizedSmoothing(Certificate):
         n0, n: Numbers of draws.
         alpha: Chance that a radius is wrong.
         seed: Seed of the noise.
-        batch_size: Draws that are classified at once; None takes 500 of up to 32 pixels, fewer larger ones.
+        batch_size: Draws that are classified at once; None takes 500 of up to 32 x 32 pixels, fewer of larger images.
 
     Raises:
         ValueError: An argument out of range; in `run`, a model that is not smoothed, or with another sigma.
@@ -93,7 +93,7 @@ class RandomizedSmoothing(Certificate):
     def _votes(self, net: nn.Module, image: Tensor, count: int, draws: torch.Generator, sigma: float) -> Tensor:
         """Return how many of `count` draws get each class, (K,); logits that name none count for none."""
         votes: Tensor | None = None
-        most = self.batch_size or images_at_once(image.shape)
+        most = self.batch_size or default_batch_size(image.shape)
         for start in range(0, count, most):
             size = min(most, count - start)
             noise = torch.randn((size, *image.shape), generator=draws).to(image)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustlit.checks import check_choice, check_count
-from robustlit.classifier import images_at_once
+from robustlit.classifier import default_batch_size
 from robustlit.data.augment import Augment
 from robustlit.data.batches import Batch, Batches, IndexedLoader
 from robustlit.data.errors import DataError
@@ -41,7 +41,7 @@ class ClassificationData(pl.LightningDataModule):
 
     Args:
         batch_size: Training examples per batch, in each process.
-        eval_batch_size: Validation and test examples per batch; None takes 500 of up to 32 pixels, fewer larger ones.
+        eval_batch_size: Validation and test examples per batch; None: see `robustlit.classifier.default_batch_size`.
         train_size: How many of the examples left after validation to train on; number, fraction, or None for all. Each
             size is drawn on its own, not nested as `test_size` is.
         val_size: How many training examples to hold out for validation; number or fraction.
@@ -68,9 +68,8 @@ class ClassificationData(pl.LightningDataModule):
         augment: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if name == "eval_batch_size" and size is None:
-                continue
+        evaluated = 1 if eval_batch_size is None else eval_batch_size
+        for name, size in (("batch_size", batch_size), ("eval_batch_size", evaluated)):
             if isinstance(size, bool) or not isinstance(size, int):
                 raise ValueError(f"{name} must be a whole number of examples, got {size!r}")
         check_size(val_size, "val_size")
@@ -110,12 +109,9 @@ class ClassificationData(pl.LightningDataModule):
         )  # fmt: skip
 
     def size_of_batches(self, *, train: bool) -> int:
-        """Return how many examples a training batch, or one to evaluate on, has in each process."""
-        if train:
-            return self.batch_size
-        if self.eval_batch_size is None:
-            return images_at_once((self.in_chans, self.image_size, self.image_size))
-        return self.eval_batch_size
+        """Return the examples per batch, in each process: of a training batch, or of one for validation and tests."""
+        size = self.batch_size if train else self.eval_batch_size
+        return default_batch_size((self.in_chans, self.image_size, self.image_size)) if size is None else size
 
     def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return tensors on the GPU of the Trainer; as they are where it has none."""

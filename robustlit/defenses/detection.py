@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustlit.classifier import DRAWS, images_at_once
+from robustlit.classifier import DRAWS, default_batch_size
 from robustlit.defenses.fitted import frozen, full_precision
 from robustlit.defenses.odds_test import OddsTest
 from robustlit.threat import check_images
@@ -58,7 +58,9 @@ class Detector(nn.Module):
         """Return the excess of `detection` (N,) of many images, on the CPU."""
         check_images(x)
         with frozen(self) as device:
-            return torch.cat([self.detection(part.to(device))[1].cpu() for part in x.split(images_at_once(x.shape))])
+            return torch.cat(
+                [self.detection(part.to(device))[1].cpu() for part in x.split(default_batch_size(x.shape))]
+            )
 
     def roc(self, *, clean_x: Tensor, adversarial_x: Tensor) -> ROC:
         """Return the ROC curve from clean images (N, ...), not used for fitting, and adversarial ones (M, ...)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.surroundings import held_in_eval
-from robustlit.classifier import check_labels, images_at_once, predicted
+from robustlit.classifier import check_labels, default_batch_size, predicted
 from robustlit.threat import check_images
 
 _LEAST_RIGHT = 0.5  # accuracy below which images are not taken for clean ones
@@ -60,7 +60,7 @@ def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], defense: str, name
     x, y = clean
     check_images(x)
     with frozen(net) as device, full_precision(x):
-        logits = torch.cat([net(part.to(device)).float().cpu() for part in x.split(images_at_once(x.shape))])
+        logits = torch.cat([net(part.to(device)).float().cpu() for part in x.split(default_batch_size(x.shape))])
     check_labels(y, len(x), logits.shape[1], name=f"{name} labels")
     check_finite_logits(logits, f"{name} images", defense)
     share = float((predicted(logits) == y.cpu()).double().mean())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustlit.attacks.fgsm import FGSM
 from robustlit.attacks.losses import Criterion
 from robustlit.checks import check_count, check_positive
-from robustlit.classifier import images_at_once
+from robustlit.classifier import default_batch_size
 from robustlit.defenses.fitted import AttackView, check_clean, frozen, subset
 from robustlit.defenses.svc import LogitSVC
 from robustlit.threat import check_eps
@@ -86,7 +86,7 @@ def fgsm_logits(
     check_clean(net, (x, y), "LogitCorrector")
     logits, labels = [], []
     with frozen(net) as device:
-        at_once = images_at_once(x.shape)
+        at_once = default_batch_size(x.shape)
         for part, label in zip(x.split(at_once), y.split(at_once), strict=True):
             part, label = part.to(device), label.to(device)
             for budget in eps:

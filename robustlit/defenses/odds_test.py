@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.checks import check_count, check_share
-from robustlit.classifier import images_at_once
+from robustlit.classifier import default_batch_size
 from robustlit.defenses.fitted import Fitted, check_clean, check_finite_logits, frozen, full_precision, subset
 
 NOISES = ("normal", "sign", "uniform")
@@ -92,7 +92,7 @@ class OddsTest(Fitted):
         shifts, pairs = [], self.samples // 2
         for number, cell in enumerate(self.cells):
             total = torch.zeros_like(logits)
-            at_once = max(1, min(pairs, images_at_once(x.shape) // (2 * len(x))))
+            at_once = max(1, min(pairs, default_batch_size(x.shape) // (2 * len(x))))
             for first in range(0, pairs, at_once):
                 eta = self._noise(number, cell, x, first, min(at_once, pairs - first))  # (s, B or 1, ...)
                 noisy = torch.cat([x + eta, x - eta]).flatten(0, 1)
@@ -159,7 +159,7 @@ class OddsTest(Fitted):
     def _shifts(self, net: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
         """Return `shift` of many images, (N, G, K), on the CPU."""
         with frozen(net) as device, full_precision(x):
-            most = images_at_once(x.shape)
+            most = default_batch_size(x.shape)
             parts: Iterator[tuple[Tensor, Tensor]] = zip(x.split(most), logits.split(most), strict=True)
             return torch.cat([self.shift(net, a.to(device), b.to(device)).float().cpu() for a, b in parts])
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustlit.classifier import images_at_once
+from robustlit.classifier import default_batch_size
 
 Triple = tuple[Tensor, Tensor, Tensor]  # images, classes, numbers of the examples
 
@@ -27,7 +27,7 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
     Args:
         data: A DataLoader or other iterable of (x, y) or (x, y, index), where the index numbers each example of the
             data once, a pair of tensors (x, y), or a LightningDataModule (its test split).
-        batch_size: Size of the batches that a pair of tensors is cut into; None is `images_at_once`.
+        batch_size: Size of the batches that a pair of tensors is cut into; None is `default_batch_size`.
 
     Raises:
         TypeError, ValueError: The data are none of these, a pair of tensors differs in length, or numbers repeat.
@@ -42,9 +42,8 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
         _check_tensors(x, y)
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
-        if batch_size is None:
-            batch_size = images_at_once(x.shape)
-        pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+        size = default_batch_size(x.shape) if batch_size is None else batch_size
+        pieces = list(zip(x.split(size), y.split(size), strict=True))
         return Batches(_numbered(pieces), len(pieces), len(y))
     if not isinstance(data, Iterable):
         raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")

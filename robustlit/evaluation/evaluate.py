@@ -44,8 +44,8 @@ def evaluate(
         knowledge: Any of "greybox", "adaptive" and "blackbox", see `Sweep`.
         substitute: For "blackbox", a net distilled from the model, see `robustlit.training.distil`.
         seed: Seed of the random draws, which depend on (seed, example) alone.
-        batch_size: Size of the batches that a pair of tensors is cut into; None takes 500 images of up to 32 pixels,
-            fewer larger ones.
+        batch_size: Size of the batches that a pair of tensors is cut into; None takes 500 images of up to
+            32 x 32 pixels, and fewer of larger ones.
         device: Where to attack; None takes the device of the model's parameters.
         progress: Called with the attack's name and the share of all work done. None draws a bar on a terminal.
         folder: Where to save the evaluation, and until then each finished batch (in `parts/`): the same call after a

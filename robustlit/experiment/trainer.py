@@ -94,7 +94,7 @@ def make_trainer(plan: Plan, callbacks: Sequence[Any], *, logger: Any, **setting
 
 
 def prepare_process() -> None:
-    """Prepare a process that trains or evaluates: first of all, once for each command."""
+    """Prepare a process that trains or evaluates; to be called before anything else."""
     _quiet_lightning()
     watch_parent()
     keep_freed_memory()

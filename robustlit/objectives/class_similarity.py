@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import check_labels, images_at_once
+from robustlit.classifier import check_labels, default_batch_size
 
 
 def confusion_similarity(reference: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def logits_of(reference: nn.Module, images: Tensor) -> Tensor:
         ValueError: Logits that are not finite.
     """
     parts = []
-    for batch in images.split(images_at_once(images.shape)):
+    for batch in images.split(default_batch_size(images.shape)):
         with Victim(reference, batch) as victim:
             parts.append(victim.logits(batch).cpu().double())
     logits = torch.cat(parts)

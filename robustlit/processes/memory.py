@@ -1,4 +1,4 @@
-"""Memory that the C library gives back to the system after each layer, and asks for again at the next."""
+"""Memory of a process that computes on a CPU."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
-LARGEST_KEPT = 2**31 - 1  # bytes: mallopt takes an int
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 2 GiB that it frees: on a CPU, large batches otherwise wait for fresh pages.
+    """Keep freed memory in this process instead of returning it to the operating system, so that it is used again.
 
-    glibc returns a freed block of over 32 MiB to the system, and every page of the next one is faulted in anew. A user
-    who sets MALLOC_... or GLIBC_TUNABLES, or preloads an allocator, has chosen, and nothing is changed; nor is it where
-    the C library is another one.
+    glibc returns every freed block of more than 32 MiB, and the next layer of a large batch then waits for new pages,
+    one page fault each. After this call it does so for blocks of 1 GiB and more, and for what exceeds 2 GiB at the end
+    of the heap. Nothing is changed where MALLOC_... or GLIBC_TUNABLES is set, where an allocator is preloaded, and
+    where the C library is not glibc.
 
     Returns:
-        Whether it was set.
+        Whether it was changed.
     """
     set_by_user = (name for name, value in os.environ.items() if value)
     chosen = any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in set_by_user)
@@ -28,4 +28,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False  # musl has no mallopt
-    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, LARGEST_KEPT))
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))

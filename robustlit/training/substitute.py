@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks.memory import OutOfMemoryError, is_out_of_memory
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import images_at_once, names_class, predicted
+from robustlit.classifier import default_batch_size, names_class, predicted
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.classifier import step_seed
@@ -197,7 +197,7 @@ def distil(
     kept = min(len(images) - 1, max(1, round(held_out * len(images))))
     before, sizes = (
         {name: value.clone() for name, value in net.state_dict().items()},
-        (batch_size, max(batch_size, images_at_once(images.shape))),
+        (batch_size, max(batch_size, default_batch_size(images.shape))),
     )
     while True:
         module = SubstituteTraining(victim, net, optimizer=partial(torch.optim.Adam, lr=lr), seed=seed)

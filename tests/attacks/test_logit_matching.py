@@ -11,7 +11,7 @@ from cases import Function, in_parts
 from detectors import OddLogits, shares
 from torch import Tensor, nn
 
-from robustlit.attacks import PGD, LogitMatching
+from robustlit.attacks import PGD, LogitMatching, logit_matching
 from robustlit.attacks.logit_matching import _Guides, _Losses
 from robustlit.attacks.losses import Criterion
 from robustlit.data import MNIST, Examples, load_mnist
@@ -288,3 +288,18 @@ def test_it_is_a_value_and_for_adaptive_attackers_only(guides: tuple[Tensor, Ten
     assert "guides=<100 images>" in repr(attack)
     with pytest.raises(FrozenInstanceError):
         attack.noise = 0.3  # type: ignore[misc]
+
+
+def test_guides_are_classified_in_batches(
+    net: nn.Module, guides: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logit_matching, "default_batch_size", lambda shape: 7)
+    seen: list[int] = []
+
+    def counted(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return net(x)
+
+    model, attack = Function(counted), LogitMatching(**LINF, guides=guides)  # type: ignore[arg-type]
+    attack._logits_of_guides(model, model, guides[0][:1])
+    assert max(seen) == 7

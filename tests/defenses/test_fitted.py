@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from robustlit.attacks import BIM
 from robustlit.classifier import attack_view, undefended
+from robustlit.defenses import detection, logit_corrector, odds_test
+from robustlit.defenses import fitted as fitted_module
 from robustlit.defenses.fitted import check_clean
 from robustlit.models import SmallCNN
-from robustlit.objectives.class_similarity import logits_of
 
 Digits = Callable[[int, int], tuple[Tensor, Tensor]]
 KINDS = ["LogitDetector", "LogitCorrector", "DetectAndCorrect"]
@@ -118,7 +119,20 @@ def test_large_images_are_fewer_at_once_while_fitting() -> None:
 
     x = torch.linspace(0, 1, 40).view(40, 1, 1, 1).expand(40, 3, 224, 224)
     y = (x.mean((1, 2, 3)) > 0.5).long()
-    net = Function(classes)
-    check_clean(net, (x, y), "LogitCorrector")
-    logits_of(net, x)
-    assert seen == [32, 8] * 2
+    check_clean(Function(classes), (x, y), "LogitCorrector")
+    assert seen == [32, 8]
+
+
+@every_kind
+def test_fitting_never_takes_more_than_a_batch(
+    trained_state: dict[str, Tensor], train_digits: Digits, build: Callable[..., Any], kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module in (fitted_module, detection, logit_corrector, odds_test):
+        monkeypatch.setattr(module, "default_batch_size", lambda shape: 50)
+    seen: list[int] = []
+    net = SmallCNN()
+    net.load_state_dict(trained_state)
+    net.register_forward_hook(lambda module, given, answer: seen.append(len(given[0])))
+    build(kind, net.eval()).fit(clean=train_digits(0, 800), held_out=train_digits(20_000, 20_800), seed=0)
+    assert max(seen) <= 100  # noise comes in pairs

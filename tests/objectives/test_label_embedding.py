@@ -19,6 +19,7 @@ from robustlit.objectives import (
     confusion_similarity,
     similarity_embeddings,
 )
+from robustlit.objectives.class_similarity import logits_of
 from robustlit.objectives.label_embedding import target_rows
 
 THREE = [[4.0, 2.0, 0.0], [1.0, 1.0, 2.0], [0.0, 0.0, 3.0]]
@@ -200,3 +201,11 @@ def test_they_learn_digits(make: Callable[[nn.Module], tuple[nn.Module, Objectiv
         optimizer.step()
     x, y = images[50_000:51_000].float() / 255, labels[50_000:51_000]
     assert (model(x).argmax(1) == y).float().mean() > 0.85
+
+
+def test_a_reference_sees_fewer_large_images_at_once() -> None:
+    seen: list[int] = []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2))
+    net.register_forward_hook(lambda module, given, answer: seen.append(len(given[0])))
+    assert logits_of(net, torch.rand(1, 3, 224, 224).expand(40, -1, -1, -1)).shape == (40, 2)
+    assert max(seen) == 32

@@ -1,4 +1,4 @@
-"""Freed memory is kept, where the C library would give it back and fault its pages in anew."""
+"""Freed memory is kept, where the C library would return it to the operating system."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ print(keep_freed_memory() if {call} else None)
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def faults():
-    block = ctypes.c_void_p(libc.malloc({size}))
-    libc.memset(block, 1, {size})
+    block = ctypes.c_void_p(libc.malloc(2**26))
+    libc.memset(block, 1, 2**26)
     libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 first = faults()
@@ -28,9 +28,9 @@ print(last - first)
 """
 
 
-def run(*, call: bool, size: int = 2**26, **environment: str) -> tuple[str, int]:
+def run(*, call: bool, **environment: str) -> tuple[str, int]:
     """What `keep_freed_memory` returned in a process of its own, and the page faults after it."""
-    program = PROGRAM.format(call=call, size=size)
+    program = PROGRAM.format(call=call)
     path = ":".join(p for p in sys.path if p)
     out = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": path, **environment}, capture_output=True, text=True
