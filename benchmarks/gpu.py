@@ -41,7 +41,9 @@ Result = dict[str, Any]
 def tests(arguments: argparse.Namespace, device: torch.device) -> Result:
     """Run the tests that need a GPU."""
     files = [str(path) for path in sorted(HERE.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text()]
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    # Each test by its name, and what the drivers print as it comes: a process that they end says no more.
+    options = ["-n", "0", "-v", "--capture=sys", "-p", "no:cacheprovider", "-m", "gpu"]
+    command = [sys.executable, "-X", "faulthandler", "-m", "pytest", *options, *files]
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-6000:]}\n{run.stderr[-2000:]}")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from training_step import bare_pgd, time_bare, time_lightning
 
-from robustlit.attacks import APGD, FGSM, MIM, PGD, Attack
+from robustlit.attacks import APGD, FGSM, MIM, PGD, Attack, Square
 from robustlit.data.modules import InMemoryDataModule
 from robustlit.models import PreActResNet, WideResNet
 from robustlit.objectives import NFGSM, TRADES, AdversarialTraining, Objective
+from robustlit.training import AveragedWeights, RobustClassifier
 
 EPS, STEPS, STEP_SIZE = 8 / 255, 10, 2 / 255
 SWITCHES = ("float32", "bf16", "bf16 + channels_last", "bf16 + channels_last + compile")
@@ -105,7 +108,7 @@ def synchronisations(device: torch.device) -> dict[str, Any]:
     tiny = 1e-6  # so small that no example becomes adversarial: each takes every step
     kinds: dict[str, Callable[[int], Attack]] = {
         "PGD": lambda n: PGD(eps=tiny, steps=n), "MIM": lambda n: MIM(eps=tiny, steps=n),
-        "APGD": lambda n: APGD(eps=tiny, steps=n),
+        "APGD": lambda n: APGD(eps=tiny, steps=n), "Square": lambda n: Square(eps=tiny, queries=n),
     }  # fmt: skip
     found: dict[str, Any] = {}
     for name, attack in kinds.items():
@@ -119,7 +122,42 @@ def synchronisations(device: torch.device) -> dict[str, Any]:
         found[f"{name}, a step of its attack"] = (counts[1] - counts[0]) / 10
         found[f"{name}, a whole call"] = counts[0]
     found["NFGSM, a whole call"] = _waits(partial(_step, NFGSM(FGSM(eps=EPS)), net, x, y))
+    found["a step of Trainer.fit"] = _waits_in_training(device)
     return found
+
+
+class _Counting(pl.Callback):
+    """Waits between the end of one training batch and that of a later one."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.catching = first, last, ExitStack()
+        self.caught: list[warnings.WarningMessage] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        if trainer.global_step == self.first:
+            self.caught = self.catching.enter_context(warnings.catch_warnings(record=True)) or []
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+        if trainer.global_step == self.last:
+            torch.cuda.set_sync_debug_mode("default")
+            self.catching.close()
+
+
+def _waits_in_training(device: torch.device) -> float:
+    """Return the waits of a step of N-FGSM, with crops, flips and averaged weights, as `recipe=cifar10_fast` trains."""
+    data, counting = Noise(batch_size=64, val_size=100, augment=True), _Counting(10, 40)
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
+    module = RobustClassifier(PreActResNet(width=16), NFGSM(FGSM(eps=EPS)), optimizer, num_classes=10)
+    trainer = pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, max_steps=41, limit_val_batches=0,
+        logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        inference_mode=False, use_distributed_sampler=False, log_every_n_steps=50,
+        callbacks=[AveragedWeights(0.999), counting],
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    for place in {f"{wait.filename}:{wait.lineno}" for wait in counting.caught if "synchroniz" in str(wait.message)}:
+        print(f"waits at {place}", flush=True)
+    return sum("synchroniz" in str(wait.message) for wait in counting.caught) / (counting.last - counting.first)
 
 
 def _step(objective: Objective, net: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -8,7 +8,6 @@ is looked up by itself: a defense that has only one of them, or is wrapped by a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -208,8 +207,9 @@ def names_class(logits: Tensor) -> Tensor:
 
     A deployed model gives no answer elsewhere, so it counts as wrong there. An impossible class may have -inf.
     """
-    largest = logits.amax(1)  # NaN where any is
-    return largest.isfinite() | ((largest == math.inf) & ((logits == math.inf).sum(1) == 1))
+    # NaN counts as the largest; the difference of the two largest is NaN with it, and of two equal infinities.
+    largest = logits.topk(2, 1, sorted=False).values
+    return ~(largest[:, 0] - largest[:, 1]).isnan()
 
 
 def predicted(logits: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ torch.set_num_threads(int(os.environ.get("ROBUSTLIT_TEST_THREADS", "1")))
 PRECISION = os.environ.get("ROBUSTLIT_TEST_PRECISION")
 
 # Settings of the user, a launcher or the machine must not reach the tests, nor the processes that they start.
-_PREFIXES = ("WANDB_", "ROBUSTLIT_", "HYDRA_", "SLURM_", "PL_", "OMPI_", "PMI_")
+_PREFIXES = ("WANDB_", "ROBUSTLIT_", "HYDRA_", "SLURM_", "PL_", "OMPI_COMM_", "PMI_")
 _LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TERMINALS = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "MPLBACKEND")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")  # which Python, unlike Go, asks for 127.0.0.1 too

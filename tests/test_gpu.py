@@ -1,6 +1,7 @@
 """Tests that need a GPU; skipped without one."""
 
 import copy
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from robustlit import evaluate
-from robustlit.attacks import BIM, FGSM, PGD, AutoAttack, WorstCase
+from robustlit.attacks import APGD, BIM, FGSM, PGD, Attack, AutoAttack, Square, WorstCase
 from robustlit.attacks.draws import Draws
 from robustlit.callbacks import AttackSweep
 from robustlit.certify import CROWN, IBP, Certificate, RandomizedSmoothing
@@ -19,7 +20,7 @@ from robustlit.data import MNIST, ImageFolder, load_mnist
 from robustlit.defenses import Smoothed
 from robustlit.models import SmallCNN
 from robustlit.objectives import NFGSM, AdversarialTraining
-from robustlit.training import RobustClassifier
+from robustlit.training import AveragedWeights, RobustClassifier
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,6 +81,39 @@ def test_pictures_in_folders_move_to_the_gpu_once(tmp_path: Path) -> None:
     trainer.fit(module, datamodule=data)
     assert next(iter(data.train_dataloader()))[0].is_cuda
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here, data.tensors("test"), strict=True))
+
+
+@pytest.mark.parametrize("kind", [PGD, APGD, Square])
+def test_few_steps_of_an_attack_wait_for_the_gpu(
+    kind: type[Attack], net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    net, x = net.cuda(), digits[0][:8].cuda()
+    y = net(x).argmax(1)
+
+    def waits(steps: int) -> int:
+        name = "queries" if kind is Square else "steps"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                kind(eps=1e-6, **{name: steps}).run(net, x, y, seed=0)  # so small that every step is taken
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    waits(8)  # what happens once is not counted
+    assert waits(72) - waits(40) <= 32 / 4  # every fourth step looks for finished examples
+
+
+def test_the_average_of_the_weights_lies_on_the_gpu() -> None:
+    average = AveragedWeights(0.9)
+    module = RobustClassifier(SmallCNN(), NFGSM(FGSM(eps=0.1)), partial(torch.optim.SGD, lr=0.1), num_classes=10)
+    trainer = pl.Trainer(
+        accelerator="gpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[average]
+    )
+    trainer.fit(module, datamodule=MNIST(batch_size=100, train_size=1000, val_size=100, test_size=100))
+    assert average._average_model is not None
+    assert {part.device.type for part in average._average_model.module.state_dict().values()} == {"cuda"}
 
 
 def test_a_seeded_attack_leaves_the_generator_of_the_gpu_alone(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:

@@ -83,7 +83,7 @@ class GradientAscent(BudgetAttack):
         Args:
             model: From images (B, C, H, W) in [0, 1] to logits (B, K).
             x: Images (B, C, H, W) in [0, 1]; not checked, because a check in every step would cost too much.
-            loss: Logits (B, K) -> (B,).
+            loss: Logits (B, K) -> (B,); `losses.LogOdds(y)` takes the fewest operations.
             eps: Replaces the attack's own budget (a warm-up gives smaller ones); 0 returns `x`.
             eval_mode: Hold the model in eval mode while attacking; False leaves BatchNorm and dropout training.
 
@@ -93,7 +93,7 @@ class GradientAscent(BudgetAttack):
         budget = self.eps if eps is None else eps
         if budget == 0:
             return x.detach()
-        with Victim(model, x, eval_mode=eval_mode, ambient_autocast=True, keep_generators=False, draws=1) as victim:
+        with Victim(model, x, eval_mode=eval_mode, training=True, draws=1) as victim:
             x = x.detach().clone()  # an ordinary tensor even where the caller's was made in inference mode
             radius = x.new_full((len(x),), budget)
             ball = Ball(x, radius, self.norm)
@@ -102,7 +102,7 @@ class GradientAscent(BudgetAttack):
             if self.random_start:
                 x_adv = ball.random_point(Draws(None, radius), in_box=self.start_in_box)
             for _ in range(self.steps):
-                _, _, gradient = victim.gradient(x_adv, loss)
+                gradient = victim.direction(x_adv, loss)
                 if self.decay is not None:
                     velocity = accelerate(velocity, gradient, self.decay)
                     gradient = velocity.clone()
@@ -167,6 +167,7 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
 
     `best` records every point but the last ones, which stay in `climbers` and are not judged yet.
     """
+    is_score = victim.sees_itself and ascent.score is None and climbers.aim is climbers.criterion
     for step, length in enumerate(track(ascent.lengths)):
         aim = climbers.aim
 
@@ -174,16 +175,18 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
             return ascent.loss(aim, logits)
 
         if victim.is_open:  # the image, classified already
-            logits, _, climbers.gradient = victim.gradient_of_opening(loss, climbers.rows)
+            logits, scores, climbers.gradient = victim.gradient_of_opening(loss, climbers.rows)
         else:
-            logits, _, climbers.gradient = victim.gradient(climbers.z, loss, climbers.rows)
+            logits, scores, climbers.gradient = victim.gradient(climbers.z, loss, climbers.rows)
         if step == 0 and not bool(climbers.gradient.any()):
             warnings.warn(_ZERO_GRADIENT.format(name=type(victim.view).__name__), stacklevel=2)
         votes = logits
         if not victim.sees_itself:
             votes, logits = victim.judge(climbers.z, climbers.rows)
-        record, score = best.record if step else best.record_success, ascent.score or ascent.loss
-        record(climbers.at, climbers.z, climbers.criterion.reached(votes), score(climbers.criterion, logits))
+        if not is_score:
+            scores = (ascent.score or ascent.loss)(climbers.criterion, logits)
+        record = best.record if step else best.record_success
+        record(climbers.at, climbers.z, climbers.criterion.reached(votes), scores)
         if not climbers.drop(best.success[climbers.at], step):
             return
         climbers.advance(length, ascent.decay)

@@ -162,6 +162,25 @@ class Criterion:
         return loss.nan_to_num(nan=best, posinf=math.inf, neginf=-math.inf)
 
 
+@dataclass
+class LogOdds:
+    """The log odds against the classes `label` (B,), with their gradient in closed form: training needs no value.
+
+    Called as any loss, logits (B, K) -> (B,), it returns `Criterion(label).log_odds`.
+    """
+
+    label: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return Criterion(self.label).log_odds(logits)
+
+    def slope(self, logits: Tensor) -> Tensor:
+        """Return the gradient (B, K) at logits (B, K): the softmax of the other classes, and -1 for the true one."""
+        label = self.label.unsqueeze(1)
+        others = full_precision(logits).scatter(1, label, -math.inf)
+        return others.softmax(1).scatter_(1, label, -1.0).to(logits.dtype)
+
+
 def full_precision(logits: Tensor) -> Tensor:
     """Return the logits (B, K) in float32 where they are in half precision."""
     return logits.float() if logits.dtype in HALF else logits

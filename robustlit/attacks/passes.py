@@ -10,31 +10,40 @@ class PassCounter:
     """Forward and backward passes per example, and which examples got logits that are not finite.
 
     `forwards` and `backwards` are (B,) int64. In every method `rows` (b,) gives the examples that a pass was for; None
-    means all of them, in order. An example may occur in several rows.
+    means all of them, in order. An example may occur in several rows. On a GPU each operation here is launched in every
+    step of an attack, so there are few.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
-        self._all = torch.arange(batch, device=device)
-        self.forwards, self.backwards, self._not_finite = (torch.zeros_like(self._all) for _ in range(3))
+        self.forwards, self.backwards = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
+        self._one = torch.ones((), dtype=torch.int64, device=device)
+        self._odd = torch.zeros(batch, device=device)  # NaN once an example had logits that are not finite
 
     def forward(self, logits: Tensor, rows: Tensor | None) -> None:
         """Count one forward that gave `logits` (b, K)."""
-        rows = self._all if rows is None else rows
-        self.forwards.index_add_(0, rows, torch.ones_like(rows))
-        self._not_finite.index_add_(0, rows, (~logits.detach().isfinite().all(1)).to(torch.int64))
+        _add(self.forwards, rows, self._one)
+        odd = (logits.detach() * 0).sum(1).to(self._odd.dtype)  # 0, or NaN
+        _add(self._odd, rows, odd)
 
     def backward(self, rows: Tensor | None) -> None:
         """Count one backward."""
-        rows = self._all if rows is None else rows
-        self.backwards.index_add_(0, rows, torch.ones_like(rows))
+        _add(self.backwards, rows, self._one)
 
     def add(self, other: PassCounter, rows: Tensor) -> None:
         """Add the passes, and the logits that were not finite, of the examples `rows` (b,) with another model."""
-        self.forwards.index_add_(0, rows, other.forwards)
-        self.backwards.index_add_(0, rows, other.backwards)
-        self._not_finite.index_add_(0, rows, (~other.finite).to(torch.int64))
+        _add(self.forwards, rows, other.forwards)
+        _add(self.backwards, rows, other.backwards)
+        _add(self._odd, rows, other._odd)
 
     @property
     def finite(self) -> Tensor:
         """(B,) bool, whether all logits of an example were finite."""
-        return self._not_finite == 0
+        return self._odd == 0
+
+
+def _add(totals: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Add `values` (b,) or () to the `totals` (B,) of the examples `rows` (b,)."""
+    if rows is None:
+        totals.add_(values)
+    else:
+        totals.index_add_(0, rows, values.expand(len(rows)))

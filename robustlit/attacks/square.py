@@ -21,6 +21,7 @@ from robustlit.threat import Ball, expand
 # The share of the pixels that a patch covers is halved after each of these queries of 10 000 (section 4.1 of the
 # paper); with fewer queries the patches shrink faster in proportion.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_AT_ONCE = 16  # queries whose random numbers are drawn at once: drawn one by one they cost as much as a small net
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,21 @@ class Square(BudgetAttack):
         Returns:
             Points (b, ...) of the highest margin, their margins (b,), and whether they succeed, (b,) bool.
         """
-        stripes, patches = (_stripes, _patch) if self.norm == "linf" else (_bumps, _bump)
+        stripes, patches, numbers = (_stripes, _patch, 2) if self.norm == "linf" else (_bumps, _bump, 5)
         points, margins = ball.x.clone(), ball.eps.new_full((len(rows),), -float("inf"))
         success = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         inside, pace = torch.arange(len(rows), device=rows.device), self.pace or self.queries
         z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
+        drawn = z  # (b, _AT_ONCE, numbers + C) of the queries to come
         best, highest, done = ball.x, margins, success  # of the examples `inside`
         height, width = z.shape[-2:]
         for query in track(range(self.queries)):
             if query:
                 share = self.patch / 2 ** sum((query - 1) * 10_000 > after * pace for after in _HALVINGS)
                 side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
-                z = patches(best, ball, side, draws)
+                if (turn := (query - 1) % _AT_ONCE) == 0:
+                    drawn = draws.uniform(z.new_empty(len(rows), _AT_ONCE, numbers + z.shape[1]))
+                z = patches(best, ball, side, drawn[:, turn])
             votes, logits = victim.judge(z, rows)
             reached, margin = criterion.reached(votes), criterion.margin(logits).to(margins.dtype)
             better = ~done & (reached | (margin > highest))
@@ -106,7 +110,7 @@ class Square(BudgetAttack):
                     break
                 inside, rows, criterion = inside[left], rows[left], criterion.select(left)
                 ball, draws = ball.select(left), draws.select(left)
-                best, highest, done = best[left], highest[left], done[left]
+                best, highest, done, drawn = best[left], highest[left], done[left], drawn[left]
         return points, margins, success
 
 
@@ -120,18 +124,22 @@ def _stripes(ball: Ball, draws: Draws) -> Tensor:
 def _window(z: Tensor, side: int, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the indices of a square of `side` pixels in each image, at `place` (b, 2) in [0, 1)."""
     b, c, height, width = z.shape
-    room = torch.tensor([height - side + 1, width - side + 1], device=z.device)
-    corner = (place * room).long().minimum(room - 1)
     span = torch.arange(side, device=z.device)
-    down, across = corner[:, :1] + span, corner[:, 1:] + span  # (b, side)
+    # Python's numbers: a tensor made of them would wait for a GPU in every query.
+    down, across = (
+        (place[:, k : k + 1] * room).long().clamp_(max=room - 1) + span  # (b, side)
+        for k, room in enumerate((height - side + 1, width - side + 1))
+    )
     images, channels = torch.arange(b, device=z.device), torch.arange(c, device=z.device)
     return images.view(b, 1, 1, 1), channels.view(1, c, 1, 1), down.view(b, 1, side, 1), across.view(b, 1, 1, side)
 
 
-def _patch(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
-    """Set each channel of a square to one end of the ball; flip the signs where that would change nothing."""
+def _patch(z: Tensor, ball: Ball, side: int, numbers: Tensor) -> Tensor:
+    """Set each channel of a square to one end of the ball; flip the signs where that would change nothing.
+
+    Place and signs come from the random `numbers` (b, 2 + C) in [0, 1).
+    """
     b, c = z.shape[:2]
-    numbers = draws.uniform(z.new_empty(b, 2 + c))
     at = _window(z, side, numbers[:, :2])
     signs = (numbers[:, 2:].round() * 2 - 1).view(b, c, 1, 1) * expand(ball.eps, z)
     x, old = ball.x[at], z[at]
@@ -177,11 +185,10 @@ def _bumps(ball: Ball, draws: Draws) -> Tensor:
     return ball.surface(delta)
 
 
-def _bump(z: Tensor, ball: Ball, side: int, draws: Draws) -> Tensor:
-    """Move the length of one window into another and add a bump of random sign there."""
+def _bump(z: Tensor, ball: Ball, side: int, numbers: Tensor) -> Tensor:
+    """Move the length of one window into another and add a bump of random sign there, by `numbers` (b, 5 + C)."""
     b, c = z.shape[:2]
     side = min(max(side, 3) // 2 * 2 + 1, *z.shape[-2:])
-    numbers = draws.uniform(z.new_empty(b, 5 + c))
     here, there = _window(z, side, numbers[:, :2]), _window(z, side, numbers[:, 2:4])
     delta = z - ball.x
     old, tiny = delta[here], torch.finfo(z.dtype).tiny

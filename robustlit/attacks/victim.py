@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.calls import Call
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import Criterion, LogOdds
 from robustlit.attacks.memory import is_out_of_memory
 from robustlit.attacks.passes import PassCounter
 from robustlit.attacks.surroundings import attack_precision, held_in_eval, kept_generators, seed_generators
@@ -52,19 +52,20 @@ class Victim:
         model: The classifier, defended or not. Success is judged on its own forward.
         like: The images (B, ...), for the batch size and the device.
         eval_mode: Hold every submodule in eval mode. False keeps the modes (an option of adversarial training).
-        ambient_autocast: Keep the precision of the surrounding autocast region if it is bfloat16, as in training.
+        training: Work as a training step does: keep the precision of a surrounding autocast region if it is bfloat16,
+            do not restore the global random generators, and count no passes, so that a GPU has less to launch.
         keep_generators: Restore the global random generators on leaving; a stochastic model draws from them.
         draws: Number of draws that a gradient is averaged over; None takes the model's own (1 if deterministic).
         watch: Raise a ValueError if the first forward reaches a defense that the model does not declare.
     """
 
-    def __init__(self, model: nn.Module, like: Tensor, *, eval_mode: bool = True, ambient_autocast: bool = False,
+    def __init__(self, model: nn.Module, like: Tensor, *, eval_mode: bool = True, training: bool = False,
                  keep_generators: bool = True, draws: int | None = None, watch: bool = False) -> None:  # fmt: skip
         self.model = model
         self.view = model  # the attack view, once entered
         self.draws = draws_of(model) if draws is None else draws
         self.batch, self.device = len(like), like.device
-        self.eval_mode, self.ambient_autocast, self.keep_generators = eval_mode, ambient_autocast, keep_generators
+        self.eval_mode, self.training, self.keep_generators = eval_mode, training, keep_generators and not training
         self.watch = watch
         self._opening: tuple[Tensor, Tensor] | None = None
         self._calls: dict[int, Call] = {}
@@ -75,9 +76,10 @@ class Victim:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             # Created here, as ordinary tensors: inference tensors cannot be updated outside inference mode.
-            self.passes = PassCounter(self.batch, self.device)
-            self.forwards, self.backwards = self.passes.forwards, self.passes.backwards  # (B,) int64, live
-            stack.enter_context(attack_precision(self.device.type, keep=self.ambient_autocast))
+            if not self.training:
+                self.passes = PassCounter(self.batch, self.device)
+                self.forwards, self.backwards = self.passes.forwards, self.passes.backwards  # (B,) int64, live
+            stack.enter_context(attack_precision(self.device.type, keep=self.training))
             if self.keep_generators:
                 # `random` and NumPy are what random resizing and the like often draw from.
                 stack.enter_context(kept_generators(self.device, python=self.is_stochastic))
@@ -212,6 +214,14 @@ class Victim:
 
         return self._mean_over_draws(one_draw)
 
+    def direction(self, x: Tensor, loss: LossPerExample) -> Tensor:
+        """Return the gradient (B, ...) that `gradient` returns, without the value of the loss where it is `LogOdds`."""
+        if self.draws > 1 or not isinstance(loss, LogOdds):
+            return self.gradient(x, loss)[2]
+        leaf = x.detach().requires_grad_(True)
+        logits = self._differentiable(leaf, None)
+        return self._backward(logits, leaf, None, slope=loss.slope(logits.detach()))
+
     def jacobian(self, x: Tensor, losses: LossPerExample, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Differentiate several losses, logits (b, K) -> (b, k), at one forward and k backwards; see `gradient`.
 
@@ -258,28 +268,31 @@ class Victim:
     def _forward(self, net: nn.Module, x: Tensor, rows: Tensor | None) -> Tensor:
         if (call := self._calls.get(id(net))) is None:
             # A stochastic net may work in place now and then; in training, comparing would wait for the GPU every step.
-            copy, training = self.ambient_autocast or self.is_stochastic, self.ambient_autocast
-            call = Call(net, always_copy=copy, keep_dtype=training, first=lambda: self._watched(net))
+            copy = self.training or self.is_stochastic
+            call = Call(net, always_copy=copy, keep_dtype=self.training, first=lambda: self._watched(net))
             self._calls[id(net)] = call
         logits = call(x)
-        self.passes.forward(logits, rows)
+        if not self.training:
+            self.passes.forward(logits, rows)
         return logits
 
     def _watched(self, net: nn.Module) -> AbstractContextManager[None]:
         return watched(net, self.model) if self.watch else nullcontext()
 
-    def _backward(self, loss: Tensor, leaf: Tensor, rows: Tensor | None, retain_graph: bool = False) -> Tensor:
+    def _backward(self, loss: Tensor, leaf: Tensor, rows: Tensor | None, retain_graph: bool = False,
+                  slope: Tensor | None = None) -> Tensor:  # fmt: skip
         gradient = None
         try:
             if loss.requires_grad:
-                (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=retain_graph, allow_unused=True)
+                (gradient,) = torch.autograd.grad(loss, leaf, slope, retain_graph=retain_graph, allow_unused=True)
         except RuntimeError as error:  # an operation without a derivative, checkpointing of the old kind
             if is_out_of_memory(error):
                 raise
             raise self._no_gradient(error) from error
         if gradient is None:
             raise self._no_gradient()
-        self.passes.backward(rows)
+        if not self.training:
+            self.passes.backward(rows)
         # A pixel whose slope is not finite (a square root at 0) must not spread NaN to the other pixels and iterates.
         return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a copy, the caller's to write into
 

@@ -37,12 +37,12 @@ def keeps_range(augment: Augment) -> bool:
 def _crop_and_flip(x: Tensor, generator: Generator, *, padding: int, flip: bool) -> Tensor:
     batch, _, height, width = x.shape
     if padding:
-        offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(x.device)
+        offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(x.device, non_blocking=True)
         padded = F.pad(x, [padding] * 4)
         # Every window is a view, so that only the chosen ones are copied.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 2p + 1, 2p + 1, H, W)
         x = windows[torch.arange(batch, device=x.device), :, offsets[0], offsets[1]]  # (B, C, H, W)
     if flip:
-        mirrored = torch.randint(2, (batch, 1, 1, 1), generator=generator).to(x.device, torch.bool)
+        mirrored = torch.randint(2, (batch, 1, 1, 1), generator=generator).to(x.device, non_blocking=True).bool()
         x = torch.where(mirrored, x.flip(3), x)
     return x

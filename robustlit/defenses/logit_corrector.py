@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.fgsm import FGSM
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import LogOdds
 from robustlit.checks import check_count, check_positive
 from robustlit.classifier import default_batch_size
 from robustlit.defenses.fitted import AttackView, check_clean, frozen, subset
@@ -90,7 +90,7 @@ def fgsm_logits(
         for part, label in zip(x.split(at_once), y.split(at_once), strict=True):
             part, label = part.to(device), label.to(device)
             for budget in eps:
-                adversarial = FGSM(eps=budget).maximise(net, part, Criterion(label).log_odds)
+                adversarial = FGSM(eps=budget).maximise(net, part, LogOdds(label))
                 logits.append(net(adversarial).float().cpu())
                 labels.append(label.cpu())
     return torch.cat(logits), torch.cat(labels)

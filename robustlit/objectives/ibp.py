@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import LogOdds
 from robustlit.certify.bounds import logits_of, margins_of
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Tape
@@ -127,7 +127,7 @@ class AttackedIBP(IBPTraining):
 
     def attacked(self, classifier: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
         """Return adversarial versions (B, C, H, W) of the images within `eps`, found in eval mode, detached."""
-        return self.attack.maximise(classifier, x, Criterion(y).log_odds, eps=eps, eval_mode=True)
+        return self.attack.maximise(classifier, x, LogOdds(y), eps=eps, eval_mode=True)
 
 
 def smooth_rise(share: float) -> float:

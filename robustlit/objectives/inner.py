@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, randn_like
 
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import LogOdds
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_not_negative, check_positive
 from robustlit.objectives.objective import Objective, ObjectiveOutput
@@ -78,14 +78,14 @@ class InnerMaximisation(ABC):
     def attacked_logits(self, classifier: nn.Module, x: Tensor) -> Tensor:
         """Return logits (B, K) as the attack sees them (its modes, its precision, the attack view), detached."""
         mode = self.attack_in_eval_mode
-        with Victim(classifier, x, eval_mode=mode, ambient_autocast=True, keep_generators=False, draws=1) as victim:
+        with Victim(classifier, x, eval_mode=mode, training=True, draws=1) as victim:
             # Computed with a graph that nothing uses: autocast would reuse weights cast without one in training.
             return victim.view(x.clone()).detach()
 
     def worst_inputs(self, classifier: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return adversarial versions (B, C, H, W) of the images, detached."""
         # The direction of the cross-entropy, without its vanishing gradient.
-        return self.maximise(classifier, x, Criterion(y).log_odds)
+        return self.maximise(classifier, x, LogOdds(y))
 
     def outer_loss(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the `outer` objective of inputs (B, C, H, W) and their (B,) classes, by default cross-entropy."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robustlit.attacks.ascent import GradientAscent
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import LogOdds
 from robustlit.attacks.victim import Victim
 from robustlit.checks import check_not_negative
 from robustlit.objectives.inner import InnerMaximisation
@@ -59,8 +59,8 @@ class NFGSM(InnerMaximisation):
         norm, mode = self.attack.norm, self.attack_in_eval_mode
         radius = x.new_full((len(x),), self.eps)  # (B,)
         noisy = Ball(x, self.noise * radius, norm).random_point(Draws(None, radius))
-        with Victim(classifier, x, eval_mode=mode, ambient_autocast=True, keep_generators=False, draws=1) as victim:
-            _, _, gradient = victim.gradient(noisy, Criterion(y).log_odds)
+        with Victim(classifier, x, eval_mode=mode, training=True, draws=1) as victim:
+            gradient = victim.direction(noisy, LogOdds(y))
         size = radius * self.attack.step_over_eps
         return Ball(noisy, size, norm).step(noisy, gradient, size)  # a ball around the noisy image: no projection
 

@@ -208,7 +208,7 @@ class AdvGANTraining(GuardedTraining):
         criterion = goal_of(y, self.target)
         model = self.net if self.substitute is None else self.substitute
         # In eval mode, without gradients for weights, in the current precision, through a defended net's attack view.
-        with Victim(model, x_adv, ambient_autocast=True, keep_generators=False) as victim:
+        with Victim(model, x_adv, training=True) as victim:
             _, margins, gradient = victim.gradient(x_adv, lambda z: criterion.margin(z).clamp(max=self.confidence))
         return -margins.mean(), -gradient / len(x_adv)
 

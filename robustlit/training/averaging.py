@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EMAWeightAveraging
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
 
 
-class AveragedWeights(EMAWeightAveraging):
-    """Lightning's `EMAWeightAveraging`, where a checkpoint that is tested after the training is the average too.
+class AveragedWeights(WeightAveraging):
+    """Lightning's `EMAWeightAveraging` at the cost of one operation a step, and tested as it was saved.
 
-    Lightning's own restores in `Trainer.test(ckpt_path=)`, within the process that trained, the weights to go on from.
-    BatchNorm's averages are averaged with the weights.
+    Lightning makes the average before the net is on its GPU: the average stays on the CPU, and each step copies every
+    tensor of the net there and averages them one by one, as much work as the pass of a ResNet-18. Here it lies beside
+    the net, all weights are averaged at once, and no step waits for the device. A checkpoint that is tested after the
+    training (`Trainer.test(ckpt_path=)`) is the average too, where Lightning restores the weights to go on from.
+
+    BatchNorm's running statistics are averaged with the weights; buffers of integers are copied.
 
     Args:
         decay: Share of the average that a step keeps, in (0, 1).
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(decay=decay)
+        super().__init__(use_buffers=True)
+        self._decay = decay
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average, on the device that the net is going to be on."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()  # read in every step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average after an optimizer step."""
+        if trainer.global_step <= self._latest_update_step:
+            return  # gradients accumulate
+        self._latest_update_step = trainer.global_step
+        assert self._average_model is not None
+        pairs = list(zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True))
+        first = not self._average_model.n_averaged
+        moving = [pair for pair in pairs if pair[0].is_floating_point() and not first]
+        if moving:
+            averages, weights = zip(*moving, strict=True)
+            # Not as average + share * (weight - average): a mask of infinity would become NaN.
+            torch._foreach_mul_(averages, self._decay)
+            torch._foreach_add_(averages, weights, alpha=1 - self._decay)
+        for average, weight in pairs:
+            if first or not average.is_floating_point():
+                average.copy_(weight)
+        self._average_model.n_averaged += 1
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -28,3 +64,8 @@ class AveragedWeights(EMAWeightAveraging):
         """Restore the average and the weights to go on from, for a training."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Return the weights and buffers of a module, detached."""
+    return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]

@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack, Transfer
 from robustlit.attacks.ascent import GradientAscent
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import LogOdds
 from robustlit.checks import check_choice, check_not_negative
 from robustlit.classifier import undefended
 from robustlit.defenses.denoiser import Denoiser
@@ -113,7 +113,7 @@ class Denoising:
         eps = low + (high - low) * float(torch.rand(()))
         source = undefended(classifier) if self.knowledge == "greybox" else classifier
         # The direction of the cross-entropy, without its vanishing gradient.
-        x_adv = self.attack.maximise(source, x[:many], Criterion(y[:many]).log_odds, eps=eps)
+        x_adv = self.attack.maximise(source, x[:many], LogOdds(y[:many]), eps=eps)
         return torch.cat([x_adv, corrupted[many:]])
 
 

@@ -9,7 +9,7 @@ from cases import Function
 from torch import Tensor, nn
 
 from robustlit.attacks import PGD
-from robustlit.attacks.losses import Criterion
+from robustlit.attacks.losses import Criterion, LogOdds
 from robustlit.classifier import names_class, predicted
 
 NAN, INF = float("nan"), float("inf")
@@ -102,6 +102,21 @@ def test_log_odds_order_points_and_ascend_as_cross_entropy_does() -> None:
         assert torch.equal(odds.argsort(), cross_entropy.argsort())
     even = torch.zeros(1, 2, dtype=torch.float64)  # the true class has half of the probability
     assert Criterion(torch.tensor([0])).log_odds(even).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_the_slope_of_the_log_odds_is_their_gradient(dtype: torch.dtype, classes: int, scale: float) -> None:
+    y = torch.randint(classes, (20,))
+    logits = (torch.randn(20, classes, dtype=torch.float64) * scale).to(dtype).requires_grad_(True)
+    odds = LogOdds(y)
+    assert torch.equal(odds(logits), Criterion(y).log_odds(logits))
+    (expected,) = torch.autograd.grad(odds(logits).sum(), logits)
+    slope = odds.slope(logits.detach())
+    assert slope.dtype == dtype
+    torch.testing.assert_close(slope, expected)
+    assert slope.gather(1, y.unsqueeze(1)).eq(-1).all()
 
 
 @pytest.mark.parametrize("targeted", [False, True])

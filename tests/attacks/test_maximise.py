@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustlit.attacks import BIM, FGSM, PGD
 from robustlit.attacks.ascent import GradientAscent
+from robustlit.attacks.losses import LogOdds
 from robustlit.threat import distance
 
 
@@ -75,6 +78,7 @@ def test_every_example_takes_every_step_and_the_last_point_is_returned(
         found = attack.maximise(net, x, cross_entropy(y), eps=eps)
         expected = by_hand(net, x, y, attack.eps * scale, step * scale, steps, attack.norm)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(attack.maximise(net, x, LogOdds(y), eps=eps), expected, rtol=0, atol=1e-9)
         assert (net(found).argmax(1) != y).any()  # some became adversarial on the way, and went on
         assert not found.requires_grad
         assert (distance(found, x, attack.norm)[3] > 0).item()
@@ -196,3 +200,44 @@ def test_a_start_outside_the_box_is_for_training_alone(net: nn.Module, digits: t
     model.inputs.clear()
     FGSM(eps=0.3, random_start=True).maximise(model, x, cross_entropy(y))
     assert model.inputs[0].min() >= 0
+
+
+class Operations(TorchDispatchMode):
+    """Count what a GPU would have to launch: operations that are not views, forward and backward."""
+
+    views = ("view", "detach", "expand", "unsqueeze", "squeeze", "select", "slice", "alias", "transpose", "empty")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket._qualified_op_name.partition("::")[2].strip("_")
+        self.count += name not in (*self.views, "t", "unsafe_view", "empty_like", "new_empty", "as_strided")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("ambient", [None, torch.bfloat16])
+def test_a_step_takes_as_many_operations_as_in_a_bare_loop(
+    ambient: torch.dtype | None, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:4], digits[1][:4]
+
+    def bare(steps: int) -> None:
+        low, high = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
+        z = x
+        for _ in range(steps):
+            z = z.detach().requires_grad_(True)
+            (g,) = torch.autograd.grad(F.cross_entropy(net(z), y, reduction="sum"), z)
+            z = torch.clamp(z.detach() + 0.02 * g.sign(), low, high)
+
+    def count(run: Callable[[int], object]) -> int:
+        counts = []
+        for steps in (5, 9):
+            with Operations() as operations, torch.autocast("cpu", ambient, enabled=ambient is not None):
+                run(steps)
+            counts.append(operations.count)
+        return (counts[1] - counts[0]) // 4
+
+    ours = count(lambda steps: PGD(eps=0.1, steps=steps, step_size=0.02).maximise(net, x, LogOdds(y)))
+    assert 10 < ours <= count(bare) + 1

@@ -26,7 +26,7 @@ def test_a_patch_goes_to_the_end_of_the_ball_and_always_changes_something(channe
     z = _stripes(ball, draws)
     for side in (12, 5, 1):
         for _ in range(20):
-            new = _patch(z, ball, side, draws)
+            new = _patch(z, ball, side, draws.uniform(z.new_empty(len(z), 2 + channels)))
             changed = (new != z).flatten(1).any(1)
             # A pixel whose ball is cut on one side has two different ends all the same.
             assert changed.all()
@@ -61,7 +61,7 @@ def test_bumps_have_length_eps_or_less_and_both_signs() -> None:
     moved = []
     for side in (11, 5, 3, 1):
         for _ in range(10):
-            new = _bump(z, ball, side, draws)
+            new = _bump(z, ball, side, draws.uniform(z.new_empty(len(z), 5 + z.shape[1])))
             moved.append((new - z).flatten(1).abs().amax(1) > 0)
             z = new
             length = torch.linalg.vector_norm((z - ball.x).flatten(1), dim=1)

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustlit.data import MNIST
 from robustlit.models import SmallCNN
@@ -44,3 +44,35 @@ def test_what_is_validated_and_tested_is_the_average(tmp_path: Path, monkeypatch
     stored = load_classifier(best.best_model_path, net=SmallCNN(width=0.25))[0].classifier[2].weight  # type: ignore
     for found in (seen["val"], seen["test"], stored):
         torch.testing.assert_close(found, average)
+
+
+class Counting(nn.Module):
+    """A net with buffers that have no average: a mask of infinity, as nets of sequences have, and a counter."""
+
+    mask: Tensor
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallCNN(width=0.25)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps = self.steps + int(self.training)
+        return self.net(x)
+
+
+def test_buffers_without_an_average_are_copied() -> None:
+    net, average = Counting(), AveragedWeights(0.9)
+    module = RobustClassifier(net, Standard(), partial(torch.optim.SGD, lr=0.5), num_classes=10)
+    trainer = pl.Trainer(
+        max_epochs=1, callbacks=[average], logger=False, accelerator="cpu", precision="32-true",
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, accumulate_grad_batches=2,
+        inference_mode=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=MNIST(batch_size=50, train_size=400, val_size=50, test_size=50))
+    assert net.steps == 8
+    assert net.mask.tolist() == [0.0, -torch.inf]
+    assert average._average_model is not None
+    assert average._average_model.n_averaged == 4  # optimizer steps, two batches each
