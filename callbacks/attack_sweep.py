@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.certify import Certificate
-from robustlit.checks import check_count
+from robustlit.checks import as_names, check_count
 from robustlit.data.base import ClassificationData
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.batches import check_numbers, class_names_of, coverage, examples_of, split_size
@@ -76,19 +76,19 @@ class AttackSweep(pl.Callback):
 
     def __init__(
         self, attacks: Mapping[str, Attack], *, grid: Mapping[str, Sequence[float]] | None = None,
-        knowledge: Sequence[str] = ("adaptive",), seed: int = 0, substitute: str | Path | None = None,
+        knowledge: str | Sequence[str] | None = ("adaptive",), seed: int = 0, substitute: str | Path | None = None,
         substitute_images: int = 10_000, folder: str | Path | None = None, curve_l2: float = 10.0,
         curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None, images: int | None = None,
-        on_all: Sequence[str] = (), own_eps: Sequence[str] = (),
+        on_all: str | Sequence[str] | None = (), own_eps: str | Sequence[str] | None = (),
     ) -> None:  # fmt: skip
         proofs = dict(certificates or {})
         self.sweep = Sweep(
-            dict(attacks), dict(grid or {}), tuple(knowledge), seed, certificates=proofs,
-            own_eps=known_names(own_eps, "own_eps", attacks, matters=False),
+            dict(attacks or {}), dict(grid or {}), knowledge or (), seed, certificates=proofs,
+            own_eps=known_names(as_names(own_eps), "own_eps", attacks, matters=False),
         )  # fmt: skip
         if images is not None:
             check_count(images, "images")
-        self.images, self.on_all = images, names_on_all(on_all, attacks, proofs)
+        self.images, self.on_all = images, names_on_all(as_names(on_all), attacks, proofs)
         if substitute is not None:
             self.sweep.substitute = load_classifier(substitute)[0]
         self.substitute_images = substitute_images

@@ -39,6 +39,11 @@ def did_you_mean(name: str, names: Iterable[str], *, most: int = 1, cutoff: floa
     return f"did you mean {' or '.join(prefix + each for each in near)}?" if near else ""
 
 
+def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return a list of names as a tuple: a single name is a list of one, None (`null` in a recipe) an empty list."""
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
 def check_count(value: object, name: str) -> None:
     """Raise a ValueError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

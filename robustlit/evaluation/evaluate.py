@@ -28,7 +28,7 @@ Progress = Callable[[str, float], None]  # name of the attack, share of all work
 
 def evaluate(
     model: nn.Module, data: Any, attacks: Mapping[str, Attack] | Sequence[Attack] | None = None, *,
-    grid: Mapping[str, Sequence[float]] | None = None, knowledge: Sequence[str] = ("adaptive",),
+    grid: Mapping[str, Sequence[float]] | None = None, knowledge: str | Sequence[str] = ("adaptive",),
     substitute: nn.Module | None = None, seed: int = 0, batch_size: int | None = None,
     device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
     save_adversarials: bool = False, certificates: Mapping[str, Certificate] | Sequence[Certificate] = (),
@@ -58,17 +58,18 @@ def evaluate(
         the finished batches, and `complete` is False.
 
     Raises:
-        TypeError: Attacks or data of another type, such as names, classes or arrays.
+        TypeError: Attacks, certificates or data of another type, such as names, classes or arrays.
         ValueError: Bad images, labels or logits, no data, attacks, budgets or gradient, or a substitute is missing.
         OutOfMemoryError: Memory does not suffice for one image; for a batch, its halves are attacked.
         OSError: `folder` cannot be written; the finished batches stay there.
     """
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-    chosen = _default_attacks(grid or {}) if attacks is None else _checked(attacks)
+    chosen = _default_attacks(grid or {}) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
     batches = batches_of(data, batch_size)
     if attacks is None:
         chosen, batches = _that_run(chosen, model, batches, device)
-    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute, certificates)
+    proofs = _checked(certificates, Certificate, "IBP(eps=0.3)")
+    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute, proofs)
     kept = Parts(sweep, model, folder, examples=batches.examples, note=_note if save_adversarials else None)
     _print(kept.notes(batches.number))
     parts: list[Columns] = []
@@ -143,24 +144,25 @@ def _that_run(
     return attacks, batches
 
 
-def _checked(attacks: Any) -> Any:
-    """Return `attacks` if they are attacks, in a list or by name; else raise a TypeError that says what to write."""
-    example = "for example attacks=[PGD(eps=0.3)], from robustlit.attacks"
+def _checked(given: Any, kind: type[Attack] | type[Certificate], example: str) -> Any:
+    """Return attacks or certificates, in a list or by name; else raise a TypeError that says what to write."""
+    word, one = ("attack", "an attack") if kind is Attack else ("certificate", "a certificate")
+    way_out = f"for example {word}s=[{example}], from robustlit.{kind.__module__.split('.')[1]}"
 
     def shortly(value: object) -> str:
-        return repr(value) if isinstance(value, (str, Attack)) else type(value).__name__
+        return repr(value) if isinstance(value, (str, kind)) else type(value).__name__
 
     # A generator could be read only once.
-    if isinstance(attacks, (str, Attack)) or not isinstance(attacks, (Mapping, Sequence)):
-        wanted = "attacks must be a list of attacks, or a mapping from names to them"
-        raise TypeError(f"{wanted}, got {shortly(attacks)}; {example}")
-    for attack in attacks.values() if isinstance(attacks, Mapping) else attacks:
-        if isinstance(attack, type) and issubclass(attack, Attack):
-            name = attack.__name__
-            raise TypeError(f"{name} is the class of an attack; make one of it, with its budget: {name}(eps=...)")
-        if not isinstance(attack, Attack):
-            raise TypeError(f"each of attacks must be an attack, got {shortly(attack)}; {example}")
-    return attacks
+    if isinstance(given, (str, kind)) or not isinstance(given, (Mapping, Sequence)):
+        wanted = f"{word}s must be a list of {word}s, or a mapping from names to them"
+        raise TypeError(f"{wanted}, got {shortly(given)}; {way_out}")
+    for each in given.values() if isinstance(given, Mapping) else given:
+        if isinstance(each, type) and issubclass(each, kind):
+            name = each.__name__
+            raise TypeError(f"{name} is the class of {one}; make one of it, with its budget: {name}(eps=...)")
+        if not isinstance(each, kind):
+            raise TypeError(f"each of {word}s must be {one}, got {shortly(each)}; {way_out}")
+    return given
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from robustlit.attacks.progress import report_to
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
-from robustlit.checks import check_choice
+from robustlit.checks import as_names, check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch
 from robustlit.evaluation.columns import Columns, image_digests, joined
@@ -62,7 +63,7 @@ class Sweep:
 
     attacks: Mapping[str, Attack] | Sequence[Attack]
     grid: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    knowledge: Sequence[str] = ("adaptive",)
+    knowledge: str | Sequence[str] = ("adaptive",)
     seed: int = 0
     substitute: nn.Module | None = None
     certificates: Mapping[str, Certificate] | Sequence[Certificate] = ()
@@ -76,10 +77,11 @@ class Sweep:
         self.certificates = dict(given) if isinstance(given, Mapping) else _named(given)
         if not self.attacks:
             raise ValueError("a sweep needs at least one attack")
-        self.own_eps = tuple(self.own_eps)
+        self.own_eps, self.knowledge = as_names(self.own_eps), as_names(self.knowledge)
         for name in self.own_eps:
             check_choice(name, "own_eps", [*self.named])
-        checked = {check_norm(n): {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in self.grid.items()}
+        lists = {check_norm(n): [eps] if isinstance(eps, Real) else eps for n, eps in self.grid.items()}
+        checked = {n: {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in lists.items()}
         self.grid = {n: sorted(budgets) for n, budgets in checked.items()}
         if not self.knowledge:
             raise ValueError(f"knowledge must name at least one of {', '.join(KNOWLEDGE)}, got none")

@@ -50,6 +50,17 @@ def found(sweep: AttackSweep) -> Evaluation:
     return sweep.evaluation
 
 
+def test_a_single_name_is_a_list_of_one_and_null_an_empty_one() -> None:
+    assert AttackSweep(ATTACKS, on_all="pgd", own_eps="pgd").on_all == ("pgd",)
+    assert AttackSweep(ATTACKS, own_eps="pgd").sweep.own_eps == ("pgd",)
+    assert AttackSweep(ATTACKS, knowledge="greybox").sweep.knowledge == ("greybox",)
+    assert AttackSweep(ATTACKS, on_all=None, own_eps=None, grid=None, certificates=None).on_all == ()
+    with pytest.raises(ValueError, match="knowledge must name at least one of"):
+        AttackSweep(ATTACKS, knowledge=None)
+    with pytest.raises(ValueError, match="a sweep needs at least one attack"):
+        AttackSweep(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_the_table_equals_that_of_evaluate(
     module: RobustClassifier, data: MNIST, run_test: Test, inference_mode: bool

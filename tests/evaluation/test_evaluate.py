@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit import evaluate
 from robustlit.attacks import FGSM, PGD, Attack, AttackResult, DeepFool
+from robustlit.certify import IBP
 from robustlit.data import MNIST
 from robustlit.evaluation.batches import batches_of
 
@@ -196,6 +197,30 @@ def test_anything_but_attacks_is_refused(attacks: Any, message: str, net: nn.Mod
     x, y = digits
     with pytest.raises(TypeError, match=message):
         evaluate(net, (x[:4], y[:4]), attacks)
+
+
+@pytest.mark.parametrize(
+    ("certificates", "message"),
+    [
+        (
+            IBP(eps=0.1),
+            r"certificates must be a list of .* got IBP\(.*; for example certificates=\[IBP\(",
+        ),
+        ([IBP], r"IBP is the class of a certificate; make one of it, with its budget: IBP\(eps=\.\.\.\)"),
+        ([FGSM(eps=0.1)], "each of certificates must be a certificate, got FGSM; .* from robustlit.certify"),
+        (None, "certificates must be a list .* got NoneType"),
+    ],
+)
+def test_anything_but_certificates_is_refused(certificates: Any, message: str, net: nn.Module, digits: Digits) -> None:
+    with pytest.raises(TypeError, match=message):
+        evaluate(net, (digits[0][:4], digits[1][:4]), [FGSM(eps=0.1)], certificates=certificates)
+
+
+def test_one_budget_and_one_kind_of_knowledge_need_no_list(net: nn.Module, digits: Digits) -> None:
+    data: Any = digits[0][:8], digits[1][:8]
+    lists, bare = ({"linf": [0.05]}, ("greybox",)), ({"linf": 0.05}, "greybox")
+    found = [evaluate(net, data, [FGSM(eps=0.1)], grid=g, knowledge=k) for g, k in (lists, bare)]  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(found[0].to_frame(), found[1].to_frame())
 
 
 def test_arrays_are_refused(net: nn.Module, digits: Digits) -> None:
