@@ -135,7 +135,9 @@ class _Counting(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         if trainer.global_step == self.first:
-            self.caught = self.catching.enter_context(warnings.catch_warnings(record=True)) or []
+            caught = self.catching.enter_context(warnings.catch_warnings(record=True))
+            assert caught is not None
+            self.caught = caught
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
         if trainer.global_step == self.last:

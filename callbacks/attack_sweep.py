@@ -24,6 +24,7 @@ from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.on_all import FOLDER as ALL_IMAGES
 from robustlit.evaluation.on_all import OnAll, is_first, known_names, names_on_all
 from robustlit.evaluation.parts import FOLDER, Parts
+from robustlit.evaluation.sweep import as_lists
 from robustlit.figures.run import write_evaluation
 from robustlit.processes import Guard
 from robustlit.results import Evaluation
@@ -75,7 +76,7 @@ class AttackSweep(pl.Callback):
     """
 
     def __init__(
-        self, attacks: Mapping[str, Attack], *, grid: Mapping[str, Sequence[float]] | None = None,
+        self, attacks: Mapping[str, Attack], *, grid: Mapping[str, float | Sequence[float]] | None = None,
         knowledge: str | Sequence[str] | None = ("adaptive",), seed: int = 0, substitute: str | Path | None = None,
         substitute_images: int = 10_000, folder: str | Path | None = None, curve_l2: float = 10.0,
         curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None, images: int | None = None,
@@ -83,7 +84,7 @@ class AttackSweep(pl.Callback):
     ) -> None:  # fmt: skip
         proofs = dict(certificates or {})
         self.sweep = Sweep(
-            dict(attacks or {}), dict(grid or {}), knowledge or (), seed, certificates=proofs,
+            dict(attacks or {}), as_lists(grid), knowledge or (), seed, certificates=proofs,
             own_eps=known_names(as_names(own_eps), "own_eps", attacks, matters=False),
         )  # fmt: skip
         if images is not None:

@@ -138,11 +138,12 @@ class Attack(ABC):
             judged = victim.logits(x_adv)
             if victim.is_stochastic:  # an example that was not attacked keeps its votes: new ones could clear it
                 judged = torch.where(done.unsqueeze(1), clean, judged)
-            if bad := int((~victim.finite).sum()):
+            if bad := int((~victim.passes.finite).sum()):
                 warnings.warn(_NOT_FINITE.format(bad=bad, count=len(x), attack=self.name), stacklevel=3)
             success = criterion.reached(judged)
             prediction, moved = criterion.prediction(judged, success), distance(x_adv, x, self.norm)
-            return AttackResult(x_adv, success, prediction, moved, victim.forwards, victim.backwards, victim.finite)
+            spent = victim.passes
+            return AttackResult(x_adv, success, prediction, moved, spent.forwards, spent.backwards, spent.finite)
 
     def _check(self, given: Batch) -> None:
         check_images(given.x)

@@ -7,7 +7,8 @@ attack has to treat it differently.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,6 @@ class Victim:
             # Created here, as ordinary tensors: inference tensors cannot be updated outside inference mode.
             if not self.training:
                 self.passes = PassCounter(self.batch, self.device)
-                self.forwards, self.backwards = self.passes.forwards, self.passes.backwards  # (B,) int64, live
             stack.enter_context(attack_precision(self.device.type, keep=self.training))
             if self.keep_generators:
                 # `random` and NumPy are what random resizing and the like often draw from.
@@ -92,11 +92,6 @@ class Victim:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-
-    @property
-    def finite(self) -> Tensor:
-        """(B,) bool, whether all logits of an example were finite."""
-        return self.passes.finite
 
     @property
     def is_open(self) -> bool:
@@ -215,7 +210,7 @@ class Victim:
         return self._mean_over_draws(one_draw)
 
     def direction(self, x: Tensor, loss: LossPerExample) -> Tensor:
-        """Return the gradient (B, ...) that `gradient` returns, without the value of the loss where it is `LogOdds`."""
+        """Return the gradient (B, ...) that `gradient` returns; of `LogOdds` by its slope, without its value."""
         if self.draws > 1 or not isinstance(loss, LogOdds):
             return self.gradient(x, loss)[2]
         leaf = x.detach().requires_grad_(True)
@@ -269,15 +264,13 @@ class Victim:
         if (call := self._calls.get(id(net))) is None:
             # A stochastic net may work in place now and then; in training, comparing would wait for the GPU every step.
             copy = self.training or self.is_stochastic
-            call = Call(net, always_copy=copy, keep_dtype=self.training, first=lambda: self._watched(net))
+            first = partial(watched, net, self.model) if self.watch else nullcontext
+            call = Call(net, always_copy=copy, keep_dtype=self.training, first=first)
             self._calls[id(net)] = call
         logits = call(x)
         if not self.training:
             self.passes.forward(logits, rows)
         return logits
-
-    def _watched(self, net: nn.Module) -> AbstractContextManager[None]:
-        return watched(net, self.model) if self.watch else nullcontext()
 
     def _backward(self, loss: Tensor, leaf: Tensor, rows: Tensor | None, retain_graph: bool = False,
                   slope: Tensor | None = None) -> Tensor:  # fmt: skip

@@ -19,7 +19,7 @@ from robustlit.certify import Certificate
 from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
 from robustlit.evaluation.columns import Columns, as_evaluation
 from robustlit.evaluation.parts import Parts
-from robustlit.evaluation.sweep import Sweep
+from robustlit.evaluation.sweep import Sweep, as_lists
 from robustlit.results.evaluation import Evaluation
 from robustlit.threat import check_images
 
@@ -28,7 +28,7 @@ Progress = Callable[[str, float], None]  # name of the attack, share of all work
 
 def evaluate(
     model: nn.Module, data: Any, attacks: Mapping[str, Attack] | Sequence[Attack] | None = None, *,
-    grid: Mapping[str, Sequence[float]] | None = None, knowledge: str | Sequence[str] = ("adaptive",),
+    grid: Mapping[str, float | Sequence[float]] | None = None, knowledge: str | Sequence[str] = ("adaptive",),
     substitute: nn.Module | None = None, seed: int = 0, batch_size: int | None = None,
     device: torch.device | str | None = None, progress: Progress | None = None, folder: str | Path | None = None,
     save_adversarials: bool = False, certificates: Mapping[str, Certificate] | Sequence[Certificate] = (),
@@ -64,12 +64,13 @@ def evaluate(
         OSError: `folder` cannot be written; the finished batches stay there.
     """
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-    chosen = _default_attacks(grid or {}) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
+    budgets = as_lists(grid)
+    chosen = _default_attacks(budgets) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
     batches = batches_of(data, batch_size)
     if attacks is None:
         chosen, batches = _that_run(chosen, model, batches, device)
     proofs = _checked(certificates, Certificate, "IBP(eps=0.3)")
-    sweep = Sweep(chosen, grid or {}, knowledge, seed, substitute, proofs)
+    sweep = Sweep(chosen, budgets, knowledge, seed, substitute, proofs)
     kept = Parts(sweep, model, folder, examples=batches.examples, note=_note if save_adversarials else None)
     _print(kept.notes(batches.number))
     parts: list[Columns] = []

@@ -80,8 +80,7 @@ class Sweep:
         self.own_eps, self.knowledge = as_names(self.own_eps), as_names(self.knowledge)
         for name in self.own_eps:
             check_choice(name, "own_eps", [*self.named])
-        lists = {check_norm(n): [eps] if isinstance(eps, Real) else eps for n, eps in self.grid.items()}
-        checked = {n: {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in lists.items()}
+        checked = {check_norm(n): {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in self.grid.items()}
         self.grid = {n: sorted(budgets) for n, budgets in checked.items()}
         if not self.knowledge:
             raise ValueError(f"knowledge must name at least one of {', '.join(KNOWLEDGE)}, got none")
@@ -277,6 +276,11 @@ def _add_seconds(parts: Sequence[Columns], seconds: float) -> None:
     rows, total = sum(map(len, passes)), sum(int(each.sum()) for each in passes)
     for part, each in zip(parts, passes, strict=True):
         part[SECONDS] = seconds * (each / total if total else np.full(len(each), 1 / rows))
+
+
+def as_lists(grid: Mapping[str, float | Sequence[float]] | None) -> dict[str, list[float]]:
+    """Return the budgets of each norm as a list; a single budget is a list of one."""
+    return {norm: [eps] if isinstance(eps, (float, Real)) else list(eps) for norm, eps in (grid or {}).items()}
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

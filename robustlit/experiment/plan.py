@@ -217,6 +217,7 @@ def normalised(config: DictConfig) -> Recipe:
     check_norm(recipes.read_only(recipe).norm)  # before a budget in it is asked for
     recipe["eps"] = recipes.chosen_eps(recipe)
     recipes.drop_left_out(recipe)
+    recipes.make_lists(recipe)
     drop_what_the_net_does_not_take(recipe)
     checked = read_only(recipe)
     recipes.check_keys(checked)

@@ -143,6 +143,19 @@ def drop_left_out(recipe: dict[str, Any]) -> None:
             sweep[kind] = {name: part for name, part in sweep[kind].items() if not is_left_out(part)}
 
 
+def make_lists(recipe: dict[str, Any]) -> None:
+    """Write the lists of the sweep as lists: a single name or budget is a list of one, null an empty one."""
+    sweep = recipe.get("sweep") or {}
+    places = [(sweep, key) for key in ("knowledge", "on_all", "own_eps") if key in sweep]
+    places += [(sweep["grid"], norm) for norm in sweep.get("grid") or {}]
+    for owner, key in places:
+        value = owner[key]
+        if value is None:
+            owner[key] = []
+        elif not isinstance(value, (list, dict)) and not (isinstance(value, str) and value.startswith("${")):
+            owner[key] = [value]
+
+
 def read_only(recipe: dict[str, Any]) -> DictConfig:
     """Return plain containers as a config that raises a ReadonlyConfigError on every write."""
     config = OmegaConf.create(recipe)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's `EMAWeightAveraging` at the cost of one operation a step, and tested as it was saved.
+    """Lightning's `EMAWeightAveraging`, all weights at once and beside the net, and tested as it was saved.
 
     Lightning makes the average before the net is on its GPU: the average stays on the CPU, and each step copies every
-    tensor of the net there and averages them one by one, as much work as the pass of a ResNet-18. Here it lies beside
-    the net, all weights are averaged at once, and no step waits for the device. A checkpoint that is tested after the
-    training (`Trainer.test(ckpt_path=)`) is the average too, where Lightning restores the weights to go on from.
+    tensor of the net there and averages them one by one, as much work as the pass of a ResNet-18. Here it lies on the
+    device of the net, and no step waits for that. A checkpoint that is tested after the training
+    (`Trainer.test(ckpt_path=)`) is the average too, where Lightning restores the weights to go on from.
 
-    BatchNorm's running statistics are averaged with the weights; buffers of integers are copied.
+    BatchNorm's running statistics are averaged with the weights. Buffers of integers, and those that hold infinity as a
+    mask does, are copied.
 
     Args:
         decay: Share of the average that a step keeps, in (0, 1).
@@ -28,7 +29,8 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=True)
-        self._decay = decay
+        self._move = get_ema_multi_avg_fn(decay)
+        self._moves: list[bool] = []  # which of the module's tensors are averaged, not copied
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the average, on the device that the net is going to be on."""
@@ -36,6 +38,7 @@ class AveragedWeights(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()  # read in every step
+            self._moves = [part.is_floating_point() and bool(part.isfinite().all()) for part in _tensors(pl_module)]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,16 +48,13 @@ class AveragedWeights(WeightAveraging):
             return  # gradients accumulate
         self._latest_update_step = trainer.global_step
         assert self._average_model is not None
-        pairs = list(zip(_tensors(self._average_model.module), _tensors(pl_module), strict=True))
-        first = not self._average_model.n_averaged
-        moving = [pair for pair in pairs if pair[0].is_floating_point() and not first]
-        if moving:
-            averages, weights = zip(*moving, strict=True)
-            # Not as average + share * (weight - average): a mask of infinity would become NaN.
-            torch._foreach_mul_(averages, self._decay)
-            torch._foreach_add_(averages, weights, alpha=1 - self._decay)
-        for average, weight in pairs:
-            if first or not average.is_floating_point():
+        averages, weights = _tensors(self._average_model.module), _tensors(pl_module)
+        weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
+        moves = self._moves if self._average_model.n_averaged else [False] * len(averages)
+        if any(moves):
+            self._move([*compress(averages, moves)], [*compress(weights, moves)], self._average_model.n_averaged)
+        for average, weight, moved in zip(averages, weights, moves, strict=True):
+            if not moved:
                 average.copy_(weight)
         self._average_model.n_averaged += 1
 

@@ -46,7 +46,7 @@ class Oracle:
         """Return probabilities (B, K) of images (B, ...), in float32."""
         with Victim(self._model, x) as victim:
             logits = victim.logits(x)
-            self.queries += int(victim.forwards.sum())
+            self.queries += int(victim.passes.forwards.sum())
         # A single +inf is a class, of probability 1; logits that name no class become NaN.
         chances = logits.float().clamp(max=torch.finfo(torch.float32).max).softmax(1)
         return torch.where(names_class(logits).unsqueeze(1), chances, torch.nan)

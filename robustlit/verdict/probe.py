@@ -102,7 +102,7 @@ class Probe:
             if victim.is_stochastic:
                 victim.reseed(self.seed, self.index)
             found = look(victim)
-            self.meter["passes"] += int((victim.forwards + victim.backwards).sum())
+            self.meter["passes"] += int((victim.passes.forwards + victim.passes.backwards).sum())
         return found
 
     def ball(self, radius: float | None = None) -> Ball:

@@ -130,7 +130,7 @@ def test_the_votes() -> None:
     x = torch.zeros(2, 1, 2, 2)
     with Victim(fixed([3.0, 0.0, 0.0], [0.0, 900.0, 0.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]), x) as victim:
         shares = victim.logits(x).exp()
-        assert victim.forwards.tolist() == [VOTES, VOTES]  # whatever the confidence of each
+        assert victim.passes.forwards.tolist() == [VOTES, VOTES]  # whatever the confidence of each
         torch.testing.assert_close(shares, torch.tensor([[0.25, 0.25, 0.5]] * 2), atol=2e-3, rtol=0)
         torch.testing.assert_close(shares.sum(1), torch.ones(2))
     # Among equal votes the probabilities decide.
@@ -163,7 +163,7 @@ def test_draws_without_a_class_vote_for_none() -> None:
             assert criterion.prediction(logits, reached).tolist() == [prediction] * 2
             assert criterion.toward(zeros + 1).reached(logits).tolist() == [misled] * 2
             assert not criterion.toward(zeros + 2).reached(logits).any()
-            assert victim.finite.all() == (rows == [right])
+            assert victim.passes.finite.all() == (rows == [right])
 
 
 def test_gradients_are_means_over_the_draws() -> None:
@@ -180,7 +180,7 @@ def test_gradients_are_means_over_the_draws() -> None:
         torch.testing.assert_close(gradient.flatten(1), expected)
         torch.testing.assert_close(losses, 3 * x[:, 0, 0, 0])
         torch.testing.assert_close(logits, x.flatten(1)[:, :2] * torch.tensor([3.0, 30.0]))
-        assert victim.forwards.tolist() == victim.backwards.tolist() == [5] * 3
+        assert victim.passes.forwards.tolist() == victim.passes.backwards.tolist() == [5] * 3
         assert not victim.sees_itself
     with Victim(scaled(), x) as victim:
         logits, losses, gradients = victim.jacobian(x[:2], lambda z: z, torch.tensor([0, 2]))
@@ -188,7 +188,7 @@ def test_gradients_are_means_over_the_draws() -> None:
         torch.testing.assert_close(gradients.flatten(2)[:, 1, 1], torch.tensor([30.0, 30.0]))
         torch.testing.assert_close(gradients.flatten(2)[:, 0, 0], torch.tensor([3.0, 3.0]))
         torch.testing.assert_close(losses, logits)
-        assert (victim.forwards.tolist(), victim.backwards.tolist()) == ([5, 0, 5], [10, 0, 10])
+        assert (victim.passes.forwards.tolist(), victim.passes.backwards.tolist()) == ([5, 0, 5], [10, 0, 10])
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_a_victim_counts_what_each_row_cost(net: nn.Module, batch: tuple[Tensor,
         victim.logits(x[[2, 5]], torch.tensor([2, 5]))
         victim.gradient(x[[5]], lambda logits: logits[:, 0], torch.tensor([5]))
         victim.gradient(x, lambda logits: logits[:, 0])
-        assert victim.forwards.tolist() == [2, 2, 3, 2, 2, 4, 2, 2]
-        assert victim.backwards.tolist() == [1, 1, 1, 1, 1, 2, 1, 1]
+        assert victim.passes.forwards.tolist() == [2, 2, 3, 2, 2, 4, 2, 2]
+        assert victim.passes.backwards.tolist() == [1, 1, 1, 1, 1, 2, 1, 1]
 
 
 def test_the_gradient_of_an_example_does_not_depend_on_its_batch(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -66,8 +66,8 @@ def test_the_jacobian_is_that_of_autograd_and_of_one_gradient_at_a_time(
     expected = torch.func.vmap(torch.func.jacrev(lambda z: losses(net(z.unsqueeze(0)))[0]))(x)  # (b, k, ...)
     with Victim(net, batch[0]) as victim:
         logits, values, gradients = victim.jacobian(x, losses, rows)
-        assert victim.forwards.tolist() == [1, 0, 0, 1, 1, 0, 0, 0]
-        assert victim.backwards.tolist() == [values.shape[1] * n for n in (1, 0, 0, 1, 1, 0, 0, 0)]
+        assert victim.passes.forwards.tolist() == [1, 0, 0, 1, 1, 0, 0, 0]
+        assert victim.passes.backwards.tolist() == [values.shape[1] * n for n in (1, 0, 0, 1, 1, 0, 0, 0)]
         torch.testing.assert_close(gradients, expected)
         for k in range(values.shape[1]):
             again, value, gradient = victim.gradient(x, lambda logits, k=k: losses(logits)[:, k], rows)
@@ -83,7 +83,7 @@ def test_a_jacobian_where_there_is_no_gradient(batch: tuple[Tensor, Tensor]) -> 
         assert not victim.jacobian(x, lambda logits: logits)[2].any()  # zero, not unknown
         with pytest.raises(ValueError, match="Sequential gives no gradient"):
             victim.jacobian(x, lambda logits: logits.detach())
-        assert (victim.backwards == 2).all()
+        assert (victim.passes.backwards == 2).all()
     # A slope that is not finite at one pixel does not spoil the other pixels, classes or examples.
     with Victim(Function(Tensor.sqrt), z := torch.tensor([[0.0, 0.25], [0.25, 0.0]])) as victim:
         gradients = victim.jacobian(z, lambda logits: logits)[2]
@@ -142,15 +142,15 @@ def test_which_nets_are_stochastic_and_which_see_themselves(net: nn.Module, batc
         assert (victim.draws, victim.is_stochastic, victim.sees_itself) == (3, True, False)
     with Victim(model, batch[0], draws=1) as victim:  # as in training
         victim.gradient(batch[0], lambda logits: logits[:, 0])
-        assert victim.backwards.tolist() == [1] * 8
+        assert victim.passes.backwards.tolist() == [1] * 8
 
 
 def test_one_forward_and_the_votes_of_a_stochastic_net(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with Victim(EOT(net, 3), batch[0]) as victim:
         assert torch.equal(victim.forward_once(batch[0]), net(batch[0]))
-        assert victim.forwards.tolist() == [1] * 8
+        assert victim.passes.forwards.tolist() == [1] * 8
         victim.logits(batch[0])
-        assert victim.forwards.tolist() == [1 + VOTES] * 8
+        assert victim.passes.forwards.tolist() == [1 + VOTES] * 8
 
 
 def test_logits_that_are_not_finite_are_noted_also_where_an_example_is_in_several_rows() -> None:
@@ -158,7 +158,7 @@ def test_logits_that_are_not_finite_are_noted_also_where_an_example_is_in_severa
     x = torch.zeros(4, 1, 4, 4)
     with Victim(Function(lambda z: logits[: len(z)]), x) as victim:
         victim.logits(x[:3], torch.tensor([1, 1, 3]))
-        assert victim.finite.tolist() == [True, False, True, True]
-        assert victim.forwards.tolist() == [0, 2, 0, 1]
+        assert victim.passes.finite.tolist() == [True, False, True, True]
+        assert victim.passes.forwards.tolist() == [0, 2, 0, 1]
         victim.logits(x[:2], torch.tensor([1, 0]))
-        assert victim.finite.tolist() == [True, False, True, True]
+        assert victim.passes.finite.tolist() == [True, False, True, True]

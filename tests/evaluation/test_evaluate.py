@@ -219,8 +219,9 @@ def test_anything_but_certificates_is_refused(certificates: Any, message: str, n
 def test_one_budget_and_one_kind_of_knowledge_need_no_list(net: nn.Module, digits: Digits) -> None:
     data: Any = digits[0][:8], digits[1][:8]
     lists, bare = ({"linf": [0.05]}, ("greybox",)), ({"linf": 0.05}, "greybox")
-    found = [evaluate(net, data, [FGSM(eps=0.1)], grid=g, knowledge=k) for g, k in (lists, bare)]  # type: ignore[arg-type]
+    found = [evaluate(net, data, [FGSM(eps=0.1)], grid=g, knowledge=k) for g, k in (lists, bare)]
     pd.testing.assert_frame_equal(found[0].to_frame(), found[1].to_frame())
+    assert evaluate(net, data, grid={"linf": 0.05}).budgets("worst_case") == [0.05]
 
 
 def test_arrays_are_refused(net: nn.Module, digits: Digits) -> None:

@@ -12,6 +12,7 @@ from robustlit.experiment.recipes import (
     check_recipe_name,
     check_verdict,
     first_line,
+    make_lists,
     read_fractions,
     recipe_files,
     recipes_folder,
@@ -25,6 +26,18 @@ def test_fractions_become_numbers_except_in_paths_and_interpolations() -> None:
     assert recipe["eps"] == "8/255"  # unchanged
     with pytest.raises(ConfigError, match="eps=8/0 divides by zero"):
         read_fractions({"eps": "8/0"})
+
+
+def test_a_single_name_or_budget_of_the_sweep_is_a_list_of_one() -> None:
+    grid = {"linf": 0.1, "l2": ["${eps}", 1], "l1": "${budgets:x}", "l0": None}
+    recipe = {"sweep": {"knowledge": "greybox", "on_all": None, "own_eps": ["pgd"], "grid": grid, "images": 10}}
+    make_lists(recipe)
+    grid = {"linf": [0.1], "l2": ["${eps}", 1], "l1": "${budgets:x}", "l0": []}
+    assert recipe["sweep"] == {"knowledge": ["greybox"], "on_all": [], "own_eps": ["pgd"], "grid": grid, "images": 10}
+    for other in ({}, {"sweep": None}, {"sweep": {"_target_": None}}, {"sweep": {"grid": None}}):
+        before = dict(other)
+        make_lists(other)
+        assert other == before
 
 
 def test_shipped_recipes_are_found_and_described() -> None:

@@ -76,3 +76,19 @@ def test_buffers_without_an_average_are_copied() -> None:
     assert net.mask.tolist() == [0.0, -torch.inf]
     assert average._average_model is not None
     assert average._average_model.n_averaged == 4  # optimizer steps, two batches each
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_the_average_is_taken_in_every_precision(precision: Any) -> None:
+    torch.manual_seed(0)
+    net, average = SmallCNN(width=0.25), AveragedWeights(0.5)
+    before = net.classifier[2].weight.detach().clone()  # type: ignore[union-attr]
+    module = RobustClassifier(net, Standard(), partial(torch.optim.SGD, lr=0.5), num_classes=10)
+    trainer = pl.Trainer(
+        max_epochs=2, callbacks=[average], logger=False, accelerator="cpu", precision=precision,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, inference_mode=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=MNIST(batch_size=50, train_size=200, val_size=50, test_size=50))
+    found = net.classifier[2].weight.detach().to(before.dtype)  # type: ignore[union-attr]
+    assert found.isfinite().all()
+    assert not torch.allclose(found, before)
