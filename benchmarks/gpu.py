@@ -85,10 +85,11 @@ def attacks(arguments: argparse.Namespace, device: torch.device) -> Result:
     suite: list[Attack] = [WorstCase(eps=EPS)] if arguments.quick else [WorstCase(eps=EPS), AutoAttack(eps=EPS)]
     for attack in suite:
         started = now(device)
-        evaluation = robustlit.evaluate(net, (x, y), [attack], batch_size=500)
+        evaluation = robustlit.evaluate(net, (x, y), [attack], batch_size=len(y))  # one batch: less to launch
         seconds = now(device) - started
         result["clean"] = evaluation.clean_accuracy
         result[type(attack).__name__] = {"accuracy": evaluation.accuracy(eps=EPS), "seconds": seconds}
+        print(f"{type(attack).__name__}: {result[type(attack).__name__]}", flush=True)
     return result
 
 
@@ -101,14 +102,12 @@ def mnist(arguments: argparse.Namespace, device: torch.device) -> Result:
 def _job(recipe: str, settings: list[str], arguments: argparse.Namespace) -> Result:
     folder = arguments.work / recipe
     command = [sys.executable, "train.py", f"recipe={recipe}", "logger=csv", f"run_dir={folder}", *settings]
-    started = time.perf_counter()
-    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    started, log = time.perf_counter(), arguments.work / f"{recipe}.log"
+    with log.open("w") as file:
+        run = subprocess.run(command, cwd=HERE, stdout=file, stderr=subprocess.STDOUT, check=False)
     seconds = time.perf_counter() - started
-    (arguments.work / f"{recipe}.log").write_text(run.stdout + run.stderr)
     if run.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-4000:]}"
-        )
+        raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}:\n{log.read_text()[-6000:]}")
     found = json.loads((folder / "results.json").read_text())
     kept = ("n", "clean", "attacks", "worst_case", "seconds", "device")
     return {"command": " ".join(command[1:]), "end to end": seconds} | {k: found[k] for k in kept if k in found}

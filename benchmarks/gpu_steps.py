@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Callable
@@ -78,8 +79,12 @@ def _pair(
     loss = partial(bare_pgd, eps=EPS, steps=STEPS, step_size=STEP_SIZE)
     objective = AdversarialTraining(PGD(eps=EPS, steps=STEPS, step_size=STEP_SIZE))
     _reset(device)
-    bare_net: Any = torch.compile(net()) if compiles else net()
-    bare = time_bare(bare_net, loss, data, steps, skip, torch.bfloat16 if low else None, device)
+
+    def bare_net() -> Any:
+        return torch.compile(net()) if compiles else net()
+
+    # Nothing here keeps the net: its weights would count as memory of the other loop.
+    bare = time_bare(bare_net(), loss, data, steps, skip, torch.bfloat16 if low else None, device)
     bare_memory = _reset(device)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     precision = "bf16-mixed" if low else "32-true"
@@ -94,6 +99,7 @@ def _reset(device: torch.device) -> float:
     if device.type != "cuda":
         return 0.0
     peak = torch.cuda.max_memory_allocated(device) / 2**20
+    gc.collect()  # a Trainer and what it trained refer to each other
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return peak
