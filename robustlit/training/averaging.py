@@ -16,9 +16,9 @@ class AveragedWeights(WeightAveraging):
     """Lightning's `EMAWeightAveraging`, all weights at once and beside the net, and tested as it was saved.
 
     Lightning makes the average before the net is on its GPU: the average stays on the CPU, and each step copies every
-    tensor of the net there and averages them one by one, as much work as the pass of a ResNet-18. Here it lies on the
-    device of the net, and no step waits for that. A checkpoint that is tested after the training
-    (`Trainer.test(ckpt_path=)`) is the average too, where Lightning restores the weights to go on from.
+    tensor of the net there and averages them one by one. Here it lies on the device of the net, and no step waits for
+    that. A checkpoint that is tested after the training (`Trainer.test(ckpt_path=)`) is the average too, where
+    Lightning restores the weights to go on from.
 
     BatchNorm's running statistics are averaged with the weights. Buffers of integers, and those that hold infinity as a
     mask does, are copied.
