@@ -10,6 +10,12 @@ from cases import Defended
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD, BudgetAttack
+from robustlit.attacks.ascent import Ascent, Climbers, climb
+from robustlit.attacks.best import Best
+from robustlit.attacks.draws import Draws
+from robustlit.attacks.losses import Criterion
+from robustlit.attacks.victim import Victim
+from robustlit.threat import Ball
 
 
 class OfMean(nn.Module):
@@ -124,3 +130,21 @@ def test_more_effort_breaks_no_less(net: nn.Module, digits: tuple[Tensor, Tensor
     assert share[1] > share[0]
     by_budget = [PGD(eps=0.3, steps=10).run(net, x, y, seed=0, eps=e).success.float().mean() for e in (0.02, 0.06, 0.2)]
     assert by_budget[0] < by_budget[1] < by_budget[2]
+
+
+def test_failed_points_are_ranked_by_the_criterion_not_by_the_class_aimed_at(
+    net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y = digits[0][:8], digits[1][:8]
+    criterion, at = Criterion(y), torch.arange(8)
+    ball = Ball(x, torch.full((8,), 0.01), "linf")  # so small that none succeeds
+    with Victim(net, x) as victim:
+        keep = ~criterion.reached(victim.logits(x))
+        for aim in (criterion, criterion.toward((y + 1) % 10)):
+            best = Best(x)
+            images = Climbers(at, at, criterion, x, ball, aim, Draws(0, at))
+            climb(victim, best, images, Ascent([0.5, 0.5], None, Criterion.log_odds))
+            expected = criterion.log_odds(victim.logits(best.points))
+            recorded = keep & (best.scores > -torch.inf)
+            assert recorded.any()
+            torch.testing.assert_close(best.scores[recorded], expected[recorded])
