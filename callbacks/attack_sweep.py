@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.certify import Certificate
-from robustlit.checks import as_names, check_count
+from robustlit.checks import as_budgets, as_names, check_count
 from robustlit.data.base import ClassificationData
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.batches import check_numbers, class_names_of, coverage, examples_of, split_size
@@ -24,7 +24,6 @@ from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.on_all import FOLDER as ALL_IMAGES
 from robustlit.evaluation.on_all import OnAll, is_first, known_names, names_on_all
 from robustlit.evaluation.parts import FOLDER, Parts
-from robustlit.evaluation.sweep import as_lists
 from robustlit.figures.run import write_evaluation
 from robustlit.processes import Guard
 from robustlit.results import Evaluation
@@ -82,9 +81,9 @@ class AttackSweep(pl.Callback):
         curve_linf: float = 1.0, certificates: Mapping[str, Certificate] | None = None, images: int | None = None,
         on_all: str | Sequence[str] | None = (), own_eps: str | Sequence[str] | None = (),
     ) -> None:  # fmt: skip
-        proofs = dict(certificates or {})
+        attacks, proofs = dict(attacks or {}), dict(certificates or {})
         self.sweep = Sweep(
-            dict(attacks or {}), as_lists(grid), knowledge or (), seed, certificates=proofs,
+            attacks, as_budgets(grid), knowledge or (), seed, certificates=proofs,
             own_eps=known_names(as_names(own_eps), "own_eps", attacks, matters=False),
         )  # fmt: skip
         if images is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -42,6 +42,11 @@ def did_you_mean(name: str, names: Iterable[str], *, most: int = 1, cutoff: floa
 def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return a list of names as a tuple: a single name is a list of one, None (`null` in a recipe) an empty list."""
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def as_budgets(grid: Mapping[str, float | Sequence[float]] | None) -> dict[str, list[float]]:
+    """Return the budgets of each norm as a list: a single budget is a list of one, None (`null`) no norm at all."""
+    return {norm: [eps] if isinstance(eps, (float, Real)) else list(eps) for norm, eps in (grid or {}).items()}
 
 
 def check_count(value: object, name: str) -> None:

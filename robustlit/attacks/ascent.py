@@ -167,7 +167,8 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
 
     `best` records every point but the last ones, which stay in `climbers` and are not judged yet.
     """
-    is_score = victim.sees_itself and ascent.score is None and climbers.aim is climbers.criterion
+    # Whether the values of the loss that is climbed are the scores as well, and need not be computed again.
+    loss_is_score = victim.sees_itself and ascent.score is None and climbers.aim is climbers.criterion
     for step, length in enumerate(track(ascent.lengths)):
         aim = climbers.aim
 
@@ -183,7 +184,7 @@ def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> Non
         votes = logits
         if not victim.sees_itself:
             votes, logits = victim.judge(climbers.z, climbers.rows)
-        if not is_score:
+        if not loss_is_score:
             scores = (ascent.score or ascent.loss)(climbers.criterion, logits)
         record = best.record if step else best.record_success
         record(climbers.at, climbers.z, climbers.criterion.reached(votes), scores)

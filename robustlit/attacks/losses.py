@@ -176,8 +176,10 @@ class LogOdds:
 
     def slope(self, logits: Tensor) -> Tensor:
         """Return the gradient (B, K) at logits (B, K): the softmax of the other classes, and -1 for the true one."""
-        label = self.label.unsqueeze(1)
-        others = full_precision(logits).scatter(1, label, -math.inf)
+        label, logits_32 = self.label.unsqueeze(1), full_precision(logits)
+        # The lowest number and not -inf: where all other logits are -inf, the softmax would be NaN, and BatchNorm in
+        # training mode would carry that to the other examples.
+        others = logits_32.scatter(1, label, torch.finfo(logits_32.dtype).min)
         return others.softmax(1).scatter_(1, label, -1.0).to(logits.dtype)
 
 

@@ -10,20 +10,20 @@ class PassCounter:
     """Forward and backward passes per example, and which examples got logits that are not finite.
 
     `forwards` and `backwards` are (B,) int64. In every method `rows` (b,) gives the examples that a pass was for; None
-    means all of them, in order. An example may occur in several rows. On a GPU each operation here is launched in every
-    step of an attack, so there are few.
+    means all of them, in order. An example may occur in several rows.
+
+    Every step of an attack runs this, so it takes few operations: a GPU waits for each to be launched.
     """
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.forwards, self.backwards = (torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(2))
         self._one = torch.ones((), dtype=torch.int64, device=device)
-        self._odd = torch.zeros(batch, device=device)  # NaN once an example had logits that are not finite
+        self._nan = torch.zeros(batch, device=device)  # NaN where an example had logits that are not finite, else 0
 
     def forward(self, logits: Tensor, rows: Tensor | None) -> None:
         """Count one forward that gave `logits` (b, K)."""
         _add(self.forwards, rows, self._one)
-        odd = (logits.detach() * 0).sum(1).to(self._odd.dtype)  # 0, or NaN
-        _add(self._odd, rows, odd)
+        _add(self._nan, rows, (logits.detach() * 0).sum(1).to(self._nan.dtype))
 
     def backward(self, rows: Tensor | None) -> None:
         """Count one backward."""
@@ -33,16 +33,16 @@ class PassCounter:
         """Add the passes, and the logits that were not finite, of the examples `rows` (b,) with another model."""
         _add(self.forwards, rows, other.forwards)
         _add(self.backwards, rows, other.backwards)
-        _add(self._odd, rows, other._odd)
+        _add(self._nan, rows, other._nan)
 
     @property
     def finite(self) -> Tensor:
         """(B,) bool, whether all logits of an example were finite."""
-        return self._odd == 0
+        return self._nan == 0
 
 
 def _add(totals: Tensor, rows: Tensor | None, values: Tensor) -> None:
-    """Add `values` (b,) or () to the `totals` (B,) of the examples `rows` (b,)."""
+    """Add `values`, one number or (b,), to the `totals` (B,) at the positions `rows` (b,); None means at all."""
     if rows is None:
         totals.add_(values)
     else:

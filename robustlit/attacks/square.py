@@ -21,7 +21,7 @@ from robustlit.threat import Ball, expand
 # The share of the pixels that a patch covers is halved after each of these queries of 10 000 (section 4.1 of the
 # paper); with fewer queries the patches shrink faster in proportion.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_AT_ONCE = 16  # queries whose random numbers are drawn at once: drawn one by one they cost as much as a small net
+_QUERIES_PER_DRAW = 16  # random numbers are drawn for so many queries at once, so that a GPU has less to launch
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ class Square(BudgetAttack):
         success = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         inside, pace = torch.arange(len(rows), device=rows.device), self.pace or self.queries
         z, every = stripes(ball, draws) if start is None else start, check_every(ball.x)
-        drawn = z  # (b, _AT_ONCE, numbers + C) of the queries to come
+        drawn = z  # random numbers (b, _QUERIES_PER_DRAW, numbers + C), drawn at the first query
         best, highest, done = ball.x, margins, success  # of the examples `inside`
         height, width = z.shape[-2:]
         for query in track(range(self.queries)):
             if query:
                 share = self.patch / 2 ** sum((query - 1) * 10_000 > after * pace for after in _HALVINGS)
                 side = min(max(round(math.sqrt(share * height * width)), 1), height, width)
-                if (turn := (query - 1) % _AT_ONCE) == 0:
-                    drawn = draws.uniform(z.new_empty(len(rows), _AT_ONCE, numbers + z.shape[1]))
+                if (turn := (query - 1) % _QUERIES_PER_DRAW) == 0:
+                    drawn = draws.uniform(z.new_empty(len(rows), _QUERIES_PER_DRAW, numbers + z.shape[1]))
                 z = patches(best, ball, side, drawn[:, turn])
             votes, logits = victim.judge(z, rows)
             reached, margin = criterion.reached(votes), criterion.margin(logits).to(margins.dtype)

@@ -68,8 +68,8 @@ class ClassificationData(pl.LightningDataModule):
         augment: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        evaluated = 1 if eval_batch_size is None else eval_batch_size
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", evaluated)):
+        given = {"batch_size": batch_size} | ({} if eval_batch_size is None else {"eval_batch_size": eval_batch_size})
+        for name, size in given.items():
             if isinstance(size, bool) or not isinstance(size, int):
                 raise ValueError(f"{name} must be a whole number of examples, got {size!r}")
         check_size(val_size, "val_size")
@@ -110,8 +110,11 @@ class ClassificationData(pl.LightningDataModule):
 
     def size_of_batches(self, *, train: bool) -> int:
         """Return the examples per batch, in each process: of a training batch, or of one for validation and tests."""
-        size = self.batch_size if train else self.eval_batch_size
-        return default_batch_size((self.in_chans, self.image_size, self.image_size)) if size is None else size
+        if train:
+            return self.batch_size
+        if self.eval_batch_size is not None:
+            return self.eval_batch_size
+        return default_batch_size((self.in_chans, self.image_size, self.image_size))
 
     def on_gpu(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return tensors on the GPU of the Trainer; as they are where it has none."""

@@ -42,8 +42,9 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
         _check_tensors(x, y)
         if len(x) != len(y):
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
-        size = default_batch_size(x.shape) if batch_size is None else batch_size
-        pieces = list(zip(x.split(size), y.split(size), strict=True))
+        if batch_size is None:
+            batch_size = default_batch_size(x.shape)
+        pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
         return Batches(_numbered(pieces), len(pieces), len(y))
     if not isinstance(data, Iterable):
         raise ValueError(f"data must be a DataLoader, a pair of tensors or a DataModule, got {type(data).__name__}")

@@ -16,10 +16,11 @@ from torch import nn
 from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.attacks.victim import NoGradientError, check_differentiable
 from robustlit.certify import Certificate
+from robustlit.checks import as_budgets
 from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
 from robustlit.evaluation.columns import Columns, as_evaluation
 from robustlit.evaluation.parts import Parts
-from robustlit.evaluation.sweep import Sweep, as_lists
+from robustlit.evaluation.sweep import Sweep
 from robustlit.results.evaluation import Evaluation
 from robustlit.threat import check_images
 
@@ -64,7 +65,7 @@ def evaluate(
         OSError: `folder` cannot be written; the finished batches stay there.
     """
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-    budgets = as_lists(grid)
+    budgets = as_budgets(grid)
     chosen = _default_attacks(budgets) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
     batches = batches_of(data, batch_size)
     if attacks is None:

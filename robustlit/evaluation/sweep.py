@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import TypeVar
 
 import numpy as np
@@ -276,11 +275,6 @@ def _add_seconds(parts: Sequence[Columns], seconds: float) -> None:
     rows, total = sum(map(len, passes)), sum(int(each.sum()) for each in passes)
     for part, each in zip(parts, passes, strict=True):
         part[SECONDS] = seconds * (each / total if total else np.full(len(each), 1 / rows))
-
-
-def as_lists(grid: Mapping[str, float | Sequence[float]] | None) -> dict[str, list[float]]:
-    """Return the budgets of each norm as a list; a single budget is a list of one."""
-    return {norm: [eps] if isinstance(eps, (float, Real)) else list(eps) for norm, eps in (grid or {}).items()}
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

@@ -144,16 +144,23 @@ def drop_left_out(recipe: dict[str, Any]) -> None:
 
 
 def make_lists(recipe: dict[str, Any]) -> None:
-    """Write the lists of the sweep as lists: a single name or budget is a list of one, null an empty one."""
+    """Replace a single name or budget of the sweep by a list of one, and null by an empty list.
+
+    Raises:
+        ConfigError: A grid without norms.
+    """
     sweep = recipe.get("sweep") or {}
-    places = [(sweep, key) for key in ("knowledge", "on_all", "own_eps") if key in sweep]
-    places += [(sweep["grid"], norm) for norm in sweep.get("grid") or {}]
-    for owner, key in places:
-        value = owner[key]
+    grid = sweep.get("grid") or {}
+    if not isinstance(grid, dict):
+        raise ConfigError(f"sweep.grid must give the budgets of a norm, got {grid!r}: sweep.grid.linf=[0.1, 0.2]")
+    lists = [(sweep, key) for key in ("knowledge", "on_all", "own_eps") if key in sweep] + [(grid, n) for n in grid]
+    for section, key in lists:
+        value = section[key]
+        is_interpolation = isinstance(value, str) and value.startswith("${")
         if value is None:
-            owner[key] = []
-        elif not isinstance(value, (list, dict)) and not (isinstance(value, str) and value.startswith("${")):
-            owner[key] = [value]
+            section[key] = []
+        elif not is_interpolation and not isinstance(value, (list, dict)):
+            section[key] = [value]
 
 
 def read_only(recipe: dict[str, Any]) -> DictConfig:

@@ -13,12 +13,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedWeights(WeightAveraging):
-    """Lightning's `EMAWeightAveraging`, all weights at once and beside the net, and tested as it was saved.
+    """An exponential moving average of the weights, as Lightning's `EMAWeightAveraging`, but on the device of the net.
 
     Lightning makes the average before the net is on its GPU: the average stays on the CPU, and each step copies every
-    tensor of the net there and averages them one by one. Here it lies on the device of the net, and no step waits for
-    that. A checkpoint that is tested after the training (`Trainer.test(ckpt_path=)`) is the average too, where
-    Lightning restores the weights to go on from.
+    tensor of the net there and averages them one by one. Here all are averaged at once, without waiting for the GPU. A
+    checkpoint that is tested after the training (`Trainer.test(ckpt_path=)`) is the average too, where Lightning
+    restores the weights to go on from.
 
     BatchNorm's running statistics are averaged with the weights. Buffers of integers, and those that hold infinity as a
     mask does, are copied.
@@ -29,8 +29,8 @@ class AveragedWeights(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=True)
-        self._move = get_ema_multi_avg_fn(decay)
-        self._moves: list[bool] = []  # which of the module's tensors are averaged, not copied
+        self._update = get_ema_multi_avg_fn(decay)
+        self._averaged: list[bool] = []  # of each weight and buffer: whether it is averaged; the others are copied
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the average, on the device that the net is going to be on."""
@@ -38,7 +38,7 @@ class AveragedWeights(WeightAveraging):
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()  # read in every step
-            self._moves = [part.is_floating_point() and bool(part.isfinite().all()) for part in _tensors(pl_module)]
+            self._averaged = [part.is_floating_point() and bool(part.isfinite().all()) for part in _tensors(pl_module)]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -50,11 +50,13 @@ class AveragedWeights(WeightAveraging):
         assert self._average_model is not None
         averages, weights = _tensors(self._average_model.module), _tensors(pl_module)
         weights = [weight.to(average.dtype) for average, weight in zip(averages, weights, strict=True)]
-        moves = self._moves if self._average_model.n_averaged else [False] * len(averages)
-        if any(moves):
-            self._move([*compress(averages, moves)], [*compress(weights, moves)], self._average_model.n_averaged)
-        for average, weight, moved in zip(averages, weights, moves, strict=True):
-            if not moved:
+        is_first = not self._average_model.n_averaged  # the average begins with the weights after the first step
+        averaged = [not is_first and each for each in self._averaged]
+        if any(averaged):
+            chosen = [[*compress(tensors, averaged)] for tensors in (averages, weights)]
+            self._update(*chosen, self._average_model.n_averaged)
+        for average, weight, done in zip(averages, weights, averaged, strict=True):
+            if not done:
                 average.copy_(weight)
         self._average_model.n_averaged += 1
 

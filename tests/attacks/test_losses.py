@@ -117,6 +117,8 @@ def test_the_slope_of_the_log_odds_is_their_gradient(dtype: torch.dtype, classes
     assert slope.dtype == dtype
     torch.testing.assert_close(slope, expected)
     assert slope.gather(1, y.unsqueeze(1)).eq(-1).all()
+    impossible = torch.tensor([[1.0, -torch.inf, -torch.inf]], dtype=dtype)  # no other class can be raised
+    assert LogOdds(torch.tensor([0])).slope(impossible).isfinite().all()
 
 
 @pytest.mark.parametrize("targeted", [False, True])

@@ -58,7 +58,7 @@ def test_a_single_name_is_a_list_of_one_and_null_an_empty_one() -> None:
     with pytest.raises(ValueError, match="knowledge must name at least one of"):
         AttackSweep(ATTACKS, knowledge=None)
     with pytest.raises(ValueError, match="a sweep needs at least one attack"):
-        AttackSweep(None)  # type: ignore[arg-type]
+        AttackSweep(None, own_eps="pgd")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])

@@ -38,6 +38,8 @@ def test_a_single_name_or_budget_of_the_sweep_is_a_list_of_one() -> None:
         before = dict(other)
         make_lists(other)
         assert other == before
+    with pytest.raises(ConfigError, match=r"sweep.grid must give the budgets of a norm, got 0.1: sweep.grid.linf=\["):
+        make_lists({"sweep": {"grid": 0.1}})
 
 
 def test_shipped_recipes_are_found_and_described() -> None:
