@@ -52,6 +52,10 @@ class APGD(BudgetAttack):
     targets: int | None = None
     rho: float = 0.75
 
+    @property
+    def effort(self) -> float:
+        return super().effort * (self.targets or 1)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.loss, "loss", LOSSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import HALF, Criterion
 from robustlit.attacks.victim import Victim
-from robustlit.checks import meant_levels
+from robustlit.checks import is_number, meant_levels
 from robustlit.classifier import check_labels, check_not_hidden
 from robustlit.threat import NORMS, check_eps, check_images, distance, expand
 
@@ -77,6 +78,12 @@ class Attack(ABC):
     def starts_at_image(self) -> bool:
         """Whether the search first takes the gradient at the image itself, by `Victim.gradient_of_opening`."""
         return False
+
+    @property
+    def effort(self) -> float:
+        """Passes for an image that it does not break, roughly; for the progress that is shown."""
+        counts = (getattr(self, name, 1) for name in ("steps", "restarts", "searches", "tries"))
+        return 2.0 * math.prod(count for count in counts if is_number(count))  # an attack of yours may have others
 
     def __post_init__(self) -> None:
         if self.norm not in self.norms:

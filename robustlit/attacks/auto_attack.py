@@ -25,10 +25,6 @@ VERSIONS = ("standard", "rand")
 _STEPS = 100  # of each run of APGD and FAB
 _TARGETS = 9  # likeliest wrong classes that APGD-T and FAB-T aim at in turn
 _QUERIES = 5000  # of Square
-_EFFORTS = {  # passes of each part at most, for the progress that is shown
-    "standard": (2 * _STEPS, 2 * _STEPS * _TARGETS, 3 * _STEPS * _TARGETS, _QUERIES),
-    "rand": (2 * _STEPS, 2 * _STEPS),
-}
 _DRAWS = 20  # that a gradient is averaged over in "rand"
 _NOT_RANDOM = (
     'AutoAttack(version="rand") is for random models, and {name} is deterministic: version="standard", or wrap a model '
@@ -65,6 +61,10 @@ class AutoAttack(BudgetAttack):
     targeted: ClassVar[bool] = False
     version: str = "standard"
 
+    @property
+    def effort(self) -> float:
+        return sum(part.effort for part in self._parts())
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self.version, "version", VERSIONS)
@@ -80,7 +80,8 @@ class AutoAttack(BudgetAttack):
                 raise ValueError(_NOT_RANDOM.format(name=type(victim.model).__name__))
             victim.draws = _DRAWS
         best = Best(x)
-        for number, part in enumerate(track(self._parts(), _EFFORTS[self.version])):
+        parts = list(self._parts())
+        for number, part in enumerate(track(parts, [part.effort for part in parts])):
             left = best.unbroken
             if not len(left):
                 break

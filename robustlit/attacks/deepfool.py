@@ -62,6 +62,10 @@ class DeepFool(Attack):
     overshoot: float = 0.02
     candidates: int | None = 10
 
+    @property
+    def effort(self) -> float:
+        return self.steps * (1 + (self.candidates or 10))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.steps, "steps")

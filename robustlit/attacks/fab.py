@@ -55,6 +55,10 @@ class FAB(Attack):
     beta: float = 0.9
     eps: float = 0.3
 
+    @property
+    def effort(self) -> float:
+        return 3 * self.steps * self.restarts
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "steps", "restarts", "candidates")

@@ -57,6 +57,10 @@ class JSMA(Attack):
     gamma: float = 0.145
     outputs: str = "logits"
 
+    @property
+    def effort(self) -> float:
+        return 1500 * self.gamma / abs(self.theta)  # of an image of a thousand values
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for value, name in ((self.theta, "theta"), (self.gamma, "gamma")):

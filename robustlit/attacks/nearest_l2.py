@@ -72,6 +72,16 @@ class NearestL2(Attack):
     finish: int = 100
     boundary: int = 8
 
+    @property
+    def effort(self) -> float:
+        return sum(self._efforts)
+
+    @property
+    def _efforts(self) -> tuple[float, ...]:
+        """Passes of each stage, roughly."""
+        walks, boundary = 2 * self.explore * (1 + self.candidates), 1.5 * self.explore * self.boundary
+        return walks, boundary, 2 * self.kept * self.refine, 2 * self.finish
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "explore", "candidates", "kept", "refine", "finish", "boundary")
@@ -87,9 +97,7 @@ class NearestL2(Attack):
 
     def nearest(self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws) -> Nearest:
         """Return the nearest adversarial examples of the images `x` (b, ...), `rows` (b,) of the victim's batch."""
-        first, second = self.explore * (1 + self.candidates), 0.75 * self.explore * self.boundary
-        efforts = [first, second, self.kept * self.refine, self.finish]
-        stages = track(range(4), efforts)
+        stages = track(range(4), self._efforts)
         next(stages)
         classes = None if criterion.target is not None else rivals(criterion, victim.logits(x, rows))
         headings: list[Tensor | None] = [None]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -53,19 +52,22 @@ def track(items: Iterable[T], weights: Sequence[float] = ()) -> Iterator[T]:
 
     Args:
         items: What the loop is over.
-        weights: How long each item takes, in any unit; by default all take the same.
+        weights: How long each item takes, in any unit; by default all take the same. A list may change on the way: the
+            items that are left share what is left of the work.
     """
     progress = _progress.get()
     if progress is None:
         yield from items
         return
     items = list(items)
-    whole = list(accumulate(weights or [1.0] * len(items), initial=0.0))
-    low, width = progress.low, (progress.high - progress.low) / (whole[-1] or 1.0)
+    start, end = progress.low, progress.high
+    low = start
     try:
         for number, item in enumerate(items):
-            progress.low, progress.high = low + width * whole[number], low + width * whole[number + 1]
+            part = weights[number] / (sum(weights[number:]) or 1.0) if weights else 1 / (len(items) - number)
+            progress.low, progress.high = low, low + (end - low) * part
             progress.advance()
             yield item
+            low += (end - low) * part
     finally:
-        progress.low, progress.high = low, low + width * whole[-1]
+        progress.low, progress.high = start, end

@@ -51,6 +51,10 @@ class Square(BudgetAttack):
     patch: float = 0.8
     restarts: int = 1
 
+    @property
+    def effort(self) -> float:
+        return self.queries * self.restarts
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "queries", "restarts")

@@ -44,6 +44,10 @@ class Transfer(Attack):
     stretch: float = 1.0
     norm: str = field(init=False, default="linf")
 
+    @property
+    def effort(self) -> float:
+        return self.attack.effort
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Transfer:
         # Sweeps look at an attack's class to see whether it has a budget, so the class depends on the wrapped attack.
         inner = args[0] if args else kwargs.get("attack")

@@ -17,7 +17,19 @@ from robustlit.attacks.best import Best, Nearest
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion, full_precision
 from robustlit.attacks.nearest_l2 import NearestL2, refine, short_fab
-from robustlit.attacks.plan import PLANS, RIVALS, Attempt, BoundaryWalk, Look, NearestSearch, Outside, Patches
+from robustlit.attacks.plan import (
+    PLANS,
+    RIVALS,
+    Attempt,
+    BoundaryWalk,
+    Look,
+    NearestSearch,
+    Outside,
+    Part,
+    Patches,
+    efforts,
+    likely_efforts,
+)
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
 from robustlit.attacks.starts import far_from, in_ball
@@ -88,6 +100,16 @@ class WorstCase(BudgetAttack):
                 "version, install the release that made it"
             )
 
+    @property
+    def effort(self) -> float:
+        return sum(likely_efforts(self._plan))
+
+    @property
+    def _plan(self) -> tuple[Part, ...]:
+        plan = PLANS[self.norm]
+        # A second search for the nearest examples would find the same ones.
+        return plan + tuple(part for part in plan if not isinstance(part, NearestSearch)) * (self.rounds - 1)
+
     def _search(
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
@@ -98,10 +120,8 @@ class WorstCase(BudgetAttack):
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
-        plan = PLANS[self.norm]
-        # A second search for the nearest examples would find the same ones.
-        plan += tuple(part for part in plan if not isinstance(part, NearestSearch)) * (self.rounds - 1)
-        for number, part in enumerate(track(plan, [part.effort for part in plan])):
+        plan, effort = self._plan, likely_efforts(self._plan)
+        for number, part in enumerate(track(plan, effort)):
             if blind and not isinstance(part, Patches):
                 continue
             if not len(best.unbroken):
@@ -110,6 +130,8 @@ class WorstCase(BudgetAttack):
                 images.look(victim, best, x if part.at_image else best.points)
                 if part.at_image:
                     images.rivals_of_image = images.rivals
+                after = number + 1
+                effort[after:] = efforts(plan[after:], ~best.success, images.missing, in_control)
                 continue
             far, exempt = images.missing > part.within, in_control & (part.within > 0)
             near = torch.nonzero(~best.success & (~far | exempt)).squeeze(1)

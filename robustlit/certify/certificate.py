@@ -50,6 +50,11 @@ class Certificate(ABC):
     norm: str = field(default="linf", kw_only=True)
     rounds: int = field(default=10, kw_only=True)
 
+    @property
+    def effort(self) -> float:
+        """Passes for an image, roughly; for the progress that is shown."""
+        return 3.0 * self.rounds
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", check_eps(self.eps, check_norm(self.norm)))
         check_count(self.rounds, "rounds")

@@ -48,6 +48,10 @@ class RandomizedSmoothing(Certificate):
     seed: int = 0
     batch_size: int | None = None
 
+    @property
+    def effort(self) -> float:
+        return self.n0 + self.n
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.norm != "l2":

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from robustlit.attacks import Attack, BudgetAttack, Transfer
 from robustlit.attacks.memory import Pieces
-from robustlit.attacks.progress import report_to
+from robustlit.attacks.progress import report_to, track
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
 from robustlit.checks import as_names, check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
-from robustlit.evaluation.budget_search import BudgetSearch
+from robustlit.evaluation.budget_search import BudgetSearch, efforts_at
 from robustlit.evaluation.columns import Columns, image_digests, joined
 from robustlit.evaluation.constancy import warn_if_random
 from robustlit.evaluation.outcome import Batch, Outcome
@@ -150,33 +150,45 @@ class Sweep:
         start = Outcome.unattacked(predicted(logits), clean, x, keep=keep is not None)
         batch = Batch(model, x, y, index, self.seed, self._pieces, keep is not None)
         parts: list[Columns] = []
-        images = image_digests(x)
-        tell, every = report or (lambda name, share: None), len(self.jobs) + len(self.proofs)
-        for done, (known, name) in enumerate(self.jobs):
-            attack, started, first = self.informed(self.named[name], known, model), time.monotonic(), len(parts)
-            with report_to(lambda share, name=name, done=done: tell(name, (done + share) / every)):  # type: ignore[misc]
-                outcomes = self._outcomes(name, attack, batch, start)
-            for eps, outcome in outcomes.items():
-                values = {"index": index, "label": y, "clean": clean, **outcome.columns}
-                constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
-                columns = {c: v.cpu().numpy() for c, v in values.items()} | {IMAGE: images}
-                parts.append(columns | {c: np.full(len(y), v) for c, v in constants.items()})
-                if keep is not None and outcome.x_adv is not None:
-                    shown = {c: values[c] for c in ("index", "label", "clean", "success", "prediction")}
-                    keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
-            _add_seconds(parts[first:], time.monotonic() - started)
-            tell(name, (done + 1) / every)
-        for done, (name, certificate) in enumerate(self.proofs.items(), len(self.jobs)):
-            tell(name, done / every)
-            started = time.monotonic()
-            parts.append(self._certified(name, certificate, batch, clean) | {IMAGE: images})
-            _add_seconds(parts[-1:], time.monotonic() - started)
-            tell(name, (done + 1) / every)
+        images, jobs = image_digests(x), [*self.jobs, *((CERTIFIED, name) for name in self.proofs)]
+        name, tell = jobs[0][1], report or (lambda name, share: None)
+        with report_to(lambda share: tell(name, share)):  # the name of the job that runs
+            for known, name in track(jobs, [self._effort(*job) for job in jobs]):
+                started = time.monotonic()
+                if known == CERTIFIED:
+                    rows = [self._certified(name, batch, clean)]
+                else:
+                    rows = self._attacked(known, name, batch, start, keep)
+                _add_seconds(rows, time.monotonic() - started)
+                parts += [columns | {IMAGE: images} for columns in rows]
+        tell(name, 1.0)
         return joined(parts)
 
-    def _certified(self, name: str, certificate: Certificate, batch: Batch, clean: Tensor) -> Columns:
+    def _effort(self, known: str, name: str) -> float:
+        """Return the passes of a job for an image that it does not break, roughly."""
+        if known == CERTIFIED:
+            return self.proofs[name].effort
+        attack, budgets = self.named[name], self.budgets_of(name)
+        if not isinstance(attack, BudgetAttack):
+            return attack.effort
+        return attack.effort * sum(efforts_at(budgets, attack.eps))
+
+    def _attacked(self, known: str, name: str, batch: Batch, start: Outcome, keep: Keep | None) -> list[Columns]:
+        """Return the rows of an attack, for each of its budgets."""
+        attack, rows = self.informed(self.named[name], known, batch.model), []
+        for eps, outcome in self._outcomes(name, attack, batch, start).items():
+            values = {"index": batch.index, "label": batch.y, "clean": ~start.success, **outcome.columns}
+            constants = {"attack": name, "knowledge": known, "norm": attack.norm, "eps": eps}
+            columns = {c: v.cpu().numpy() for c, v in values.items()}
+            rows.append(columns | {c: np.full(len(batch.y), v) for c, v in constants.items()})
+            if keep is not None and outcome.x_adv is not None:
+                shown = {c: values[c] for c in ("index", "label", "clean", "success", "prediction")}
+                keep(run_name(known, name, attack.norm, eps), {"x_adv": outcome.x_adv, **shown})
+        return rows
+
+    def _certified(self, name: str, batch: Batch, clean: Tensor) -> Columns:
         """Return the rows of a certificate, in the columns of attacks: `eps` is the proven radius."""
-        rows = torch.nonzero(clean).squeeze(1)
+        certificate, rows = self.proofs[name], torch.nonzero(clean).squeeze(1)
         budgets = self.grid.get(certificate.norm, ())
 
         def work(here: Tensor) -> Certified:

@@ -7,7 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from robustlit import evaluate
-from robustlit.attacks import APGD, FAB, JSMA, PGD, Attack, AutoAttack, CarliniWagner, NearestL2, Square, WorstCase
+from robustlit.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    JSMA,
+    PGD,
+    Attack,
+    AutoAttack,
+    CarliniWagner,
+    NearestL2,
+    Square,
+    WorstCase,
+)
 from robustlit.attacks.progress import report_to, track
 
 ATTACKS: list[Attack] = [
@@ -30,7 +42,7 @@ def test_an_attack_tells_how_far_it_is_and_finds_the_same(
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert len(set(shares)) > 3
-    assert shares[-1] < 1
+    assert shares[-1] <= 1
 
 
 def test_loops_within_loops_share_the_work_by_weight() -> None:
@@ -43,6 +55,33 @@ def test_loops_within_loops_share_the_work_by_weight() -> None:
         for _ in track(range(2)):  # what comes after the loops is part of the same work: nothing is taken back
             pass
     assert shares == [0, 0, 0.25, 0.25, 0.25 + 0.75 / 4, 0.625, 0.25 + 0.75 * 3 / 4, 0.8125, 0.8125]
+
+
+def test_what_is_left_is_shared_by_the_weights_as_they_are_now() -> None:
+    shares: list[float] = []
+    weights = [1.0, 1.0, 8.0]
+    with report_to(shares.append):
+        for item in track("abc", weights):
+            if item == "a":
+                weights[1:] = [3.0, 1.0]
+    assert shares == pytest.approx([0, 0.1, 0.1 + 0.9 * 3 / 4])
+
+
+def test_worst_case_learns_how_much_is_left(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    done, seen = [0], []  # forwards of an image
+    hook = net.register_forward_hook(lambda module, inputs, logits: done.__setitem__(0, done[0] + len(logits)))
+    with report_to(lambda share: seen.append((share, done[0]))):
+        WorstCase(eps=0.01).run(net, digits[0][:40], digits[1][:40], seed=0)
+    hook.remove()
+    assert max(abs(share - forwards / done[0]) for share, forwards in seen) < 0.25
+
+
+def test_an_attack_of_few_passes_has_a_small_share_of_a_sweep(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    seen: dict[str, list[float]] = {}
+    attacks: list[Attack] = [FGSM(eps=0.1), PGD(eps=0.1, steps=40), Square(eps=0.1, queries=120)]
+    few = digits[0][:4], digits[1][:4]
+    evaluate(net, few, attacks, progress=lambda name, share: seen.setdefault(name, []).append(share))
+    assert [max(shares) for shares in seen.values()] == pytest.approx([2 / 202, 82 / 202, 1])
 
 
 def test_nobody_watching_costs_nothing_and_an_error_leaves_no_watcher() -> None:

@@ -84,7 +84,8 @@ def test_progress_rises_to_one(linear: Any) -> None:
     shares = [share for _, share in seen]
     assert [name for name, _ in groupby(seen, key=itemgetter(0))] == ["fgsm", "pgd"] * 3
     assert shares == sorted(shares)
-    assert {round(6 * share, 6) for share in shares} >= set(range(7))
+    fgsm = ATTACKS["fgsm"].effort / sum(attack.effort for attack in ATTACKS.values())
+    assert {round(3 * share, 6) for share in shares} >= {round(n + part, 6) for n in range(3) for part in (0, fgsm, 1)}
 
 
 def test_the_model_is_left_as_it_was(net: nn.Module, digits: Digits) -> None:
