@@ -74,7 +74,8 @@ class WorstCase(BudgetAttack):
     Args:
         eps: Budget in pixel units.
         norm: "linf" or "l2".
-        rounds: Repetitions of the whole plan, with other random numbers, for the unbroken examples.
+        rounds: How often the plan is gone through, for the unbroken examples, with other random numbers; in L2 again
+            without `NearestL2`, and with the walks that started at the image from noise.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
         version: Of the plan, to be quoted with a figure: "WorstCase v5". This release has version 5 alone; in L-inf it
             takes the steps of versions 2 to 4.

@@ -33,11 +33,14 @@ class CNN(nn.Module):
         return self.classifier(self.features(self.normalize(x)))
 
 
-def _convolutions(*channels: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
-    """Return the convolutions from each number of channels to the next, a ReLU after each."""
+def _convolutions(
+    *channels: int, kernel: int, stride: int = 1, padding: int = 0, batch_norm: bool = False
+) -> list[nn.Module]:
+    """Return the convolutions from each number of channels to the next, after each BatchNorm where asked and a ReLU."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, kernel, stride, padding), nn.ReLU()]
+        norms = [nn.BatchNorm2d(after)] if batch_norm else []
+        layers += [nn.Conv2d(before, after, kernel, stride, padding), *norms, nn.ReLU()]
     return layers
 
 
@@ -119,11 +122,12 @@ class SmallCNN(CNN):
         image_size: Side of the square image in pixels, at least 4.
         width: Factor on the 16 and 32 channels of the convolutions (rounded).
         hidden: Units of the hidden linear layer; 256 at `width=2` make 839 018 parameters.
+        batch_norm: Put BatchNorm before each ReLU, as certified training likes it (Shi et al. 2021, arXiv:2103.12528).
     """
 
     def __init__(
         self, num_classes: int = 10, in_chans: int = 1, image_size: int = 28, mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None, width: float = 1.0, hidden: int = 100,
+        std: Sequence[float] | None = None, width: float = 1.0, hidden: int = 100, batch_norm: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         check_sizes(num_classes, in_chans, image_size, smallest_image=4)
@@ -131,9 +135,12 @@ class SmallCNN(CNN):
         first, second = _scaled(width, 16, 32)
         side = image_size // 2 // 2  # each convolution halves the size
         self.normalize = normalization(mean, std, in_chans)
-        convolutions = _convolutions(in_chans, first, second, kernel=4, stride=2, padding=1)
+        convolutions = _convolutions(in_chans, first, second, kernel=4, stride=2, padding=1, batch_norm=batch_norm)
         self.features = nn.Sequential(*convolutions, nn.Flatten())
-        self.classifier = nn.Sequential(nn.Linear(second * side**2, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+        norms = [nn.BatchNorm1d(hidden)] if batch_norm else []
+        self.classifier = nn.Sequential(
+            nn.Linear(second * side**2, hidden), *norms, nn.ReLU(), nn.Linear(hidden, num_classes)
+        )
 
 
 class CNN7(CNN):

@@ -31,7 +31,7 @@ class RobustClassifier(GuardedTraining):
     """Train a classifier on an objective and validate how robust it is.
 
     Logs `train/loss`, `train/accuracy` (on the inputs trained on: adversarial ones for an adversarial objective,
-    what is proven for intervals), `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the
+    what is proven for certified training), `val/accuracy`, `val/robust_accuracy` (under `validation_attack`; choose the
     checkpoint by it), `val/certified_accuracy` (by `validation_certificate`; of certified training choose by it),
     `test/accuracy`.
     Logits that name no class count as wrong. What is not finite stops the training: see `GuardedTraining`.

@@ -57,7 +57,7 @@ def affordable(passes: float, checks: Iterable[CheckSpec], price: Price) -> dict
     """Return how many examples of each sample cost about so many passes."""
     specs = list(checks)
     each = {sample: sum(spec.cost(price) for spec in specs if spec.sample == sample) for sample in PARTS}
-    sizes = {sample: int(part * passes / max(1.0, each[sample])) for sample, part in PARTS.items()}
+    sizes = {sample: min(FULL[sample], int(part * passes / max(1.0, each[sample]))) for sample, part in PARTS.items()}
     return sizes | {ROWS: min(MOST_ROWS, sizes[ROWS])}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import draws_of, is_stochastic
+from robustlit.classifier import draws_of, is_stochastic, names_class
 from robustlit.evaluation.constancy import differing
 from robustlit.results.verdict import FAIL, Check
 from robustlit.verdict.context import Context
@@ -114,8 +114,8 @@ def outputs(spec: CheckSpec, context: Context) -> Check:
     if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < 1e-4).all()):
         finding = "the outputs are probabilities, whose gradients vanish where they saturate: return logits"
         return spec.check(FAIL, finding)
-    bad = int((~logits.isfinite().all(1)).sum())
-    return spec.share(bad, len(wide), "examples whose logits are not finite:")
+    bad = int((~names_class(logits)).sum())
+    return spec.share(bad, len(wide), "examples whose logits name no class, such as NaN:")
 
 
 def random_noise(spec: CheckSpec, context: Context) -> Check:

@@ -20,7 +20,7 @@ from robustlit.defenses import BitDepth, JumpReLUDefense
 from robustlit.evaluation import evaluate
 from robustlit.results import FAIL, INCONCLUSIVE, PASS, Check, Evaluation
 from robustlit.verdict.checks import CHECKS
-from robustlit.verdict.effort import Price, affordable, least
+from robustlit.verdict.effort import FULL, Price, affordable, least
 from robustlit.verdict.moved import fresh_copy
 from robustlit.verdict.spec import FEWEST
 
@@ -170,6 +170,12 @@ def test_more_examples_of_random_models_are_paid_for() -> None:
     assert least(price, 100) == 20 * least(once, 100)
 
 
+def test_a_quick_verdict_looks_at_no_more_examples_than_a_full_one() -> None:
+    price = Price(attack=800, steps=0, draws=1, votes=1, has_view=False, minimal_in_l2=True, norm="linf")
+    sizes = affordable(1e9, CHECKS, price)
+    assert sizes == FULL | {"rows": 10}
+
+
 def test_a_smaller_budget_is_attacked_though_the_table_cannot_rise(judged: Judged) -> None:
     """A model that errs in a shell of the ball alone, which one large step leaps over."""
 
@@ -215,10 +221,12 @@ def test_rows_are_attacked_again(net: nn.Module, digits: Data, monkeypatch: pyte
 def test_copies_of_images_are_counted(net: nn.Module, digits: Data, judged: Judged) -> None:
     few = digits[0][:3].repeat(20, 1, 1, 1), digits[1][:3].repeat(20)
     noisy = (few[0] + 0.002 * torch.rand(few[0].shape)).clamp(max=1), few[1]
-    check = judged({27}, net, data=noisy)[27]  # the table itself counts exact copies once
+    check = judged({27}, net, PGD(eps=0.02), noisy)[27]  # the table itself counts exact copies once
     assert check.status == FAIL
     assert "57 of 60" in check.finding
     assert judged({27}, net, n=200)[27].figure == 0
+    none_left = judged({27}, net, PGD(eps=0.5, steps=40), noisy)[27]
+    assert none_left.status == PASS, none_left  # a figure of 0 % cannot be too high
 
 
 class LayerError(Exception):
