@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +28,7 @@ _HIDDEN = (
     "{outer} hides the {inner} inside it, so that attacks would take it for a plain net: pass the defense itself (of a "
     "LightningModule, its net), or give the module around it attack_view(), undefended() and stochastic of its own"
 )
+writes = attrgetter("_version")  # how often a tensor was written to; PyTorch has no public name for it
 DRAWS = 20  # draws of a stochastic model for one gradient, unless it has `draws`
 
 
@@ -200,6 +202,23 @@ def check_logits(logits: object, batch: int) -> Tensor:
     if not logits.is_floating_point():
         raise ValueError(f"the model must return logits, got {logits.dtype}; return its scores, not the class it chose")
     return logits
+
+
+def answer_on_a_copy(net: nn.Module, x: Tensor) -> Any:
+    """Return what a net gives for a copy of `x` (B, ...); one that changes its input gets copies from here on.
+
+    Images are used again after a net has seen them: an attack starts from them, another objective needs them.
+    """
+    with torch.inference_mode(False):
+        given = x.clone()  # an ordinary tensor, which counts how often it was written to
+    before, answer = writes(given), net(given)
+    if writes(given) != before or not torch.equal(given, x):
+        net.register_forward_pre_hook(_copied)
+    return answer
+
+
+def _copied(net: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)
 
 
 def names_class(logits: Tensor) -> Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.losses import HALF
 from robustlit.attacks.memory import is_out_of_memory
-from robustlit.classifier import check_logits
+from robustlit.classifier import check_logits, writes
 
-_writes = attrgetter("_version")  # how often a tensor was written to; PyTorch has no public name for it
 _SOMETIMES_IN_PLACE = (
     "{name} changes its input in place, but did not on its first batch: work on a copy in its forward (x = x.clone()), "
     "or the images under attack are corrupted"
@@ -55,7 +53,7 @@ class Call:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits (b, K) of images (b, ...)."""
         given = x if self._in_place is False else x.clone()
-        before = _writes(given)
+        before = writes(given)
         first, self._first = self._first, None
         if first is None:
             answer = self._answer(given)
@@ -64,8 +62,8 @@ class Call:
                 answer = self._answer(given, first=True)
         logits = check_logits(answer, len(x))
         if self._in_place is None:
-            self._in_place = _writes(given) != before or not torch.equal(given.detach(), x.detach())
-        elif given is x and _writes(given) != before:
+            self._in_place = writes(given) != before or not torch.equal(given.detach(), x.detach())
+        elif given is x and writes(given) != before:
             raise ValueError(_SOMETIMES_IN_PLACE.format(name=type(self.net).__name__))
         return logits.to(x.dtype) if logits.dtype in HALF and not self.keep_dtype else logits
 

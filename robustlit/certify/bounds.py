@@ -22,6 +22,10 @@ _KNOWN = (
     "linear, convolution, BatchNorm, ReLU, LeakyReLU, JumpReLU, sigmoid, tanh, average and max pooling, flatten, sums, "
     "normalisation, bilinear resize"
 )
+_AUTOCAST = (
+    "the net turns autocast on in its own forward and so rounds to half precision, and the proof covers the rounding "
+    "of float32: take torch.autocast out of the forward"
+)
 
 
 class UnknownLayerError(ValueError):
@@ -43,6 +47,8 @@ class Bounds:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from robustlit.certify.layers import LAYERS  # which makes Bounds
 
+        if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):  # `logits_of` turned the caller's off
+            raise ValueError(_AUTOCAST)
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
         in_place = bool(kwargs.pop("inplace", False)) or (name[-1:] == "_" and name[:2] != "__") or name[:3] == "__i"
         name = name.strip("_")
@@ -114,8 +120,22 @@ for _name in ("add", "sub", "mul", "truediv", "le"):
     setattr(Bounds, f"__{_name}__", _operator(f"__{_name}__"))
 for _name in ("add", "sub", "mul"):
     setattr(Bounds, f"__r{_name}__", _operator(f"__{_name}__", swapped=True))
-for _name in ("iadd", "isub", "imul", "itruediv"):
+for _name in ("iadd", "isub", "imul", "itruediv", "getitem"):
     setattr(Bounds, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _unknown(name: str) -> Callable[..., Any]:
+    def refuse(self: Bounds, *args: Any) -> Any:
+        raise UnknownLayerError(name)
+
+    return refuse
+
+
+for _name in (
+    "setitem", "iter", "contains", "abs", "pow", "rpow", "ipow", "rtruediv", "matmul", "rmatmul", "mod", "rmod",
+    "floordiv", "rfloordiv", "and", "or", "xor", "invert", "float", "int", "index",
+):  # fmt: skip
+    setattr(Bounds, f"__{_name}__", _unknown(f"__{_name}__"))  # Python looks these up on the class alone
 
 
 def logits_of(model: nn.Module, region: Region, refine: Refine | None = None) -> tuple[Tape, Node]:

@@ -165,6 +165,13 @@ def _flatten(x: Bounds, start_dim: int = 0, end_dim: int = -1) -> Bounds:
     return _shared(x, lambda v: v.flatten(start_dim, end_dim))
 
 
+def _indexed(x: Bounds, index: Any) -> Bounds:
+    first = index[0] if isinstance(index, tuple) and index else index
+    if not (isinstance(first, slice) and first == slice(None)):
+        raise UnknownLayerError("an index of the batch")
+    return _shared(x, lambda v: v[index])
+
+
 def _mean(x: Bounds, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Bounds:
     dims = [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim or [0])]
     if 0 in dims:
@@ -274,7 +281,7 @@ LAYERS: dict[str, Callable[..., Any]] = {
     "linear": _linear, "conv2d": _conv2d, "batch_norm": _batch_norm, "add": _add, "sub": _sub, "mul": _mul,
     "div": _div, "truediv": _div, "view": _reshaped, "reshape": _reshaped, "flatten": _flatten, "mean": _mean,
     "avg_pool2d": _avg_pool2d, "adaptive_avg_pool2d": _adaptive_avg_pool2d, "max_pool2d": _max_pool2d,
-    "interpolate": _interpolate, "pad": _pad, "permute": _permute, "cat": _cat, "relu": _relu,
+    "interpolate": _interpolate, "pad": _pad, "permute": _permute, "getitem": _indexed, "cat": _cat, "relu": _relu,
     "leaky_relu": _leaky_relu, "sigmoid": lambda x: _apply(activations.Sigmoid(), x),
     "tanh": lambda x: _apply(activations.Tanh(), x), "le": _le, "masked_fill": _masked_fill,
     # In eval mode, and in the one precision of the bounds, these change nothing.

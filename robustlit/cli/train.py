@@ -122,8 +122,8 @@ def _keys(overrides: Sequence[str], swept: bool = False) -> dict[str, str]:
 
 
 def _label(overrides: Sequence[str], swept: Collection[str]) -> str:
-    """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" for a single run."""
-    if not swept:
+    """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" if its name does."""
+    if not swept or {"name", "run_dir"} & set(swept):
         return ""
     named = {key.rsplit(".", 1)[-1]: key for key in swept}
     short = {key: name for name, key in named.items()}  # two keys may end alike

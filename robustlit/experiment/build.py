@@ -15,6 +15,7 @@ from robustlit.classifier import check_finite
 from robustlit.experiment.layout import lay_channels_last
 from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.plan import Plan, Recipe, make
+from robustlit.experiment.preflight import check_takes
 from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.trainer import make_trainer
 from robustlit.files import write_tensors
@@ -165,6 +166,7 @@ def _pretrained(plan: Plan, data: Any) -> tuple[nn.Module, Recipe]:
                 f"{role}={checkpoint} was trained on {trained_on}, this recipe runs on {here}; give a checkpoint of "
                 "the same data set, or its data= here"
             )
+        check_takes(net, data, f"{role}={checkpoint}", theirs)
         return net, {**stored(config), "model": theirs["model"]}
     objective, recipe = cast(Objective, Standard()), without_weights(stored(config))
     if weights is not None:

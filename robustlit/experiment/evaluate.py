@@ -141,7 +141,7 @@ def _evaluate(
             pl.seed_everything(plan.seed, workers=True, verbose=False)
             with in_one_line():
                 data: Any = make(plan.config, "data")
-                check_takes(net, data, plan.config.ckpt_path)
+                check_takes(net, data, plan.config.ckpt_path, recipe)
                 if plan.config.get("channels_last"):  # as it was trained and attacked: rounding depends on it
                     lay_channels_last(net, data)
                 if check is not None:

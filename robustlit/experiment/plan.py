@@ -34,6 +34,7 @@ from robustlit.experiment.run_folder import (
     exactly,
     labelled,
     make_run_dir,
+    named_apart,
     numbered,
     remove_empty,
     write_command,
@@ -77,7 +78,7 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
     Raises:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError, FolderInUseError: The run is not possible.
     """
-    recipe = normalised(config)
+    recipe = named_apart(normalised(config), label)
     check_similarity(recipe)
     auto = _takes_auto(recipe)
     place = find_started(recipe, command) if auto else None
@@ -97,8 +98,7 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
     run_dir = _training_dir(recipe, resumed, usual)
     if auto and run_dir.name != usual.name and not (recipe["run_dir"] or recipe["name"]):
         say(f"resume=auto: there is no run of this command yet; it starts in {run_dir}")
-    new = None if resumed and resumed.run_dir == run_dir else run_dir
-    return _claimed(recipe, resumed, command, run_dir, new)
+    return _claimed(recipe, resumed, command, run_dir, None if resumed and resumed.run_dir == run_dir else run_dir)
 
 
 def _takes_auto(recipe: Recipe) -> bool:
@@ -249,10 +249,11 @@ def fits_defense(recipe: Mapping[str, Any] | DictConfig) -> bool:
 
 
 def fill_shapes(recipe: Recipe) -> Recipe:
-    """Return a recipe with the classes, channels and pixels of its data where its nets leave them null."""
+    """Return a recipe with its data's classes, channels and pixels where its nets leave them null, and class names."""
     data = make(read_only(recipe), "data")
-    nets = {part: recipe[part] for part in ("model", "defense", "module") if isinstance(recipe.get(part), dict)}
-    return {**recipe, **{part: _filled(net, data) for part, net in nets.items()}}
+    nets = {part: net for part in ("model", "defense", "module") if isinstance(net := recipe.get(part), dict)}
+    names = {"class_names": getattr(data, "classes", None)}  # of folders
+    return {**recipe, **names, **{part: _filled(net, data) for part, net in nets.items()}}
 
 
 def _filled(node: dict[str, Any], data: Any) -> dict[str, Any]:
@@ -276,9 +277,8 @@ def _training_dir(recipe: Recipe, resumed: Resumed | None, usual: Path) -> Path:
     """Create `run_dir`, else runs/NAME, else the usual one numbered to be new; a resumed run keeps its own."""
     if recipe["run_dir"] or recipe["name"]:
         return make_run_dir(Path(recipe["run_dir"] or f"runs/{recipe['name']}"), exactly)
-    if resumed is not None and resumed.run_dir is not None:
-        return make_run_dir(resumed.run_dir, Path)
-    return make_run_dir(usual, numbered)
+    own = None if resumed is None else resumed.run_dir
+    return make_run_dir(usual, numbered) if own is None else make_run_dir(own, Path)
 
 
 def _plan(recipe: Recipe, resumed: Resumed | None, command: str | None) -> Plan:

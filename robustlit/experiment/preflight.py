@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import nn
 
-from robustlit.classifier import can_reject, check_logits
+from robustlit.classifier import answer_on_a_copy, can_reject, check_logits
 from robustlit.experiment.recipes import ConfigError
 
 # How a forward fails on an input of the wrong shape; any other exception is a bug and keeps its traceback.
 _NOT_TAKEN = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
-def check_takes(net: nn.Module, data: Any, origin: str) -> None:
+def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any] | None = None) -> None:
     """Raise unless a net returns logits for the test images of a DataModule, one for each class.
+
+    A net that works in place on its input gets a copy of it from here on.
 
     Args:
         net: The net, in eval mode; what its random layers draw here does not change later draws.
         data: The DataModule, with `num_classes` and `name`.
         origin: The net's name in messages.
+        recipe: That of the net's training, with the names of the classes (`class_names`) where these were folders.
 
     Raises:
-        ConfigError: The net does not take the images, or does not return logits (B, K) for these classes.
+        ConfigError: The net does not take the images, does not return logits (B, K) for these classes, or was trained
+            on classes of other names.
         DataError, ValueError: The data are missing.
     """
     if hasattr(data, "prepare_data"):
         data.prepare_data()
     data.setup("test")
+    _check_classes((recipe or {}).get("class_names"), data, origin)
     x = next(iter(data.test_dataloader()))[0][:1]
     x = x.to(next((p.device for p in net.parameters()), x.device))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            answer = net(x)
+            answer = answer_on_a_copy(net, x)
     except _NOT_TAKEN as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         kind = type(error).__name__
@@ -54,6 +61,20 @@ def check_takes(net: nn.Module, data: Any, origin: str) -> None:
             f"{data.num_classes + can_reject(net)} outputs, return those of these classes alone, or choose the data it "
             "was trained on"
         )
+
+
+def _check_classes(trained_on: Sequence[str] | None, data: Any, origin: str) -> None:
+    here = list(data.class_names)
+    if not trained_on or list(trained_on) == here:
+        return
+    places = [k for k, pair in enumerate(zip_longest(trained_on, here)) if pair[0] != pair[1]]
+    at = places[0]
+    then, now = ((names[at] if at < len(names) else "none") for names in (trained_on, here))
+    raise ConfigError(
+        f"{origin} was trained on {len(trained_on)} classes, and {data.name} has {len(here)}: number {at} was {then}, "
+        f"here it is {now}, so labels would be compared with outputs of other classes; give the folders the names that "
+        "they had in training, or, to evaluate the same classes in the same order under other names, class_names=null"
+    )
 
 
 def _way_out(net: nn.Module) -> str:

@@ -66,6 +66,12 @@ def labelled(recipe: str, label: str) -> Path:
     return Path("runs") / (f"{recipe}-{label}" if label else recipe)
 
 
+def named_apart(recipe: dict[str, Any], label: str) -> dict[str, Any]:
+    """Return a recipe with a job's label in the name and the folder that are given for all jobs of a multirun."""
+    shared = {key: recipe[key] for key in ("name", "run_dir") if recipe[key] and "${" not in str(recipe[key])}
+    return recipe | {key: f"{value}-{label}" for key, value in shared.items() if label}
+
+
 def numbers_of(run: Path) -> list[Path]:
     """Return those of run, run-2, run-3, ... that exist, in this order."""
     found = {

@@ -17,13 +17,21 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from robustlit.attacks import Attack
 from robustlit.certify import Certificate
-from robustlit.classifier import can_reject, check_labels, check_logits, predicted
+from robustlit.classifier import answer_on_a_copy, can_reject, check_labels, check_logits, predicted, writes
 from robustlit.objectives import Objective
 from robustlit.objectives.objective import Scheduled
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.finite import Batch, GuardedTraining
 
+_IN_PLACE = (
+    "{name} changes its input in place in training, so that what comes after would see other images: work on a copy in "
+    "its forward (x = x.clone())"
+)
+_NO_LOGITS = (
+    "in training mode {name} returns {found} in place of logits (B, K): build it without auxiliary outputs "
+    "(torchvision: aux_logits=False), or return the logits alone"
+)
 ANSWERS = 50  # training batches that are counted at once: counting each costs a tenth of a small net's step
 
 
@@ -114,6 +122,11 @@ class RobustClassifier(GuardedTraining):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and, if there is one, the schedule over the whole training."""
+        if not any(p.requires_grad for p in self.net.parameters()):
+            raise ValueError(
+                f"no weight of {type(self.net).__name__} can be trained: it has none, or all have requires_grad=False; "
+                "leave those that training is to change at True"
+            )
         self._total_steps = training_steps(self.trainer)
         optimizer = self._optimizer(self.net.parameters())
         if self._schedule is None:
@@ -147,7 +160,14 @@ class RobustClassifier(GuardedTraining):
         x, y = self.pair(batch)
         if isinstance(self.objective, Scheduled):
             self.objective.set_progress(min(1.0, self.global_step / max(1, self._total_steps)))
-        output = self.objective(self.trained_net, x, y)
+        before = writes(x)
+        try:
+            output = self.objective(self.trained_net, x, y)
+        except (TypeError, AttributeError, RuntimeError):
+            self._check_training_output(x)
+            raise
+        if writes(x) != before:
+            raise ValueError(_IN_PLACE.format(name=type(self.net).__name__))
         self._answers.append((output["logits"].detach(), y))
         if len(self._answers) == ANSWERS:
             self._count_answers()
@@ -155,6 +175,13 @@ class RobustClassifier(GuardedTraining):
         if self.trainer.is_last_batch or (every and (self.global_step + 1) % every == 0):
             self.log("train/loss", output["loss"], on_step=True, on_epoch=False)
         return self.guarded(output["loss"])
+
+    def _check_training_output(self, x: Tensor) -> None:
+        """Raise a ValueError where the net returns something else in training mode than logits."""
+        with torch.no_grad():
+            answer = self.net(x)
+        if not isinstance(answer, Tensor):
+            raise ValueError(_NO_LOGITS.format(name=type(self.net).__name__, found=type(answer).__name__))
 
     @property
     def trained_net(self) -> nn.Module:
@@ -219,7 +246,8 @@ class RobustClassifier(GuardedTraining):
         with torch.no_grad():
             modes = [(module, module.training) for module in self.net.modules()]
             self.net.eval()  # the check must not update BatchNorm's averages
-            logits = check_logits(self._evaluated(x[:1]), 1)
+            with torch.autocast(x.device.type, enabled=False):
+                logits = check_logits(answer_on_a_copy(self.net, x[:1]), 1)
             for module, training in modes:
                 module.training = training
         if logits.shape[1] - can_reject(self.net) != self.num_classes:

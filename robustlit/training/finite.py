@@ -283,8 +283,8 @@ class GuardedTraining(pl.LightningModule):
 
 
 def as_weights(module: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in the dtype of a module's weights."""
-    return x.to(next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype))
+    """Return `x` in the dtype of a module's weights, but not in half precision, which would round the images."""
+    return x.to(next((p.dtype for p in module.parameters() if p.dtype in (torch.float32, torch.float64)), x.dtype))
 
 
 def not_finite(state: Any, name: str = "") -> Iterator[str]:

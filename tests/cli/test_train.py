@@ -216,6 +216,7 @@ def test_what_differs_names_the_jobs_of_a_multirun() -> None:
     both = _keys(["a.steps=1,2", "b.steps=1,2"], swept=True)
     assert len(set(_label(["a.steps=1", "b.steps=2"], both).split("-"))) == 2
     assert _label(["seed=1"], {}) == ""
+    assert _label(["name=a", "seed=1"], _keys(["name=a,b", "seed=1,2"], swept=True)) == ""  # the name does
 
 
 # evaluate

@@ -1,7 +1,8 @@
-"""The warning about a model that is random and does not declare it."""
+"""The warnings about a model that is random and does not declare it, or answers by the batch."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -28,7 +29,17 @@ class BatchDependent(Noisy):
     """A deterministic model whose answers depend on the other images of the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x) + 100 * x.mean()
+        return self.net(x - x.mean(0))
+
+
+class Rounded(Noisy):
+    """A net in bfloat16, which may be rounded in another way in a batch of another size."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(copy.deepcopy(net).bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.bfloat16()).float()
 
 
 def test_an_undeclared_random_model_is_warned_of(net: nn.Module, digits: Digits) -> None:
@@ -37,7 +48,14 @@ def test_an_undeclared_random_model_is_warned_of(net: nn.Module, digits: Digits)
         evaluate(Noisy(net), (x, y), [FGSM(eps=0.1)])
 
 
-@pytest.mark.parametrize("wrapped", [lambda net: net, lambda net: EOT(Noisy(net), 2), BatchDependent])
+@pytest.mark.parametrize("size", [7, 40])
+def test_a_model_that_answers_by_the_batch_is_warned_of(size: int, net: nn.Module, digits: Digits) -> None:
+    given = (digits[0][:40], digits[1][:40])
+    with pytest.warns(UserWarning, match="BatchDependent answers an image differently beside other images"):
+        evaluate(BatchDependent(net), given, [FGSM(eps=0.1)], batch_size=size)
+
+
+@pytest.mark.parametrize("wrapped", [lambda net: net, lambda net: EOT(Noisy(net), 2), lambda net: Rounded(net)])
 def test_other_models_are_not_warned_of(wrapped: type, net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     with warnings.catch_warnings():

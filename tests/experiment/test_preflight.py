@@ -82,3 +82,27 @@ def test_nets_of_timm_get_a_hint_to_the_adapter(name: str, options: dict[str, An
 def test_a_bug_of_the_net_keeps_its_traceback(data: MNIST) -> None:
     with pytest.raises(AttributeError, match="layer_that_was_forgotten"):
         check_takes(Faulty(), data, "mine")
+
+
+@pytest.mark.parametrize(("names", "problem"), [("ab", "has 10: number 0 was a, here it is 0"), ("0123456789x", "no")])
+def test_classes_of_other_names_are_refused(names: str, problem: str, data: MNIST) -> None:
+    with pytest.raises(ConfigError, match=rf"base=x was trained on {len(names)} classes.*{problem}"):
+        check_takes(SmallCNN(), data, "base=x", {"class_names": list(names)})
+    for recipe in ({"class_names": list("0123456789")}, {"class_names": None}, {}):
+        check_takes(SmallCNN(), data, "base=x", recipe)
+
+
+class InPlace(SmallCNN):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(0.5))
+
+
+def test_a_net_that_works_in_place_gets_a_copy_from_then_on(data: MNIST) -> None:
+    net, x = InPlace().eval(), data.tensors("test", 3)[0]
+    check_takes(net, data, "net")
+    before = x.clone()
+    first = net(x)
+    assert torch.equal(x, before)
+    assert torch.equal(net(x), first)
+    with torch.inference_mode():
+        assert torch.equal(net(x), first)

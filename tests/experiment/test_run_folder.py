@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustlit.experiment.run_folder import named_apart
+
 Run = Callable[..., int]
 TINY = ["recipe=standard", "model=small_cnn", "data.train_size=1500", "data.batch_size=500", "data.val_size=100",
         "data.test_size=20", "validation_attack.steps=1", "sweep=none", "logger=none"]  # fmt: skip
@@ -49,3 +51,11 @@ def test_a_schedule_too_short_is_an_error(run: Run, tmp_path: Path, capsys: pyte
     # As long as before, or shorter, it is resumed.
     assert run("train", *TINY, "trainer.max_epochs=1", "ckpt_path=runs/mine") == 0
     assert run("train", *TINY, "trainer.max_epochs=-1", "trainer.max_steps=2", "ckpt_path=runs/mine") == 0
+
+
+def test_jobs_of_a_multirun_with_one_name_have_folders_of_their_own() -> None:
+    given = {"name": "mine", "run_dir": None, "seed": 1}
+    assert named_apart(given, "seed_1") == {"name": "mine-seed_1", "run_dir": None, "seed": 1}
+    assert named_apart(given | {"run_dir": "there"}, "seed_1")["run_dir"] == "there-seed_1"
+    assert named_apart(given | {"name": "mine${seed}"}, "seed_1")["name"] == "mine${seed}"
+    assert named_apart(given, "") == given

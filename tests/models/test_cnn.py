@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -24,14 +25,15 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "model"
         (CNN7(), 13_259_338),
         (SmallCNN(), 166_406),
         (SmallCNN(width=2, hidden=256), 839_018),
+        (SmallCNN(hidden=256, batch_norm=True), 413_338),
     ],
-    ids=["base", "base-dropout", "base-normalised", "base-half", "madry", "cnn7", "small", "small-wide"],
+    ids=["base", "base-dropout", "base-normalised", "base-half", "madry", "cnn7", "small", "small-wide", "small-bn"],
 )
 def test_parameters_are_those_of_the_paper(model: nn.Module, parameters: int) -> None:
     assert count_parameters(model) == parameters
 
 
-@pytest.mark.parametrize("network", [*NETWORKS, CNN7])
+@pytest.mark.parametrize("network", [*NETWORKS, CNN7, partial(SmallCNN, batch_norm=True)])
 @pytest.mark.parametrize(
     ("num_classes", "in_chans", "image_size"), [(10, 1, 28), (10, 3, 32), (2, 2, 17), (7, 1, 31), (10, 3, 16)]
 )
@@ -68,6 +70,12 @@ def test_width_scales_the_channels() -> None:
     layers = [layer for layer in BaseCNN(width=0.3).modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert [layer.weight.shape[0] for layer in layers] == [10, 10, 19, 19, 154, 10]
     assert BaseCNN(7, 3, 32, width=0.3)(torch.rand(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_batch_norm_stands_before_each_activation() -> None:
+    layers = list(SmallCNN(batch_norm=True).modules())
+    before = [type(layers[number - 1]) for number, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
+    assert before == [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -125,6 +133,7 @@ def test_recipes_build_their_networks() -> None:
         "madry_cnn": 3_274_634,
         "small_cnn": 166_406,
         "small_cnn_wide": 839_018,
+        "small_cnn_bn": 413_338,
         "cnn7": 13_259_338,
     }
     for recipe, parameters in sizes.items():

@@ -308,3 +308,51 @@ def test_the_learning_rate_finder_finds_and_sets_the_rate(trainer: MakeTrainer) 
     run.fit(lit, datamodule=data())
     group = run.optimizers[0].param_groups[0]
     assert group["max_lr"] == lit.lr
+
+
+class Scaled(nn.Module):
+    def __init__(self, *, in_place: str) -> None:
+        super().__init__()
+        self.net, self.in_place = SmallCNN(), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_place == "always" or (self.in_place == "training" and self.training):
+            return self.net(x.mul_(0.5))
+        return self.net(x.mul(0.5))
+
+
+def test_a_net_that_works_in_place_trains_and_validates_as_one_that_does_not(trainer: MakeTrainer) -> None:
+    found = []
+    for in_place in ("never", "always"):
+        torch.manual_seed(0)
+        lit = module(net=Scaled(in_place=in_place), objective=TRADES(PGD(eps=0.1, steps=2)))
+        fit = trainer()
+        fit.fit(lit, datamodule=data())
+        found.append((weights(lit), float(fit.callback_metrics["val/robust_accuracy"])))
+    (clean, figure), (ours, same) = found
+    assert torch.equal(clean, ours)
+    assert figure == same
+
+
+def test_a_net_that_works_in_place_in_training_alone_is_refused(trainer: MakeTrainer) -> None:
+    lit = module(net=Scaled(in_place="training"), objective=Standard())
+    with pytest.raises(ValueError, match="Scaled changes its input in place in training"):
+        trainer().fit(lit, datamodule=data())
+
+
+class WithAuxiliary(SmallCNN):
+    def forward(self, x: Tensor) -> Any:
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
+
+
+def test_other_outputs_in_training_mode_are_named(trainer: MakeTrainer) -> None:
+    lit = module(net=WithAuxiliary(), objective=Standard())
+    with pytest.raises(ValueError, match="in training mode WithAuxiliary returns tuple in place of logits"):
+        trainer().fit(lit, datamodule=data())
+
+
+def test_a_net_whose_weights_are_all_frozen_is_refused(trainer: MakeTrainer) -> None:
+    lit = module(net=SmallCNN().requires_grad_(False))
+    with pytest.raises(ValueError, match="no weight of SmallCNN can be trained"):
+        trainer().fit(lit, datamodule=data())
