@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustlit.checks import check_count
 from robustlit.classifier import default_batch_size
 
 Triple = tuple[Tensor, Tensor, Tensor]  # images, classes, numbers of the examples
@@ -30,7 +31,8 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
         batch_size: Size of the batches that a pair of tensors is cut into; None is `default_batch_size`.
 
     Raises:
-        TypeError, ValueError: The data are none of these, a pair of tensors differs in length, or numbers repeat.
+        TypeError, ValueError: The data are none of these, a pair of tensors differs in length, numbers repeat, or the
+            batch size is no whole number of at least 1.
     """
     if hasattr(data, "test_dataloader"):
         if hasattr(data, "prepare_data"):
@@ -44,6 +46,7 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
             raise ValueError(f"images and labels must be as many, got {len(x)} and {len(y)}")
         if batch_size is None:
             batch_size = default_batch_size(x.shape)
+        check_count(batch_size, "batch_size")
         pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True))
         return Batches(_numbered(pieces), len(pieces), len(y))
     if not isinstance(data, Iterable):

@@ -44,6 +44,8 @@ def test_colour_pictures_are_explored_side_by_side(run: Run, capsys: Capture, tm
         assert np.array(found["pairs"][name]["distance"], dtype=float).shape == (3, 3)
     assert run("explore", "runs/one", "--example", "999", data[0]) == 1
     assert "the test split has no image of that number" in capsys.readouterr().err
+    assert run("explore", "runs/one") == 1
+    assert "the recipe must give data.root" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,9 @@ def test_data_that_cannot_be_attacked_is_refused(net: nn.Module, digits: Digits)
     for given, message in data:
         with pytest.raises(ValueError, match=message):
             evaluate(net, given, [FGSM(eps=0.1)])
+    for size in (0, 2.5, "8"):
+        with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+            evaluate(net, (x, y), [FGSM(eps=0.1)], batch_size=size)  # type: ignore[arg-type]
     detached = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
     detached.register_forward_pre_hook(lambda _, inputs: inputs[0].detach())
     with pytest.raises(ValueError, match="no gradient"):
