@@ -72,14 +72,8 @@ def chosen_eps(recipe: dict[str, Any]) -> Any:
     return eps
 
 
-def budgets(norm: str, eps: str | float | None, *multiples: str | float) -> list[float]:
-    """Return `${budgets:linf,${eps},1/3,1}`: the multiples that are budgets of the norm; in L-inf none is above 1.
-
-    Raises:
-        ConfigError: No eps, as `usual_eps` gives none for data of yours.
-    """
-    if eps is None:
-        raise ConfigError("these data have no usual budget to take multiples of; give this list itself, in pixel units")
+def budgets(norm: str, eps: str | float, *multiples: str | float) -> list[float]:
+    """Return `${budgets:linf,${eps},1/3,1}`: the multiples that are budgets of the norm; in L-inf none is above 1."""
     return [value for value in (times(eps, multiple) for multiple in multiples) if norm != "linf" or value <= 1]
 
 
