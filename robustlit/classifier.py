@@ -204,6 +204,12 @@ def check_logits(logits: object, batch: int) -> Tensor:
     return logits
 
 
+def as_weights(net: nn.Module, x: Tensor) -> Tensor:
+    """Return `x` in the dtype of a net's weights, but not in half precision, which would round the images."""
+    weights = next((p for p in net.parameters() if p.is_floating_point()), x)
+    return x.to(torch.promote_types(weights.dtype, torch.float32))
+
+
 def answer_on_a_copy(net: nn.Module, x: Tensor) -> Any:
     """Return what a net gives for a copy of `x` (B, ...); one that changes its input gets copies from here on.
 

@@ -53,8 +53,8 @@ class APGD(BudgetAttack):
     rho: float = 0.75
 
     @property
-    def effort(self) -> float:
-        return super().effort * (self.targets or 1)
+    def expected_passes(self) -> float:
+        return super().expected_passes * (self.targets or 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -80,7 +80,7 @@ class Attack(ABC):
         return False
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         """Passes for an image that it does not break, roughly; for the progress that is shown."""
         counts = (getattr(self, name, 1) for name in ("steps", "restarts", "searches", "tries"))
         return 2.0 * math.prod(count for count in counts if is_number(count))  # an attack of yours may have others

@@ -62,8 +62,8 @@ class AutoAttack(BudgetAttack):
     version: str = "standard"
 
     @property
-    def effort(self) -> float:
-        return sum(part.effort for part in self._parts())
+    def expected_passes(self) -> float:
+        return sum(part.expected_passes for part in self._parts())
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +81,7 @@ class AutoAttack(BudgetAttack):
             victim.draws = _DRAWS
         best = Best(x)
         parts = list(self._parts())
-        for number, part in enumerate(track(parts, [part.effort for part in parts])):
+        for number, part in enumerate(track(parts, [part.expected_passes for part in parts])):
             left = best.unbroken
             if not len(left):
                 break

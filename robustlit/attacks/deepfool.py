@@ -63,7 +63,7 @@ class DeepFool(Attack):
     candidates: int | None = 10
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return self.steps * (1 + (self.candidates or 10))
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ class FAB(Attack):
     eps: float = 0.3
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return 3 * self.steps * self.restarts
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ class JSMA(Attack):
     outputs: str = "logits"
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return 1500 * self.gamma / abs(self.theta)  # of an image of a thousand values
 
     def __post_init__(self) -> None:

@@ -73,11 +73,11 @@ class NearestL2(Attack):
     boundary: int = 8
 
     @property
-    def effort(self) -> float:
-        return sum(self._efforts)
+    def expected_passes(self) -> float:
+        return sum(self._passes_of_stages)
 
     @property
-    def _efforts(self) -> tuple[float, ...]:
+    def _passes_of_stages(self) -> tuple[float, ...]:
         """Passes of each stage, roughly."""
         walks, boundary = 2 * self.explore * (1 + self.candidates), 1.5 * self.explore * self.boundary
         return walks, boundary, 2 * self.kept * self.refine, 2 * self.finish
@@ -97,7 +97,7 @@ class NearestL2(Attack):
 
     def nearest(self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws) -> Nearest:
         """Return the nearest adversarial examples of the images `x` (b, ...), `rows` (b,) of the victim's batch."""
-        stages = track(range(4), self._efforts)
+        stages = track(range(4), self._passes_of_stages)
         next(stages)
         classes = None if criterion.target is not None else rivals(criterion, victim.logits(x, rows))
         headings: list[Tensor | None] = [None]

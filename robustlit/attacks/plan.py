@@ -83,7 +83,7 @@ class NearestSearch:
     """Run of `NearestL2`; `within` as for `Climb`."""
 
     within: float
-    passes: ClassVar[float] = NearestL2().effort
+    passes: ClassVar[float] = NearestL2().expected_passes
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,16 @@ _L2: tuple[Part, ...] = (
 PLANS = {"linf": _LINF, "l2": _L2}
 
 
-def likely_efforts(plan: Sequence[Part]) -> list[float]:
+def expected_passes(plan: Sequence[Part]) -> list[float]:
     """Return the passes of each part for an average example, before anything is known of the boundaries.
 
-    Measured on nets that withstand most of it, about half a share `within` has a boundary so near.
+    Of a robust net, few examples have a boundary near the ball: taken is half of `within` as their share.
     """
     return [part.passes * (1.0 if part.within >= 1 else max(0.02, part.within / 2)) for part in plan]
 
 
-def efforts(plan: Sequence[Part], unbroken: Tensor, missing: Tensor, exempt: Tensor) -> list[float]:
-    """Return the passes of each part for an average example, if it came next.
+def passes_left(plan: Sequence[Part], unbroken: Tensor, missing: Tensor, exempt: Tensor) -> list[float]:
+    """Return the passes of each part for an average example, as the boundaries are known now.
 
     Args:
         plan: The parts that are left.

@@ -52,7 +52,7 @@ class Square(BudgetAttack):
     restarts: int = 1
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return self.queries * self.restarts
 
     def __post_init__(self) -> None:

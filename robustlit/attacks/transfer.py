@@ -45,8 +45,8 @@ class Transfer(Attack):
     norm: str = field(init=False, default="linf")
 
     @property
-    def effort(self) -> float:
-        return self.attack.effort
+    def expected_passes(self) -> float:
+        return self.attack.expected_passes
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Transfer:
         # Sweeps look at an attack's class to see whether it has a budget, so the class depends on the wrapped attack.

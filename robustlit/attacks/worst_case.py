@@ -27,8 +27,8 @@ from robustlit.attacks.plan import (
     Outside,
     Part,
     Patches,
-    efforts,
-    likely_efforts,
+    expected_passes,
+    passes_left,
 )
 from robustlit.attacks.progress import track
 from robustlit.attacks.square import Square
@@ -102,8 +102,8 @@ class WorstCase(BudgetAttack):
             )
 
     @property
-    def effort(self) -> float:
-        return sum(likely_efforts(self._plan))
+    def expected_passes(self) -> float:
+        return sum(expected_passes(self._plan))
 
     @property
     def _plan(self) -> tuple[Part, ...]:
@@ -121,8 +121,9 @@ class WorstCase(BudgetAttack):
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
         dropped = missed = torch.zeros_like(in_control)
         blind = False  # the model gives no gradient
-        plan, effort = self._plan, likely_efforts(self._plan)
-        for number, part in enumerate(track(plan, effort)):
+        plan = self._plan
+        passes = expected_passes(plan)
+        for number, part in enumerate(track(plan, passes)):
             if blind and not isinstance(part, Patches):
                 continue
             if not len(best.unbroken):
@@ -132,7 +133,7 @@ class WorstCase(BudgetAttack):
                 if part.at_image:
                     images.rivals_of_image = images.rivals
                 after = number + 1
-                effort[after:] = efforts(plan[after:], ~best.success, images.missing, in_control)
+                passes[after:] = passes_left(plan[after:], ~best.success, images.missing, in_control)
                 continue
             far, exempt = images.missing > part.within, in_control & (part.within > 0)
             near = torch.nonzero(~best.success & (~far | exempt)).squeeze(1)

@@ -51,7 +51,7 @@ class Certificate(ABC):
     rounds: int = field(default=10, kw_only=True)
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         """Passes for an image, roughly; for the progress that is shown."""
         return 3.0 * self.rounds
 

@@ -33,7 +33,7 @@ class CROWNIBP(Certificate):
     name: ClassVar[str] = "crown_ibp"
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return 23.0 * self.rounds  # with 10 classes
 
     def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +54,7 @@ class CROWN(Certificate):
     name: ClassVar[str] = "crown"
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return 1000.0 * self.rounds  # up to several thousand, where intervals decide little
 
     def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

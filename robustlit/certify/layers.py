@@ -166,8 +166,10 @@ def _flatten(x: Bounds, start_dim: int = 0, end_dim: int = -1) -> Bounds:
 
 
 def _indexed(x: Bounds, index: Any) -> Bounds:
-    first = index[0] if isinstance(index, tuple) and index else index
-    if not (isinstance(first, slice) and first == slice(None)):
+    numbers = torch.arange(x.shape[0], device=x.device)  # of the examples
+    taken = numbers.view(-1, *[1] * (x.dim() - 1)).expand(x.shape)[index]
+    # Two lists of indices with a slice between them move the batch behind them.
+    if taken.dim() == 0 or len(taken) != len(numbers) or bool((taken.flatten(1) != numbers.unsqueeze(1)).any()):
         raise UnknownLayerError("an index of the batch")
     return _shared(x, lambda v: v[index])
 

@@ -49,7 +49,7 @@ class RandomizedSmoothing(Certificate):
     batch_size: int | None = None
 
     @property
-    def effort(self) -> float:
+    def expected_passes(self) -> float:
         return self.n0 + self.n
 
     def __post_init__(self) -> None:

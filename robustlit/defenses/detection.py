@@ -43,7 +43,7 @@ class Detector(nn.Module):
     def detection(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the net's logits (B, K) and the excess of the score over the threshold (B,); >= 0 is flagged."""
         with full_precision(x):
-            logits = self.net(x)
+            logits = self.net(x.clone())  # x is needed again, and a net may work in place
             return logits, self.test.excess(self.net, x, logits)
 
     def undefended(self) -> nn.Module:

@@ -60,7 +60,8 @@ def check_clean(net: nn.Module, clean: tuple[Tensor, Tensor], defense: str, name
     x, y = clean
     check_images(x)
     with frozen(net) as device, full_precision(x):
-        logits = torch.cat([net(part.to(device)).float().cpu() for part in x.split(default_batch_size(x.shape))])
+        parts = x.split(default_batch_size(x.shape))
+        logits = torch.cat([net(part.to(device, copy=True)).float().cpu() for part in parts])  # it may work in place
     check_labels(y, len(x), logits.shape[1], name=f"{name} labels")
     check_finite_logits(logits, f"{name} images", defense)
     share = float((predicted(logits) == y.cpu()).double().mean())

@@ -32,7 +32,7 @@ def batches_of(data: Any, batch_size: int | None = None) -> Batches:
 
     Raises:
         TypeError, ValueError: The data are none of these, a pair of tensors differs in length, numbers repeat, or the
-            batch size is no whole number of at least 1.
+            batch size is not a whole number of at least 1.
     """
     if hasattr(data, "test_dataloader"):
         if hasattr(data, "prepare_data"):

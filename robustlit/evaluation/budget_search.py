@@ -41,7 +41,7 @@ class BudgetSearch:
         rows = torch.nonzero(~self.start.success).squeeze(1)
         if len(rows):
             own = self.budgets.index(self.attack.eps)
-            stages = track(range(3), efforts_at(self.budgets, self.attack.eps))
+            stages = track(range(3), repetitions(self.budgets, self.attack.eps))
             next(stages)
             broken, holds = self._attack(rows, torch.full_like(rows, own))
             next(stages)
@@ -82,7 +82,7 @@ class BudgetSearch:
         return found.success, holds.minimum(numbers)
 
 
-def efforts_at(budgets: Sequence[float], eps: float) -> tuple[float, float, float]:
+def repetitions(budgets: Sequence[float], eps: float) -> tuple[float, float, float]:
     """Return how many times the attack's work is done at `eps`, below and above, roughly; for the progress shown."""
     own = budgets.index(eps)
     return 1.0, own / 2, len(budgets) - 1.0 - own

@@ -1,4 +1,4 @@
-"""A check that a model answers the same images alike; a random one looks more robust than it is."""
+"""A check that a model answers an image alike each time; one that does not looks more robust than it is."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def differing(answers: Tensor, share: float = _DIFFERENT) -> Tensor:
     return spread > share * answers[0].abs().amax(1).clamp_min(1e-6)
 
 
-def warn_if_random(victim: Victim, x: Tensor, logits: Tensor) -> None:
+def warn_if_inconsistent(victim: Victim, x: Tensor, logits: Tensor) -> None:
     """Warn of a random model that is not declared `stochastic` (Athalye et al. 2018, arXiv:1802.00420).
 
-    Warn too of a model whose answer for an image depends on the other images of the batch.
+    Also warn of a model whose answer to an image depends on the other images of the batch.
 
     Some of the images x (B, C, H, W) are shown again to `victim`, whose first answer is `logits` (B, K).
     """

@@ -128,7 +128,7 @@ def pairs(
 ) -> Pairs:  # fmt: skip
     """Measure every ordered pair of classes on the first `images` images of each that the net classifies correctly."""
     with torch.no_grad():
-        logits = torch.cat([net(part) for part in x.split(_BATCH)])
+        logits = torch.cat([net(part.clone()) for part in x.split(_BATCH)])
     right = (logits.argmax(1) == y) & names_class(logits)
     number = len(classes)
     margin, distance = np.full((number, number), np.nan), np.full((number, number), np.nan)
@@ -160,7 +160,7 @@ def _along_the_line(net: nn.Module, x: Tensor, training: tuple[Tensor, Tensor], 
     one of its training images correctly. The distance is inf elsewhere.
     """
     theirs = training[0][training[1] == target][:_BATCH].to(x)
-    theirs = theirs[predicted(net(theirs)) == target] if len(theirs) else theirs
+    theirs = theirs[predicted(net(theirs.clone())) == target] if len(theirs) else theirs
     if not len(theirs):
         return torch.full((len(x),), torch.inf)
     gaps, which = torch.cdist(x.flatten(1), theirs.flatten(1)).min(1)

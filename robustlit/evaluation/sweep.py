@@ -20,9 +20,9 @@ from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
 from robustlit.checks import as_names, check_choice
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
-from robustlit.evaluation.budget_search import BudgetSearch, efforts_at
+from robustlit.evaluation.budget_search import BudgetSearch, repetitions
 from robustlit.evaluation.columns import Columns, image_digests, joined
-from robustlit.evaluation.constancy import warn_if_random
+from robustlit.evaluation.constancy import warn_if_inconsistent
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.certificates import CERTIFIED
 from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE, SECONDS
@@ -153,7 +153,7 @@ class Sweep:
         images, jobs = image_digests(x), [*self.jobs, *((CERTIFIED, name) for name in self.proofs)]
         name, tell = jobs[0][1], report or (lambda name, share: None)
         with report_to(lambda share: tell(name, share)):  # the name of the job that runs
-            for known, name in track(jobs, [self._effort(*job) for job in jobs]):
+            for known, name in track(jobs, [self._expected_passes(*job) for job in jobs]):
                 started = time.monotonic()
                 if known == CERTIFIED:
                     rows = [self._certified(name, batch, clean)]
@@ -164,14 +164,14 @@ class Sweep:
         tell(name, 1.0)
         return joined(parts)
 
-    def _effort(self, known: str, name: str) -> float:
+    def _expected_passes(self, known: str, name: str) -> float:
         """Return the passes of a job for an image that it does not break, roughly."""
         if known == CERTIFIED:
-            return self.proofs[name].effort
+            return self.proofs[name].expected_passes
         attack, budgets = self.named[name], self.budgets_of(name)
         if not isinstance(attack, BudgetAttack):
-            return attack.effort
-        return attack.effort * sum(efforts_at(budgets, attack.eps))
+            return attack.expected_passes
+        return attack.expected_passes * sum(repetitions(budgets, attack.eps))
 
     def _attacked(self, known: str, name: str, batch: Batch, start: Outcome, keep: Keep | None) -> list[Columns]:
         """Return the rows of an attack, for each of its budgets."""
@@ -218,7 +218,7 @@ class Sweep:
                     victim.reseed(self.seed, index[rows])
                 logits = victim.logits(images)
                 check_labels(labels, len(rows), logits.shape[1] - can_reject(model))
-                warn_if_random(victim, images, logits)
+                warn_if_inconsistent(victim, images, logits)
                 # A refusal to classify a clean image is an error like any other.
                 return logits, replace(victim.criterion(labels.long()), rejects=False).reached(logits)
 

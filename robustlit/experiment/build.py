@@ -15,7 +15,7 @@ from robustlit.classifier import check_finite
 from robustlit.experiment.layout import lay_channels_last
 from robustlit.experiment.own_net import recipes_net, weights_of, without_weights
 from robustlit.experiment.plan import Plan, Recipe, make
-from robustlit.experiment.preflight import check_takes
+from robustlit.experiment.preflight import check_classes, check_takes
 from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.trainer import make_trainer
 from robustlit.files import write_tensors
@@ -33,6 +33,8 @@ def build_data(plan: Plan) -> Any:
     if is_main_process():
         data.prepare_data()
         data.setup("fit")
+        if plan.resumed is not None:
+            check_classes(plan.resumed.recipe, data, plan.resumed.checkpoint)
     return data
 
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from robustlit.attacks import NearestL2
-from robustlit.classifier import can_reject, predicted
+from robustlit.classifier import answer_on_a_copy, can_reject, predicted
 from robustlit.evaluation.geometry import (
     Report,
     nearest_adversarials,
@@ -28,6 +28,7 @@ from robustlit.evaluation.geometry import (
 )
 from robustlit.experiment.composition import overridden
 from robustlit.experiment.migration import migrated
+from robustlit.experiment.preflight import check_classes
 from robustlit.experiment.recipes import ConfigError, check_complete, read_fractions
 from robustlit.experiment.stored_recipe import ALLOWED, callers_own
 from robustlit.figures.geometry import Seen, neighbours_figure, pairs_figure, slices_figure
@@ -69,8 +70,8 @@ class _Data:
     y: Tensor
     index: Tensor
     training: tuple[Tensor, Tensor]
-    names: Sequence[str]
-    classes: int
+    name: str
+    class_names: Sequence[str]
 
 
 def explore(
@@ -94,6 +95,8 @@ def explore(
     nets = {name: classifier_of(each, name, trusted=trusted)[0].eval() for name, each in read.items()}
     folder.mkdir(parents=True, exist_ok=True)
     data = _load_data(next(iter(read.values())), runs[0], wanted, overrides, trusted)
+    for name, each in read.items():
+        check_classes(each["robustlit"]["config"] or {}, data, name)
     _check_fit(nets, data)
     found: dict[str, Any] = {
         "runs": dict(zip(nets, map(str, runs), strict=True)),
@@ -107,15 +110,15 @@ def explore(
         title = "How near the nearest adversarial examples lie to training images"
         yield _written(folder, "neighbours", neighbours_figure(measured, title), found)
     if wanted.per_pair:
-        classes = list(range(min(_CLASSES, data.classes)))
+        classes = list(range(min(_CLASSES, len(data.class_names))))
         each_pair = {
             name: pairs(net, data.x, data.y, data.training, classes, wanted.per_pair, _named(report, name))
             for name, net in nets.items()
         }
         found["pairs"] = {name: _plain(asdict(each)) for name, each in each_pair.items()}
-        of = "" if len(classes) == data.classes else f", the first {len(classes)} of {data.classes}"
+        of = "" if len(classes) == len(data.class_names) else f", the first {len(classes)} of {len(data.class_names)}"
         title = f"Pairs of classes{of}, by {wanted.per_pair} image{'s' * (wanted.per_pair > 1)} each"
-        yield _written(folder, "pairs", pairs_figure(each_pair, title, names=data.names), found)
+        yield _written(folder, "pairs", pairs_figure(each_pair, title, names=data.class_names), found)
     yield folder / NUMBERS
 
 
@@ -147,22 +150,22 @@ def _load_data(
     x, y, index = module.tensors("test", size)
     most = max(1, _MOST_VALUES // x[0].numel())
     training = module.tensors("train", most)[:2]
-    return _Data(x, y, index, training, module.class_names, module.num_classes)
+    return _Data(x, y, index, training, module.name, module.class_names)
 
 
 def _check_fit(nets: Mapping[str, nn.Module], data: _Data) -> None:
     for name, net in nets.items():
         try:
             with torch.no_grad():
-                classes = net(data.x[:1]).shape[1] - can_reject(net)
+                classes = answer_on_a_copy(net, data.x[:1]).shape[1] - can_reject(net)
         except RuntimeError as error:
             shape = "x".join(map(str, data.x.shape[1:]))
             raise ConfigError(
                 f"{name} does not take the first run's images ({shape}): {one_line(error)[:120]}"
             ) from error
-        if classes != data.classes:
+        if classes != len(data.class_names):
             raise ConfigError(
-                f"{name} has {classes} classes, the first run's data {data.classes}: explore it by itself"
+                f"{name} has {classes} classes, the first run's data {len(data.class_names)}: explore it by itself"
             )
 
 
@@ -196,7 +199,7 @@ def _slices(
             why = "is misclassified without an attack" if distance == 0 else "has no known adversarial example"
             raise ConfigError(f"test image {int(index)} {why} on {name}; choose another: --example NUMBER")
         theirs = data.training[0][
-            data.training[1] == (taken if 0 <= taken < data.classes else (label + 1) % data.classes)
+            data.training[1] == (taken if 0 <= taken < len(data.class_names) else (label + 1) % len(data.class_names))
         ]
         gaps = (theirs - x).flatten(1).norm(dim=1)
         other, gap = theirs[gaps.argmin()], float(gaps.min())
@@ -216,11 +219,11 @@ def _slices(
             "random_share_of_own_class": float((around.classes == label).mean()),
         }  # fmt: skip
     title = f"Decision regions around a test image of class {_class(data, label)}"
-    return slices_figure(seen, title, names=data.names), numbers
+    return slices_figure(seen, title, names=data.class_names), numbers
 
 
 def _class(data: _Data, label: int) -> str:
-    return str(data.names[label]) if 0 <= label < len(data.names) else "no class"
+    return str(data.class_names[label]) if 0 <= label < len(data.class_names) else "no class"
 
 
 def _neighbours(net: nn.Module, name: str, data: _Data, n: int, report: Report | None) -> Any:

@@ -171,7 +171,7 @@ def _compared(net: nn.Module, exported: Callable[[Tensor], Tensor], shape: Shape
     images = [*(shape.images(count) for count in _BATCHES), shape.images(2).round(), torch.zeros_like(shape.images(1))]
     for x in images:
         with torch.no_grad():
-            wanted = check_logits(net(x), len(x))
+            wanted = check_logits(net(x.clone()), len(x))
             found = exported(x)
         if found.shape != wanted.shape or not bool(torch.isfinite(found).eq(torch.isfinite(wanted)).all()):
             raise ConfigError(

@@ -34,9 +34,10 @@ from robustlit.experiment.run_folder import (
     exactly,
     labelled,
     make_run_dir,
-    named_apart,
     numbered,
     remove_empty,
+    training_dir,
+    with_label,
     write_command,
 )  # fmt: skip
 from robustlit.files import remove_parts, write_file
@@ -78,12 +79,12 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
     Raises:
         ConfigError, ValueError, DataError, CheckpointError, FileExistsError, FolderInUseError: The run is not possible.
     """
-    recipe = named_apart(normalised(config), label)
+    recipe = with_label(normalised(config), label)
     check_similarity(recipe)
     auto = _takes_auto(recipe)
     place = find_started(recipe, command) if auto else None
     if place is not None:
-        return _plan_of_started(fill_shapes(recipe), place, command)
+        return _plan_of_started(fill_from_data(recipe), place, command)
     resumed = None
     if recipe["ckpt_path"] is not None:
         if fits_defense(recipe):
@@ -93,12 +94,13 @@ def plan_training(config: DictConfig, command: str | None = None, label: str = "
             )
         resumed = read_resumed(recipe["ckpt_path"])
         recipe["ckpt_path"] = resumed.checkpoint
-    recipe = _with_run_id(fill_shapes(recipe), resumed.recipe if resumed else {})
+    recipe = _with_run_id(fill_from_data(recipe), resumed.recipe if resumed else {})
     usual = labelled(recipe["recipe"], label)
-    run_dir = _training_dir(recipe, resumed, usual)
+    run_dir = training_dir(recipe, resumed.run_dir if resumed else None, usual)
     if auto and run_dir.name != usual.name and not (recipe["run_dir"] or recipe["name"]):
         say(f"resume=auto: there is no run of this command yet; it starts in {run_dir}")
-    return _claimed(recipe, resumed, command, run_dir, None if resumed and resumed.run_dir == run_dir else run_dir)
+    new = None if resumed and resumed.run_dir == run_dir else run_dir
+    return _claimed(recipe, resumed, command, run_dir, new)
 
 
 def _takes_auto(recipe: Recipe) -> bool:
@@ -248,12 +250,12 @@ def fits_defense(recipe: Mapping[str, Any] | DictConfig) -> bool:
     return bool(recipe.get("defense")) and not recipe.get("module")
 
 
-def fill_shapes(recipe: Recipe) -> Recipe:
-    """Return a recipe with its data's classes, channels and pixels where its nets leave them null, and class names."""
+def fill_from_data(recipe: Recipe) -> Recipe:
+    """Return a recipe with the shapes of its data where its nets leave them null, and the names of class folders."""
     data = make(read_only(recipe), "data")
     nets = {part: net for part in ("model", "defense", "module") if isinstance(net := recipe.get(part), dict)}
-    names = {"class_names": getattr(data, "classes", None)}  # of folders
-    return {**recipe, **names, **{part: _filled(net, data) for part, net in nets.items()}}
+    filled = {part: _filled(net, data) for part, net in nets.items()}
+    return {**recipe, **filled, "class_names": getattr(data, "classes", None)}  # of folders
 
 
 def _filled(node: dict[str, Any], data: Any) -> dict[str, Any]:
@@ -271,14 +273,6 @@ def _with_run_id(recipe: Recipe, before: Recipe) -> Recipe:
     if os.environ.get("WANDB_SWEEP_ID"):  # `wandb agent` chose it, and W&B obeys the agent
         run_id = os.environ.get("WANDB_RUN_ID") or run_id
     return {**recipe, "logger": {**logger, "run_id": str(run_id)}}
-
-
-def _training_dir(recipe: Recipe, resumed: Resumed | None, usual: Path) -> Path:
-    """Create `run_dir`, else runs/NAME, else the usual one numbered to be new; a resumed run keeps its own."""
-    if recipe["run_dir"] or recipe["name"]:
-        return make_run_dir(Path(recipe["run_dir"] or f"runs/{recipe['name']}"), exactly)
-    own = None if resumed is None else resumed.run_dir
-    return make_run_dir(usual, numbered) if own is None else make_run_dir(own, Path)
 
 
 def _plan(recipe: Recipe, resumed: Resumed | None, command: str | None) -> Plan:

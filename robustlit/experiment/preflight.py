@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -35,7 +35,7 @@ def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any
     if hasattr(data, "prepare_data"):
         data.prepare_data()
     data.setup("test")
-    _check_classes((recipe or {}).get("class_names"), data, origin)
+    check_classes(recipe or {}, data, origin)
     x = next(iter(data.test_dataloader()))[0][:1]
     x = x.to(next((p.device for p in net.parameters()), x.device))
     try:
@@ -63,17 +63,22 @@ def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any
         )
 
 
-def _check_classes(trained_on: Sequence[str] | None, data: Any, origin: str) -> None:
-    here = list(data.class_names)
-    if not trained_on or list(trained_on) == here:
+def check_classes(recipe: Mapping[str, Any], data: Any, origin: str) -> None:
+    """Raise a ConfigError where a net was trained on folders of other names than the classes of a DataModule.
+
+    Args:
+        recipe: That of the training; without `class_names` nothing is known, and nothing is checked.
+        data: The DataModule, after `setup`.
+        origin: The net's name in messages.
+    """
+    then, now = list(recipe.get("class_names") or ()), list(data.class_names)
+    if not then or then == now:
         return
-    places = [k for k, pair in enumerate(zip_longest(trained_on, here)) if pair[0] != pair[1]]
-    at = places[0]
-    then, now = ((names[at] if at < len(names) else "none") for names in (trained_on, here))
+    number, (old, new) = next((k, pair) for k, pair in enumerate(zip_longest(then, now)) if pair[0] != pair[1])
     raise ConfigError(
-        f"{origin} was trained on {len(trained_on)} classes, and {data.name} has {len(here)}: number {at} was {then}, "
-        f"here it is {now}, so labels would be compared with outputs of other classes; give the folders the names that "
-        "they had in training, or, to evaluate the same classes in the same order under other names, class_names=null"
+        f"{origin} was trained on {len(then)} classes, and {data.name} has {len(now)}: number {number} was {old}, here "
+        f"it is {new}, so labels would be compared with outputs of other classes; give the folders the names of the "
+        "training, or, to evaluate the same classes in the same order under other names, class_names=null"
     )
 
 

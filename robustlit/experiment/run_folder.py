@@ -66,10 +66,19 @@ def labelled(recipe: str, label: str) -> Path:
     return Path("runs") / (f"{recipe}-{label}" if label else recipe)
 
 
-def named_apart(recipe: dict[str, Any], label: str) -> dict[str, Any]:
-    """Return a recipe with a job's label in the name and the folder that are given for all jobs of a multirun."""
+def with_label(recipe: dict[str, Any], label: str) -> dict[str, Any]:
+    """Return a recipe whose `name` and `run_dir`, if given for all jobs of a multirun, end in the label of this job."""
     shared = {key: recipe[key] for key in ("name", "run_dir") if recipe[key] and "${" not in str(recipe[key])}
     return recipe | {key: f"{value}-{label}" for key, value in shared.items() if label}
+
+
+def training_dir(recipe: dict[str, Any], resumed: Path | None, usual: Path) -> Path:
+    """Create `run_dir`, else runs/NAME, else the usual one numbered to be new; a resumed run keeps its own."""
+    if recipe["run_dir"] or recipe["name"]:
+        return make_run_dir(Path(recipe["run_dir"] or f"runs/{recipe['name']}"), exactly)
+    if resumed is not None:
+        return make_run_dir(resumed, Path)
+    return make_run_dir(usual, numbered)
 
 
 def numbers_of(run: Path) -> list[Path]:

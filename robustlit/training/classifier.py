@@ -163,7 +163,7 @@ class RobustClassifier(GuardedTraining):
         before = writes(x)
         try:
             output = self.objective(self.trained_net, x, y)
-        except (TypeError, AttributeError, RuntimeError):
+        except (TypeError, AttributeError):
             self._check_training_output(x)
             raise
         if writes(x) != before:

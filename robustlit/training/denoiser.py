@@ -91,7 +91,7 @@ class Denoising:
             loss = loss + self.pixel_weight * F.mse_loss(denoised.float(), x.float())
         if self.logit_weight:
             with torch.no_grad():
-                clean = net(x)
+                clean = net(x.clone())
             loss = loss + self.logit_weight * F.l1_loss(logits.float(), clean.float())
         if self.class_weight:
             loss = loss + self.class_weight * F.cross_entropy(logits.float(), y)

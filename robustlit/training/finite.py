@@ -11,12 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from robustlit.checks import check_choice
-from robustlit.classifier import abbreviated, check_finite, check_labels
+from robustlit.classifier import abbreviated, as_weights, check_finite, check_labels
 from robustlit.data.base import ClassificationData
 from robustlit.data.batches import IndexedLoader
 from robustlit.files import write_tensors
@@ -280,11 +280,6 @@ class GuardedTraining(pl.LightningModule):
         except OSError as error:
             return f"; the batch could not be saved in {path} ({error})"
         return f"; the batch is in {path}"
-
-
-def as_weights(module: nn.Module, x: Tensor) -> Tensor:
-    """Return `x` in the dtype of a module's weights, but not in half precision, which would round the images."""
-    return x.to(next((p.dtype for p in module.parameters() if p.dtype in (torch.float32, torch.float64)), x.dtype))
 
 
 def not_finite(state: Any, name: str = "") -> Iterator[str]:

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from robustlit.attacks.memory import OutOfMemoryError, is_out_of_memory
 from robustlit.attacks.victim import Victim
-from robustlit.classifier import default_batch_size, names_class, predicted
+from robustlit.classifier import as_weights, default_batch_size, names_class, predicted
 from robustlit.threat import check_images
 from robustlit.training.checkpoint import pack
 from robustlit.training.classifier import step_seed
-from robustlit.training.finite import Batch, GuardedTraining, as_weights
+from robustlit.training.finite import Batch, GuardedTraining
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)  # the optimizer where none is given
 

@@ -63,7 +63,7 @@ class Readout(nn.Module):
 def features(model: nn.Module, x: Tensor) -> Tensor:
     """Return the input (B, D) of a model's last linear layer for images `x`."""
     with _linear_layers(model) as passed:
-        model(x)
+        model(x.clone())
     return passed[-1][1].flatten(1)
 
 

@@ -69,7 +69,7 @@ def test_every_part_gets_the_rows_and_budgets_of_its_examples_and_is_judged(monk
     class Part:
         """Breaks one example, the one of its own number."""
 
-        effort = 1.0
+        expected_passes = 1.0
 
         def __init__(self, row: int) -> None:
             self.row = row

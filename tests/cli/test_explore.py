@@ -6,28 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
-COLOURS = {"brick": (170, 60, 60), "grass": (60, 170, 60), "sea": (60, 60, 170)}
-
-
-def pictures(root: Path) -> Path:
-    draws = np.random.default_rng(0)
-    for split, count in (("train", 30), ("test", 6)):
-        for name, colour in COLOURS.items():
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                noise = draws.integers(-40, 40, (12, 12, 3))
-                Image.fromarray(np.uint8(np.clip(np.array(colour) + noise, 0, 255))).save(folder / f"{number}.png")
-    return root
 
 
 @pytest.mark.slow
-def test_colour_pictures_are_explored_side_by_side(run: Run, capsys: Capture, tmp_path: Path) -> None:
-    data = [f"data.root={pictures(tmp_path / 'pictures')}", "data.image_size=12", "data.num_workers=0", "eps=8/255"]
+def test_colour_pictures_are_explored_side_by_side(run: Run, capsys: Capture, pictures: Path) -> None:
+    data = [f"data.root={pictures}", "data.image_size=12", "data.num_workers=0", "eps=8/255"]
     cut = ["trainer.max_epochs=8", "data.batch_size=20", "logger=none", "sweep=none", "validation_attack.steps=1"]
     for name in ("one", "two"):
         recipe = ["recipe=standard", "model=small_cnn", "data=image_folder", f"seed={len(name) + (name == 'two')}"]

@@ -136,3 +136,29 @@ def test_fitting_never_takes_more_than_a_batch(
     net.register_forward_hook(lambda module, given, answer: seen.append(len(given[0])))
     build(kind, net.eval()).fit(clean=train_digits(0, 800), held_out=train_digits(20_000, 20_800), seed=0)
     assert max(seen) <= 100  # noise comes in pairs
+
+
+class Dimmed(nn.Module):
+    def __init__(self, net: nn.Module, *, in_place: bool) -> None:
+        super().__init__()
+        self.net, self.in_place = net, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.mul_(0.9) if self.in_place else x * 0.9)
+
+
+@every_kind
+def test_a_net_that_works_in_place_is_defended_as_one_that_does_not(
+    build: Callable[..., Any], train_digits: Digits, digits: tuple[Tensor, Tensor], net: nn.Module, kind: str
+) -> None:
+    found = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        defense = build(kind, Dimmed(net, in_place=in_place).eval())
+        clean, held_out = train_digits(0, 600), train_digits(20_000, 20_600)
+        before = clean[0].clone(), held_out[0].clone()
+        defense.fit(clean=clean, held_out=held_out, seed=0)
+        assert torch.equal(clean[0], before[0])
+        assert torch.equal(held_out[0], before[1])
+        found.append(defense.eval()(digits[0][:20].clone()))
+    assert torch.equal(*found)

@@ -84,7 +84,7 @@ def test_progress_rises_to_one(linear: Any) -> None:
     shares = [share for _, share in seen]
     assert [name for name, _ in groupby(seen, key=itemgetter(0))] == ["fgsm", "pgd"] * 3
     assert shares == sorted(shares)
-    fgsm = ATTACKS["fgsm"].effort / sum(attack.effort for attack in ATTACKS.values())
+    fgsm = ATTACKS["fgsm"].expected_passes / sum(attack.expected_passes for attack in ATTACKS.values())
     assert {round(3 * share, 6) for share in shares} >= {round(n + part, 6) for n in range(3) for part in (0, fgsm, 1)}
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import ReadonlyConfigError
 
 from robustlit.experiment import evaluate, train
 from robustlit.experiment.composition import composed, overridden
-from robustlit.experiment.plan import Plan, fill_shapes, make, normalised, plan_evaluation, plan_training
+from robustlit.experiment.plan import Plan, fill_from_data, make, normalised, plan_evaluation, plan_training
 from robustlit.experiment.recipes import ConfigError, is_left_out, read_only, recipe_files, register_recipes, stored
 from robustlit.models import SmallCNN
 from robustlit.training.checkpoint import pack
@@ -225,7 +225,7 @@ def test_nulls_are_filled_in_wherever_a_net_stands() -> None:
         "defense": {"part": {"deeper": {"image_size": None}}, "width": None},
         "module": {"in_chans": None, "mean": "${model.net}"},
     }
-    filled = fill_shapes(before)
+    filled = fill_from_data(before)
     assert filled["model"]["net"] == {"num_classes": 10, "in_chans": 7}
     assert filled["defense"] == {"part": {"deeper": {"image_size": 28}}, "width": None}
     assert filled["module"] == {"in_chans": 1, "mean": "${model.net}"}

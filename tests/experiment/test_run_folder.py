@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustlit.experiment.run_folder import named_apart
+from robustlit.experiment.run_folder import with_label
 
 Run = Callable[..., int]
 TINY = ["recipe=standard", "model=small_cnn", "data.train_size=1500", "data.batch_size=500", "data.val_size=100",
@@ -55,7 +55,7 @@ def test_a_schedule_too_short_is_an_error(run: Run, tmp_path: Path, capsys: pyte
 
 def test_jobs_of_a_multirun_with_one_name_have_folders_of_their_own() -> None:
     given = {"name": "mine", "run_dir": None, "seed": 1}
-    assert named_apart(given, "seed_1") == {"name": "mine-seed_1", "run_dir": None, "seed": 1}
-    assert named_apart(given | {"run_dir": "there"}, "seed_1")["run_dir"] == "there-seed_1"
-    assert named_apart(given | {"name": "mine${seed}"}, "seed_1")["name"] == "mine${seed}"
-    assert named_apart(given, "") == given
+    assert with_label(given, "seed_1") == {"name": "mine-seed_1", "run_dir": None, "seed": 1}
+    assert with_label(given | {"run_dir": "there"}, "seed_1")["run_dir"] == "there-seed_1"
+    assert with_label(given | {"name": "mine${seed}"}, "seed_1")["name"] == "mine${seed}"
+    assert with_label(given, "") == given

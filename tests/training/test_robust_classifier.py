@@ -356,3 +356,21 @@ def test_a_net_whose_weights_are_all_frozen_is_refused(trainer: MakeTrainer) -> 
     lit = module(net=SmallCNN().requires_grad_(False))
     with pytest.raises(ValueError, match="no weight of SmallCNN can be trained"):
         trainer().fit(lit, datamodule=data())
+
+
+class Rounding(nn.Module):
+    """What the error about weights in half precision recommends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallCNN().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return self.net(x.bfloat16()).float()
+
+
+def test_a_net_that_rounds_by_itself_gets_images_in_full_precision(trainer: MakeTrainer) -> None:
+    lit = module(net=Rounding())
+    trainer().validate(lit, datamodule=data(), verbose=False)
+    assert lit.predict_step(torch.rand(2, 1, 28, 28).double(), 0).shape == (2, 10)
