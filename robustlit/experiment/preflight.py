@@ -74,7 +74,8 @@ def check_classes(recipe: Mapping[str, Any], data: Any, origin: str) -> None:
     then, now = list(recipe.get("class_names") or ()), list(data.class_names)
     if not then or then == now:
         return
-    number, (old, new) = next((k, pair) for k, pair in enumerate(zip_longest(then, now)) if pair[0] != pair[1])
+    pairs = enumerate(zip_longest(then, now, fillvalue="missing"))
+    number, (old, new) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
     raise ConfigError(
         f"{origin} was trained on {len(then)} classes, and {data.name} has {len(now)}: number {number} was {old}, here "
         f"it is {new}, so labels would be compared with outputs of other classes; give the folders the names of the "

@@ -84,7 +84,14 @@ def test_a_bug_of_the_net_keeps_its_traceback(data: MNIST) -> None:
         check_takes(Faulty(), data, "mine")
 
 
-@pytest.mark.parametrize(("names", "problem"), [("ab", "has 10: number 0 was a, here it is 0"), ("0123456789x", "no")])
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ("ab", "has 10: number 0 was a, here it is 0"),
+        ("0123456789x", "has 10: number 10 was x, here it is missing"),
+        ("012345678", "has 10: number 9 was missing, here it is 9"),
+    ],
+)
 def test_classes_of_other_names_are_refused(names: str, problem: str, data: MNIST) -> None:
     with pytest.raises(ConfigError, match=rf"base=x was trained on {len(names)} classes.*{problem}"):
         check_takes(SmallCNN(), data, "base=x", {"class_names": list(names)})
