@@ -67,11 +67,22 @@ def test_what_is_left_is_shared_by_the_weights_as_they_are_now() -> None:
     assert shares == pytest.approx([0, 0.1, 0.1 + 0.9 * 3 / 4])
 
 
-def test_worst_case_learns_how_much_is_left(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("attack", ["worst case", "budgets below and above"])
+def test_what_is_shown_is_near_the_share_of_the_forwards(
+    attack: str, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
     done, seen = [0], []  # forwards of an image
     hook = net.register_forward_hook(lambda module, inputs, logits: done.__setitem__(0, done[0] + len(logits)))
-    with report_to(lambda share: seen.append((share, done[0]))):
-        WorstCase(eps=0.01).run(net, digits[0][:40], digits[1][:40], seed=0)
+
+    def progress(name: str, share: float) -> None:
+        seen.append((share, done[0]))
+
+    images = digits[0][:40], digits[1][:40]
+    if attack == "worst case":
+        with report_to(lambda share: progress(attack, share)):
+            WorstCase(eps=0.01).run(net, *images, seed=0)
+    else:
+        evaluate(net, images, [PGD(eps=0.05)], grid={"linf": [0.01, 0.02, 0.03, 0.06]}, progress=progress)
     hook.remove()
     assert max(abs(share - forwards / done[0]) for share, forwards in seen) < 0.25
 
