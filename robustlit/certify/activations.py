@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from robustlit.certify.ops import Back, Interval, Op, rounding
+from robustlit.certify.ops import Back, Interval, Op, rounding, rounding_error
 from robustlit.certify.region import dot
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LeakyReLU(Activation):
         return torch.where(x > 0, x, self.slope * x) if self.slope else x.clamp_min(0)
 
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:
-        return rounding(1) * inputs[0].size if self.slope else None
+        return rounding_error(inputs[0].size, 2) if self.slope else None  # the slope is rounded too
 
     def unsure(self, low: Tensor, high: Tensor) -> Tensor:
         return (low < 0) & (high > 0)
@@ -103,7 +103,7 @@ class Jump(Activation):
         above, top = chord * maybe, torch.where(low >= 0, zero, -chord * low) * maybe
         # Below: 0, or a line through (kappa, 0) that does not pass x before `high`.
         over = high - kappa
-        steep = (high / over.clamp_min(torch.finfo(low.dtype).tiny)).clamp_max(_STEEPEST)
+        steep = (high.clamp_min(0) / over.clamp_min(torch.finfo(low.dtype).tiny)).clamp_max(_STEEPEST)
         below = steep * ((over > 0) & (over > kappa - low))
         base = torch.where(opened, zero, -below * kappa)
         return (torch.where(opened, 1.0, below), base), (above, top)

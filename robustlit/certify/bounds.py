@@ -6,18 +6,22 @@ import inspect
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.surroundings import held_in_eval
-from robustlit.certify.ops import Op
+from robustlit.certify.ops import Affine, Op
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Node, Tape
-from robustlit.classifier import is_stochastic, unwrapped
+from robustlit.classifier import as_weights, check_labels, check_logits, is_stochastic, unwrapped
 
 Refine = Callable[[Tape, Op, Node], None]
+NUMBERS = 2**24  # of slopes at once, 128 MiB in float64
+_LOOKED_AT = 8  # images whose answers are compared with their bounds
+_SLACK = 0.01  # of the largest logit, for arithmetic that the proof does not cover, such as TF32
+Memory = WeakValueDictionary[int, "Bounds"]  # by id
 _KNOWN = (
     "linear, convolution, BatchNorm, ReLU, LeakyReLU, JumpReLU, sigmoid, tanh, average and max pooling, flatten, sums, "
     "normalisation, bilinear resize"
@@ -35,27 +39,55 @@ class UnknownLayerError(ValueError):
         super().__init__(f"no bounds are known of {name}, which {_caller()} calls; certificates know {_KNOWN}")
 
 
-class Bounds:
+class Unbounded:
+    """What the forward of a net finds in the place of a tensor; all that Python can do with it is an error at first."""
+
+    __hash__ = object.__hash__
+    __array_ufunc__ = None  # NumPy leaves arithmetic with its numbers to the classes below
+
+    def __bool__(self) -> bool:
+        raise UnknownLayerError("a decision that depends on the image")
+
+    def __getattr__(self, name: str) -> Any:
+        raise UnknownLayerError(name)
+
+
+def _unknown(name: str) -> Callable[..., Any]:
+    def refuse(self: Unbounded, *args: Any) -> Any:
+        raise UnknownLayerError(name)
+
+    return refuse
+
+
+for _name in (
+    "setitem", "getitem", "len", "iter", "contains", "abs", "neg", "pow", "rpow", "ipow", "matmul", "rmatmul", "mod",
+    "rmod", "floordiv", "rfloordiv", "and", "rand", "or", "ror", "xor", "rxor", "invert", "float", "int", "index",
+    "add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "truediv", "rtruediv", "itruediv",
+):  # fmt: skip
+    setattr(Unbounded, f"__{_name}__", _unknown(f"__{_name}__"))  # Python looks these up on the class alone
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Unbounded, f"__{_name}__", _unknown("a comparison"))
+
+
+class Bounds(Unbounded):
     """Bounds in the place of an activation; PyTorch's functions of it are looked up in `layers.LAYERS`."""
 
-    def __init__(self, tape: Tape, node: Node, memory: WeakSet[Bounds] | None = None) -> None:
+    def __init__(self, tape: Tape, node: Node, memory: Memory | None = None) -> None:
         self.tape, self.node = tape, node
-        self.memory = WeakSet[Bounds]() if memory is None else memory  # all that share a tensor's memory
-        self.memory.add(self)
+        self.memory = Memory() if memory is None else memory  # all that share a tensor's memory
+        self.memory[id(self)] = self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from robustlit.certify.layers import LAYERS  # which makes Bounds
-
         if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):  # `logits_of` turned the caller's off
             raise ValueError(_AUTOCAST)
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
         in_place = bool(kwargs.pop("inplace", False)) or (name[-1:] == "_" and name[:2] != "__") or name[:3] == "__i"
         name = name.strip("_")
         name = name[1:] if name in ("iadd", "isub", "imul", "itruediv") else name
-        if name not in LAYERS:
-            raise UnknownLayerError(name)
-        found = LAYERS[name](*args, **kwargs)
+        args = (*(kwargs.pop(key) for key in ("input",) if key in kwargs), *args)
+        args = (*args, *(kwargs.pop(key) for key in ("other",) if key in kwargs))
+        found = _called(name, args, {"dim" if key == "axis" else key: value for key, value in kwargs.items()})
         if not in_place:
             return found
         changed, others = args[0], len(args[0].memory) > 1
@@ -72,17 +104,6 @@ class Bounds:
 
     def __neg__(self) -> Any:
         return self.__torch_function__(Tensor.mul, (), (self, -1.0))
-
-    def __bool__(self) -> bool:
-        raise UnknownLayerError("a decision that depends on the image")
-
-    def _compared(self, other: object) -> bool:
-        if other is self:
-            return True
-        raise UnknownLayerError("a comparison")
-
-    __eq__ = __ne__ = __lt__ = __gt__ = __ge__ = _compared
-    __hash__ = object.__hash__
 
     def is_floating_point(self) -> bool:
         """As of a tensor."""
@@ -107,6 +128,24 @@ class Bounds:
     requires_grad = property(lambda self: self.node.low.requires_grad)
 
 
+def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what the layer of a name makes of PyTorch's arguments."""
+    from robustlit.certify.layers import LAYERS  # which makes Bounds
+
+    if name not in LAYERS:
+        raise UnknownLayerError(name)
+    if name != "masked_fill" and any(isinstance(each, Unbounded) and type(each) is not Bounds for each in args):
+        raise UnknownLayerError(f"{name} of a comparison")
+    try:
+        return LAYERS[name](*args, **kwargs)
+    except TypeError:
+        try:
+            inspect.signature(LAYERS[name]).bind(*args, **kwargs)
+        except TypeError:
+            raise UnknownLayerError(f"{name} with {', '.join(kwargs) or 'such arguments'}") from None
+        raise
+
+
 def _operator(name: str, swapped: bool = False) -> Callable[..., Any]:
     method = getattr(Tensor, name)
 
@@ -122,20 +161,6 @@ for _name in ("add", "sub", "mul"):
     setattr(Bounds, f"__r{_name}__", _operator(f"__{_name}__", swapped=True))
 for _name in ("iadd", "isub", "imul", "itruediv", "getitem"):
     setattr(Bounds, f"__{_name}__", _operator(f"__{_name}__"))
-
-
-def _unknown(name: str) -> Callable[..., Any]:
-    def refuse(self: Bounds, *args: Any) -> Any:
-        raise UnknownLayerError(name)
-
-    return refuse
-
-
-for _name in (
-    "setitem", "iter", "contains", "abs", "pow", "rpow", "ipow", "rtruediv", "matmul", "rmatmul", "mod", "rmod",
-    "floordiv", "rfloordiv", "and", "or", "xor", "invert", "float", "int", "index",
-):  # fmt: skip
-    setattr(Bounds, f"__{_name}__", _unknown(f"__{_name}__"))  # Python looks these up on the class alone
 
 
 def logits_of(model: nn.Module, region: Region, refine: Refine | None = None) -> tuple[Tape, Node]:
@@ -161,11 +186,52 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     """Return lower bounds (B, K) of the true class's logit minus each other; 0 at the true class.
 
     The difference is bounded, not each logit: it goes back through the last layers as one linear function.
+
+    Raises:
+        ValueError: A label is none of the classes (looked for where the bounds are proofs).
     """
     count = logits.low.shape[1]
-    every = torch.eye(count, dtype=logits.low.dtype, device=logits.low.device)
-    slopes = every[y].unsqueeze(0) - every.unsqueeze(1)  # (K, B, K)
-    return tape.least(logits, slopes, through_bends=through_bends, parallel=parallel).T
+    if tape.proves:
+        check_labels(y, len(y), count)
+    every = torch.eye(count, dtype=logits.low.dtype, device=logits.low.device).unsqueeze(1)  # (K, 1, K)
+    how: Any = {"through_bends": through_bends, "parallel": parallel}
+    if count * count * len(y) <= NUMBERS // 8:
+        return tape.least(logits, every[y].transpose(0, 1) - every, **how).T
+    # Of many classes, some at a time, and each logit's linear function is taken back through the last layer once.
+    node, constant, first = logits, every.new_zeros(count, 1), 0
+    if isinstance(logits.op, Affine):
+        (node,), ((every,), shift) = logits.inputs, logits.op.back(every, logits.inputs, parallel)
+        constant = constant + shift
+    if not through_bends:
+        first = max((each.number for each in tape.nodes if each.op is not None and each.op.bends), default=0)
+    largest = max(each.low[0].numel() for each in tape.nodes[first:])
+    own = every[y].transpose(0, 1)  # (1, B, ...)
+    pieces = every.split(max(1, NUMBERS // (len(y) * largest)))
+    found = torch.cat([tape.least(node, own - piece, **how) for piece in pieces]).T + constant[y] - constant.T
+    if tape.proves and node is not logits and logits.noise is not None:
+        found = found - logits.noise.gather(1, y.unsqueeze(1)) - logits.noise
+    return found.scatter(1, y.unsqueeze(1), 0.0)
+
+
+def check_answers(model: nn.Module, x: Tensor, norm: str) -> None:
+    """Raise a ValueError where a net answers some of the images x (B, C, H, W) otherwise than its bounds say.
+
+    A net may tell `Bounds` from a tensor, and its wrapper's hooks run on tensors alone.
+    """
+    x = x[:_LOOKED_AT]
+    with torch.no_grad(), held_in_eval(model), torch.autocast(x.device.type, enabled=False):
+        logits = logits_of(model, Region(x.double(), x.new_zeros(len(x)), norm))[1]
+        answers = check_logits(model(as_weights(model, x.clone())), len(x)).double()
+    slack = _SLACK * answers.abs().amax(1, keepdim=True) + 1e-6
+    outside = (answers < logits.low - slack) | (answers > logits.high + slack)
+    if bool(outside.any()):
+        image, k = torch.nonzero(outside)[0].tolist()
+        low, high = float(logits.low[image, k]), float(logits.high[image, k])
+        raise ValueError(
+            f"the net's logit of class {k} is {float(answers[image, k]):.4g} for an image, and its bounds there are "
+            f"{low:.4g} to {high:.4g}: it computes something else for a tensor than for the bounds that stand in for "
+            "one, such as by isinstance(x, torch.Tensor) or by a forward hook of its wrapper; take that out"
+        )
 
 
 def _caller() -> str:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from robustlit.certify.bounds import check_answers
 from robustlit.checks import check_count
 from robustlit.classifier import check_labels, check_not_hidden
 from robustlit.threat import check_eps, check_images, check_norm
@@ -105,6 +106,16 @@ class Certificate(ABC):
         middle = wanted[(first + count // 2).clamp_max(len(wanted) - 1)]
         unknown = torch.where(high.isinf(), 2 * low, torch.where(low > 0, (low + high) / 2, high / 4))
         return torch.where(count > 0, middle, unknown)
+
+
+class ByBounds(Certificate):
+    """A certificate that bounds every layer; `proven` does so with `bounds.logits_of`."""
+
+    def run(self, model: nn.Module, x: Tensor, y: Tensor, *, budgets: Sequence[float] = ()) -> Certified:
+        """See `Certificate.run`; a ValueError too where the net answers otherwise than its bounds say."""
+        check_certifiable(model, x, y)
+        check_answers(model, x, self.norm)
+        return super().run(model, x, y, budgets=budgets)
 
 
 def check_certifiable(model: nn.Module, x: Tensor, y: Tensor) -> None:

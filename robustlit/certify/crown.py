@@ -8,19 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.certify.bounds import Refine, logits_of, margins_of
-from robustlit.certify.certificate import Certificate
+from robustlit.certify.bounds import NUMBERS, Refine, logits_of, margins_of
+from robustlit.certify.certificate import ByBounds
 from robustlit.certify.ibp import PASSES, are_positive
 from robustlit.certify.ops import Affine, Op
-from robustlit.certify.region import Region
+from robustlit.certify.region import Region, flat
 from robustlit.certify.tape import Node, Tape
 from robustlit.certify.windows import chain_of, numbers_in, windowed_bounds
 
-_NUMBERS = 2**24  # of slopes at once, 128 MiB in float64
-
 
 @dataclass(frozen=True)
-class CROWNIBP(Certificate):
+class CROWNIBP(ByBounds):
     """Linear bounds of the margins, with interval bounds of the layers before: K backward passes for an example.
 
     Zhang et al.: Towards stable and efficient training of verifiably robust neural networks, 2019, arXiv:1906.06316.
@@ -41,7 +39,7 @@ class CROWNIBP(Certificate):
 
 
 @dataclass(frozen=True)
-class CROWN(Certificate):
+class CROWN(ByBounds):
     """Linear bounds of the margins and of every layer before: as many backward passes as there are unsure units.
 
     Zhang, Weng, Chen, Hsieh, Daniel: Efficient neural network robustness certification with general activation
@@ -72,7 +70,8 @@ def _proven(model: nn.Module, region: Region, y: Tensor, refine: Refine | None =
     for parallel in (False, True):
         if bool(are_positive(margins, y).all()):
             break
-        margins = torch.maximum(margins, margins_of(tape, logits, y, through_bends=True, parallel=parallel))
+        # fmax: lines that are not finite take nothing from what intervals prove.
+        margins = torch.fmax(margins, margins_of(tape, logits, y, through_bends=True, parallel=parallel))
     return are_positive(margins, y), torch.full_like(y, PASSES), torch.full_like(y, tape.rows)
 
 
@@ -80,28 +79,28 @@ def tightened(tape: Tape, op: Op, node: Node) -> None:
     """Narrow the bounds of the units (B, ...) of a node that an activation `op` is not sure of, by linear bounds."""
     if _is_exact(node):
         return
-    unsure = op.unsure(node.low, node.high).flatten(1)  # (B, n)
+    unsure = flat(op.unsure(node.low, node.high), 1)  # (B, n)
     if not (most := int(unsure.sum(1).max())):
         return
     largest = max(each.low[0].numel() for each in tape.nodes)
     chain = chain_of(node)
     if chain is not None and node.low.shape[1] * numbers_in(chain) < most * largest:
-        low, high = windowed_bounds(tape, chain, _NUMBERS)
+        low, high = windowed_bounds(tape, chain, NUMBERS)
         tape.rows += 2 * unsure.shape[1]
         node.low, node.high = torch.maximum(node.low, low), torch.minimum(node.high, high)
     else:
-        _tighten_rows(tape, node, unsure.int().topk(most, 1).indices, max(1, _NUMBERS // (2 * len(unsure) * largest)))
+        _tighten_rows(tape, node, unsure.int().topk(most, 1).indices, max(1, NUMBERS // (2 * len(unsure) * largest)))
     node.high = torch.maximum(node.low, node.high)  # where they cross by rounding
 
 
 def _tighten_rows(tape: Tape, node: Node, units: Tensor, at_once: int) -> None:
     """Narrow the bounds of some units (B, S) of a node, so many at once."""
     for places in units.T.split(at_once):
-        slopes = node.low.new_zeros(len(places), *node.low.flatten(1).shape).scatter_(2, places.unsqueeze(2), 1.0)
+        slopes = node.low.new_zeros(len(places), *flat(node.low, 1).shape).scatter_(2, places.unsqueeze(2), 1.0)
         slopes = slopes.view(len(places), *node.low.shape)
         low, negative = tape.least(node, torch.cat([slopes, -slopes]), through_bends=True).split(len(places))
         for name, found, better in (("low", low, torch.maximum), ("high", -negative, torch.minimum)):
-            values = getattr(node, name).flatten(1)
+            values = flat(getattr(node, name), 1)
             values = values.scatter(1, places.T, better(values.gather(1, places.T), found.T))
             setattr(node, name, values.view(node.low.shape))
 

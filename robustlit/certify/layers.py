@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
+from numbers import Number
 from typing import Any
 
 import torch
@@ -13,24 +13,33 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from robustlit.certify import activations
-from robustlit.certify.bounds import Bounds, UnknownLayerError
-from robustlit.certify.ops import Affine, Cat, MaxPool, Op, Sum
+from robustlit.certify.bounds import Bounds, Unbounded, UnknownLayerError
+from robustlit.certify.ops import Affine, MaxPool, Sum
+from robustlit.certify.shapes import (
+    applied,
+    check_batched,
+    flattened,
+    indexed,
+    joined,
+    most_copies,
+    moved,
+    padded,
+    permuted,
+    reshaped,
+)
+
+_WITH_CONSTANT = 2  # roundings: of the result, and of a Python number to float32
 
 
-@dataclass
-class Closed:
-    """Where a value is at most `threshold`: the mask of a JumpReLU."""
+class Closed(Unbounded):
+    """Where a value is at most `threshold`: the mask of a JumpReLU, and nothing else can be done with it."""
 
-    value: Bounds
-    threshold: float
+    def __init__(self, value: Bounds, threshold: float) -> None:
+        self.value, self.threshold = value, threshold
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return Bounds.__torch_function__(func, types, args, kwargs)
-
-
-def _apply(op: Op, *inputs: Bounds) -> Bounds:
-    return Bounds(inputs[0].tape, inputs[0].tape.add(op, *(each.node for each in inputs)))
 
 
 def _as(like: Bounds, value: Tensor | None) -> Tensor | None:
@@ -42,10 +51,11 @@ def _linear(x: Bounds, weight: Tensor, bias: Tensor | None = None) -> Bounds:
         assert w is not None
         return F.linear(v, w, None if b is None else b.flatten())
 
+    check_batched(x, "a linear layer", 2)
     weight = weight.to(x.node.low.dtype)
     shift = None if bias is None else bias.to(weight).view(1, -1)
     count = max(weight.shape) + 1  # the way back sums over the rows
-    return _apply(Affine(call, weight, shift, count, transposed=lambda slopes, shape: slopes @ weight), x)
+    return applied(Affine(call, weight, shift, count, transposed=lambda slopes, shape: slopes @ weight), x)
 
 
 def _conv2d(
@@ -59,14 +69,15 @@ def _conv2d(
     def transposed(slopes: Tensor, shape: Sequence[int]) -> Tensor:
         return conv2d_input(shape, weight, slopes, stride, padding, dilation, groups)
 
+    check_batched(x, "a convolution", 4, 4)
     weight = weight.to(x.node.low.dtype)
     shift = None if bias is None else bias.to(weight).view(1, -1, 1, 1)
     count = max(weight[0].numel(), prod(weight.shape[2:]) * weight.shape[0]) + 1
     if isinstance(padding, str):
-        return _apply(Affine(call, weight, shift, count), x)
+        return applied(Affine(call, weight, shift, count), x)
     kernel = (weight.shape[2], weight.shape[3])
     geometry = (kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
-    return _apply(Affine(call, weight, shift, count, geometry=geometry, transposed=transposed), x)
+    return applied(Affine(call, weight, shift, count, geometry=geometry, transposed=transposed), x)
 
 
 def _scaled(x: Bounds, weight: Tensor | None, bias: Tensor | None, count: int) -> Bounds:
@@ -80,8 +91,8 @@ def _scaled(x: Bounds, weight: Tensor | None, bias: Tensor | None, count: int) -
         return slopes if weight is None else slopes * weight
 
     by_channel = x.dim() == 4 and all(v is None or v.shape[2:] in ((), (1, 1)) for v in (weight, bias))
-    op = Affine(call, weight, bias, count, mixes=False, by_channel=by_channel, transposed=transposed)
-    return _apply(op, x)
+    op = Affine(call, weight, bias, count, copies=1, by_channel=by_channel, transposed=transposed)
+    return applied(op, x)
 
 
 def _batch_norm(
@@ -102,6 +113,8 @@ def _batch_norm(
 
 def _constant(x: Bounds, value: Any) -> Tensor:
     """Return a constant that broadcasts against an example, as a tensor that is alike for all."""
+    if not isinstance(value, (Tensor, Number)):
+        raise UnknownLayerError(f"arithmetic with a {type(value).__name__}")
     tensor = torch.as_tensor(value, dtype=x.node.low.dtype, device=x.device)
     shape = torch.broadcast_shapes(tensor.shape, x.shape)
     if shape != x.shape or (tensor.ndim == x.dim() and tensor.shape[0] != 1):
@@ -115,12 +128,12 @@ def _add(a: Any, b: Any, *, alpha: float = 1, sign: int = 1) -> Bounds:
     if isinstance(a, Bounds) and isinstance(b, Bounds):
         if a.shape != b.shape:
             raise UnknownLayerError(f"a sum of shapes {tuple(a.shape)} and {tuple(b.shape)}")
-        return _apply(Sum(sign), a, b)
+        return applied(Sum(sign), a, b)
     if isinstance(a, Bounds):
-        return _scaled(a, None, sign * _constant(a, b), 1)
+        return _scaled(a, None, sign * _constant(a, b), _WITH_CONSTANT)
     if sign < 0:
         b = _mul(b, -1.0)
-    return _scaled(b, None, _constant(b, a), 1)
+    return _scaled(b, None, _constant(b, a), _WITH_CONSTANT)
 
 
 def _sub(a: Any, b: Any, *, alpha: float = 1) -> Bounds:
@@ -131,62 +144,38 @@ def _mul(a: Any, b: Any) -> Bounds:
     if isinstance(a, Bounds) and isinstance(b, Bounds):
         raise UnknownLayerError("a product of two activations")
     x, value = (a, b) if isinstance(a, Bounds) else (b, a)
-    return _scaled(x, _constant(x, value), None, 1)
+    return _scaled(x, _constant(x, value), None, _WITH_CONSTANT)
 
 
 def _div(x: Any, value: Any) -> Bounds:
     if not isinstance(x, Bounds) or isinstance(value, Bounds):
         raise UnknownLayerError("a division by an activation")
-    return _scaled(x, 1 / _constant(x, value), None, 1)
-
-
-def _moved(x: Bounds, call: Callable[[Tensor], Tensor], count: int = 0) -> Bounds:
-    """Return `call` of a value: it moves or averages, with no negative weights."""
-    op = Affine(lambda v, w, b: call(v), count=count, mixes=count > 0)
-    return _apply(op, x)
-
-
-def _reshaped(x: Bounds, *shape: Any) -> Bounds:
-    sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    target = x.node.low.reshape(sizes).shape
-    if target[0] != x.shape[0]:
-        raise UnknownLayerError(f"a reshape from {tuple(x.shape)} to {tuple(target)}, which mixes examples,")
-    return _shared(x, lambda v: v.reshape(len(v), *target[1:]))
-
-
-def _shared(x: Bounds, call: Callable[[Tensor], Tensor]) -> Bounds:
-    found = _moved(x, call)
-    return Bounds(found.tape, found.node, x.memory)
-
-
-def _flatten(x: Bounds, start_dim: int = 0, end_dim: int = -1) -> Bounds:
-    if start_dim % x.dim() == 0:
-        raise UnknownLayerError("a flatten of the batch")
-    return _shared(x, lambda v: v.flatten(start_dim, end_dim))
-
-
-def _indexed(x: Bounds, index: Any) -> Bounds:
-    numbers = torch.arange(x.shape[0], device=x.device)  # of the examples
-    taken = numbers.view(-1, *[1] * (x.dim() - 1)).expand(x.shape)[index]
-    # Two lists of indices with a slice between them move the batch behind them.
-    if taken.dim() == 0 or len(taken) != len(numbers) or bool((taken.flatten(1) != numbers.unsqueeze(1)).any()):
-        raise UnknownLayerError("an index of the batch")
-    return _shared(x, lambda v: v[index])
+    return _scaled(x, 1 / _constant(x, value), None, _WITH_CONSTANT + 1)  # some devices multiply by the inverse
 
 
 def _mean(x: Bounds, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Bounds:
+    if dtype not in (None, torch.float32):
+        raise UnknownLayerError(f"a mean in {str(dtype).removeprefix('torch.')}")
     dims = [d % x.dim() for d in ([dim] if isinstance(dim, int) else dim or [0])]
     if 0 in dims:
         raise UnknownLayerError("a mean over the batch")
-    return _moved(x, lambda v: v.mean(dims, keepdim), prod(x.shape[d] for d in dims) + 1)
+    return moved(x, lambda v: v.mean(dims, keepdim), prod(x.shape[d] for d in dims) + 1)
 
 
-def _avg_pool2d(x: Bounds, kernel_size: Any, *args: Any, **kwargs: Any) -> Bounds:
-    return _moved(x, lambda v: F.avg_pool2d(v, kernel_size, *args, **kwargs), prod(_pair(kernel_size)) + 1)
+def _avg_pool2d(
+    x: Bounds, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Bounds:  # fmt: skip
+    check_batched(x, "an average pooling", 4, 4)
+    if divisor_override is not None and divisor_override < 0:
+        raise UnknownLayerError(f"an average pooling with the divisor {divisor_override}")
+    how = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return moved(x, lambda v: F.avg_pool2d(v, *how), prod(_pair(kernel_size)) + 1)
 
 
 def _adaptive_avg_pool2d(x: Bounds, output_size: Any) -> Bounds:
-    return _moved(x, lambda v: F.adaptive_avg_pool2d(v, output_size), prod(x.shape[2:]) + 1)
+    check_batched(x, "an average pooling", 4, 4)
+    return moved(x, lambda v: F.adaptive_avg_pool2d(v, output_size), prod(x.shape[2:]) + 1)
 
 
 def _max_pool2d(
@@ -195,7 +184,7 @@ def _max_pool2d(
 ) -> Bounds:  # fmt: skip
     if return_indices:
         raise UnknownLayerError("a max pooling that returns indices")
-
+    check_batched(x, "a max pooling", 4, 4)
     pool: Any = F.max_pool2d
 
     def call(v: Tensor, indices: bool) -> Any:
@@ -203,7 +192,7 @@ def _max_pool2d(
 
     reach = [(k - 1) * d + 1 for k, d in zip(_pair(kernel_size), _pair(dilation), strict=True)]
     steps = _pair(stride or kernel_size)
-    return _apply(MaxPool(call, overlaps=any(r > s for r, s in zip(reach, steps, strict=True))), x)
+    return applied(MaxPool(call, overlaps=any(r > s for r, s in zip(reach, steps, strict=True))), x)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -214,44 +203,31 @@ def _interpolate(
     x: Bounds, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None, antialias: bool = False,
 ) -> Bounds:  # fmt: skip
-    if mode not in ("nearest", "bilinear"):
+    if mode not in ("nearest", "nearest-exact", "bilinear"):
         raise UnknownLayerError(f"a resize of mode {mode!r}")
+    check_batched(x, "a resize", 3)
 
     def call(v: Tensor) -> Tensor:
         return F.interpolate(v, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
-    # The positions are computed in float32 too, to within the side's rounding.
-    return _moved(x, call, 16 + 8 * max(max(x.shape[2:]), *_pair(size or 1)))
-
-
-def _pad(x: Bounds, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Bounds:
-    if mode == "constant" and value:
-        raise UnknownLayerError(f"a padding with {value}")
-    op = Affine(lambda v, w, b: F.pad(v, pad, mode), mixes=mode != "constant")  # the others repeat values
-    return _apply(op, x)
-
-
-def _permute(x: Bounds, *dims: Any) -> Bounds:
-    order = dims if len(dims) > 1 else tuple(dims[0])
-    if order[0] != 0:
-        raise UnknownLayerError("a permutation of the batch")
-    return _shared(x, lambda v: v.permute(order))
-
-
-def _cat(tensors: Sequence[Any], dim: int = 0) -> Bounds:
-    if not all(isinstance(each, Bounds) for each in tensors) or dim % tensors[0].dim() == 0:
-        raise UnknownLayerError("a cat with constants, or of the batch")
-    return _apply(Cat(dim % tensors[0].dim()), *tensors)
+    if mode != "bilinear":  # float64 would take other pixels than the net's own float32
+        places = torch.arange(prod(x.shape[2:]), dtype=torch.float32, device=x.device)
+        taken = call(places.view(1, 1, *x.shape[2:])).long()[0, 0]
+        return moved(x, lambda v: v.flatten(2)[:, :, taken], copies=most_copies(taken))
+    # The positions are computed in float32 too, to within the side's rounding, so that a pixel beside those that
+    # float64 takes may have a share.
+    count = 16 + 8 * max(max(x.shape[2:]), *_pair(size or 1))
+    return moved(x, call, count, reach=lambda v: call(F.max_pool2d(v, 3, 1, 1)))
 
 
 def _relu(x: Bounds) -> Bounds:
-    return _apply(activations.LeakyReLU(), x)
+    return applied(activations.LeakyReLU(), x)
 
 
 def _leaky_relu(x: Bounds, negative_slope: float = 0.01) -> Bounds:
     if not 0 <= negative_slope <= 1:
         raise UnknownLayerError(f"a LeakyReLU of slope {negative_slope}")
-    return _apply(activations.LeakyReLU(negative_slope), x)
+    return applied(activations.LeakyReLU(negative_slope), x)
 
 
 def _le(x: Any, threshold: Any) -> Closed:
@@ -265,7 +241,7 @@ def _masked_fill(x: Any, mask: Any, value: Any) -> Bounds:
     if isinstance(x, Bounds) and isinstance(mask, Closed) and value == 0:
         made = x.node.op
         if made == activations.LeakyReLU() and x.node.inputs == (mask.value.node,):
-            return _apply(activations.Jump(mask.threshold), mask.value)
+            return applied(activations.Jump(mask.threshold), mask.value)
     raise UnknownLayerError("a masked fill, but for a jump around a ReLU,")
 
 
@@ -281,11 +257,11 @@ def _same(x: Bounds, *args: Any, **kwargs: Any) -> Bounds:
 
 LAYERS: dict[str, Callable[..., Any]] = {
     "linear": _linear, "conv2d": _conv2d, "batch_norm": _batch_norm, "add": _add, "sub": _sub, "mul": _mul,
-    "div": _div, "truediv": _div, "view": _reshaped, "reshape": _reshaped, "flatten": _flatten, "mean": _mean,
+    "div": _div, "truediv": _div, "view": reshaped, "reshape": reshaped, "flatten": flattened, "mean": _mean,
     "avg_pool2d": _avg_pool2d, "adaptive_avg_pool2d": _adaptive_avg_pool2d, "max_pool2d": _max_pool2d,
-    "interpolate": _interpolate, "pad": _pad, "permute": _permute, "getitem": _indexed, "cat": _cat, "relu": _relu,
-    "leaky_relu": _leaky_relu, "sigmoid": lambda x: _apply(activations.Sigmoid(), x),
-    "tanh": lambda x: _apply(activations.Tanh(), x), "le": _le, "masked_fill": _masked_fill,
+    "interpolate": _interpolate, "pad": padded, "permute": permuted, "getitem": indexed, "cat": joined, "relu": _relu,
+    "leaky_relu": _leaky_relu, "sigmoid": lambda x: applied(activations.Sigmoid(), x),
+    "tanh": lambda x: applied(activations.Tanh(), x), "le": _le, "masked_fill": _masked_fill,
     # In eval mode, and in the one precision of the bounds, these change nothing.
     "dropout": _dropout, "dropout2d": _dropout, "contiguous": _same, "float": _same,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from robustlit.certify.region import UNIT
+from robustlit.certify.region import UNIT, flat
 
 if TYPE_CHECKING:
     from robustlit.certify.tape import Node
@@ -19,6 +19,7 @@ Interval = tuple[Tensor, Tensor]
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair, Pair, int]  # kernel, stride, padding, dilation and groups of a convolution
 Back = tuple[list[Tensor], Tensor | float]
+_LARGEST = torch.finfo(torch.float32).max
 _TINY = 1e-30  # covers results below the smallest normal float32, which may be set to 0
 
 
@@ -30,6 +31,15 @@ def rounding(count: int) -> float:
     """
     share = count * UNIT
     return 1.01 * share / (1 - share) if share < 0.5 else float("inf")
+
+
+def rounding_error(size: Tensor, count: int) -> Tensor:
+    """Return a bound (B, ...) of the error of float32 sums of `count` products whose absolute values add up to `size`.
+
+    NaN, and so nothing is proven, where a float32 sum may overflow.
+    """
+    found = rounding(count) * size + _TINY
+    return torch.where(size * (1 + rounding(count)) < _LARGEST, found, torch.nan)
 
 
 class Op(ABC):
@@ -63,17 +73,24 @@ class Affine(Op):
 
     `bias` has a shape that broadcasts against results (B, ...). `count` is the number of roundings of a result, 0 where
     values are only moved. `transposed(slopes, shape)` returns J^T slopes
-    for slopes (N, ...) and an input of `shape` (N, ...); None differentiates `call`.
+    for slopes (N, ...) and an input of `shape` (N, ...); None differentiates `call`. `reach` returns at least
+    `call` of absolute values, where a result in float32 depends on more values than `call` takes; None: it does not.
     """
 
     call: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
     weight: Tensor | None = None
     bias: Tensor | None = None
     count: int = 0
-    mixes: bool = True  # a result depends on several values of the input
+    copies: int = 0  # results that are the same value of the input, at most; 0: results are sums, or it is not known
     geometry: Geometry | None = None  # of a convolution
     by_channel: bool = False  # every channel of an image is scaled and shifted
     transposed: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    reach: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether results of independent values are not independent."""
+        return self.copies != 1
 
     @property
     def is_local(self) -> bool:
@@ -92,8 +109,10 @@ class Affine(Op):
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:
         if not self.count:
             return None
+        if self.reach is not None:
+            return rounding_error(self.reach(inputs[0].size), self.count)
         size = self.call(inputs[0].size, None if self.weight is None else self.weight.abs(), None)
-        return rounding(self.count) * (size if self.bias is None else size + self.bias.abs()) + _TINY
+        return rounding_error(size if self.bias is None else size + self.bias.abs(), self.count)
 
     def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
         (x,) = inputs
@@ -101,7 +120,7 @@ class Affine(Op):
         shape = (len(rows), *x.low.shape[1:])
         constant: Tensor | float = 0.0
         if self.bias is not None:
-            constant = (slopes * self.bias).flatten(2).sum(2)
+            constant = flat(slopes * self.bias, 2).sum(2)
         if self.transposed is not None:
             found = self.transposed(rows, shape)
         else:
@@ -121,7 +140,7 @@ class Sum(Op):
         return (a.low + b.low, a.high + b.high) if self.sign > 0 else (a.low - b.high, a.high - b.low)
 
     def noise(self, inputs: Sequence[Node]) -> Tensor:
-        return rounding(1) * (inputs[0].size + inputs[1].size) + _TINY
+        return rounding_error(inputs[0].size + inputs[1].size, 1)
 
     def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
         return [slopes, self.sign * slopes], 0.0

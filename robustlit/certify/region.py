@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -46,4 +48,9 @@ class Region:
 
 def dot(slopes: Tensor, values: Tensor) -> Tensor:
     """Return (S, B) of slopes (S, B, ...) and values (B, ...)."""
-    return torch.einsum("sbn,bn->sb", slopes.flatten(2), values.flatten(1))
+    return torch.einsum("sbn,bn->sb", flat(slopes, 2), flat(values, 1))
+
+
+def flat(values: Tensor, start: int) -> Tensor:
+    """Return values as (..., n) with `start` dimensions before; of one number for each of these, n is 1."""
+    return values.reshape(*values.shape[:start], prod(values.shape[start:]))

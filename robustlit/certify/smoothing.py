@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from robustlit.attacks.surroundings import held_in_eval
 from robustlit.certify.certificate import Certificate, Certified, check_certifiable
 from robustlit.checks import check_count, check_counts, check_positive, check_share
-from robustlit.classifier import NO_CLASS, check_logits, default_batch_size, predicted, undefended, unwrapped
+from robustlit.classifier import (
+    NO_CLASS,
+    check_labels,
+    check_logits,
+    default_batch_size,
+    predicted,
+    undefended,
+    unwrapped,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,9 @@ class RandomizedSmoothing(Certificate):
         from scipy.stats import beta  # takes most of a second to load, and nothing else here needs it
 
         draws = torch.Generator().manual_seed(self.seed)
-        if int(self._votes(net, image, self.n0, draws, sigma).argmax()) != label:
+        first = self._votes(net, image, self.n0, draws, sigma)
+        check_labels(torch.tensor([label]), 1, len(first))
+        if int(first.argmax()) != label:
             return 0.0
         votes = int(self._votes(net, image, self.n, draws, sigma)[label])
         least = float(beta.ppf(self.alpha, votes, self.n - votes + 1)) if votes else 0.0

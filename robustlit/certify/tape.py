@@ -53,13 +53,13 @@ class Sphere:
     noise: Tensor
 
     def through(self, op: Affine, noise: Tensor | None) -> Sphere | None:
-        """Return what an operation makes of it, if that does not mix values."""
-        if op.mixes:
+        """Return what an operation makes of it, if that does not sum values."""
+        if not op.copies:
             return None
         weight = None if op.weight is None else op.weight.abs()
         carried = op.call(self.noise, weight, None)
         return Sphere(
-            op.call(self.centre, op.weight, op.bias), op.call(self.scale, weight, None),
+            op.call(self.centre, op.weight, op.bias), op.call(self.scale, weight, None) * op.copies**0.5,
             carried if noise is None else carried + noise,
         )  # fmt: skip
 
