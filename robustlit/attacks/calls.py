@@ -73,16 +73,27 @@ class Call:
         try:
             return self.net(x)
         except RuntimeError as error:
-            weights = {p.dtype for p in self.net.parameters() if p.is_floating_point()}
-            if not first or is_out_of_memory(error) or not weights or x.dtype in weights:
+            if not first or is_out_of_memory(error) or (found := widened(self.net, x)) is None:
                 raise
-            dtype = weights.pop()
-            try:
-                answer = self.net(x.to(dtype))
-            except RuntimeError:
-                raise error from None  # something else is wrong
-            if dtype != torch.float64:
-                message = _HALF_WEIGHTS if dtype in HALF else _DOUBLE_IMAGES
-                raise ValueError(message.format(images=x.dtype, name=type(self.net).__name__, weights=dtype)) from error
-        self._dtype = dtype
+        self._dtype, answer = found
         return answer
+
+
+def widened(net: nn.Module, x: Tensor) -> tuple[torch.dtype, object] | None:
+    """Return float64 and the answer of a net that takes images x in it alone; None where that is not what is wrong.
+
+    Raises:
+        ValueError: The net takes them in a dtype that rounds images or loses gradients.
+    """
+    weights = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    if not weights or x.dtype in weights:
+        return None
+    dtype = weights.pop()
+    try:
+        answer = net(x.to(dtype))
+    except RuntimeError:
+        return None
+    if dtype != torch.float64:
+        message = _HALF_WEIGHTS if dtype in HALF else _DOUBLE_IMAGES
+        raise ValueError(message.format(images=x.dtype, name=type(net).__name__, weights=dtype))
+    return dtype, answer

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     without: list[str] = []
     values = compared(runs, intersect=arguments.intersect, left_out=without.append)
     page = render(values)
-    for line in without:
+    for line in (*without, *values["caveats"]):
         print(line, file=sys.stderr)
     path, count = write_page(page, arguments.out), len(runs) - len(without)
     print(f"{count} run{'s' * (count > 1)} compared: {path} ({len(page) / 1e6:.1f} MB)")

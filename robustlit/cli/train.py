@@ -21,7 +21,6 @@ examples:
 """
 
 import argparse
-import itertools
 import os
 import re
 import shlex
@@ -139,9 +138,9 @@ def _check(overrides: Sequence[str], flags: Sequence[Sequence[str]]) -> None:
     given = {flag[0] for flag in flags}
     folders = [str(Path(flag[1]).absolute()) for flag in flags if flag[0] in _CONFIG_DIR]
     files = recipe_files(folders)
-    register_recipes(files)
-    asked = [o.removeprefix("recipe=").split(",") for o in overrides if o.startswith("recipe=")]
-    for name in itertools.chain(*asked):
+    asked = [name for o in overrides if o.startswith("recipe=") for name in o.removeprefix("recipe=").split(",")]
+    register_recipes(files, asked)
+    for name in asked:
         check_recipe_name(name, files)
     if not asked and not given & _NEEDS_NO_RECIPE:
         raise UsageError(f"which recipe? add recipe=NAME; there are {', '.join(files)} (`robustlit recipes` says more)")

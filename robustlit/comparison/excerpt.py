@@ -34,8 +34,8 @@ def common_excerpt(runs: Sequence[Run], intersect: bool = False) -> tuple[list[R
         intersect: Restrict all runs to the examples that every attacked run has, where they differ.
 
     Raises:
-        ComparisonError: No run was attacked, the data sets differ, one number stands for different images, the examples
-            differ without `intersect`, or no example is in all runs.
+        ComparisonError: No run was attacked, the data sets or the names of their classes differ, one number stands for
+            different images, the examples differ without `intersect`, or no example is in all runs.
     """
     tested = [(run, labels_of(run.evaluation)) for run in runs if run.evaluation is not None]
     if not tested:
@@ -66,6 +66,14 @@ def _one_data_set(runs: Sequence[Run]) -> str | None:
         raise ComparisonError(
             f"the runs are of different data sets: {first.folder} of {one}, {second.folder} of {other}; compare those "
             "of one data set at a time"
+        )
+    classes = {tuple(map(str, run.config.get("class_names") or ())): run for run in reversed(runs)}
+    classes.pop((), None)  # not folders, or not known
+    if len(classes) > 1:
+        (these, first), (those, second) = list(classes.items())[:-3:-1]
+        raise ComparisonError(
+            f"the runs are of different classes: {first.folder} of {', '.join(these)[:200]}, {second.folder} of "
+            f"{', '.join(those)[:200]}; compare those of one data set at a time"
         )
     return next(iter(named), None)
 

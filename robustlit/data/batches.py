@@ -182,7 +182,10 @@ class Batches(IndexedLoader):
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+            raise ValueError(
+                f"labels must be int64 ({len(images)},), one for each image, got {str(labels.dtype)[6:]} "
+                f"{tuple(labels.shape)}"
+            )
         self.images, self.labels, self.augment = images, labels, augment
         self.in_range = augment is None or keeps_range(augment)
         chosen = len(images) if indices is None else indices

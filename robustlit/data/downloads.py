@@ -106,6 +106,12 @@ class FashionMNIST(DownloadedDataModule):
         for file, part, dims in zip(files, parts, (3, 1, 3, 1), strict=True):
             if part.ndim != dims or (dims == 3 and part.shape[1:] != (28, 28)):
                 raise DataError(f"{file} holds an array of {tuple(part.shape)}, not Fashion-MNIST's; replace it")
+        for images, labels in ((0, 1), (2, 3)):
+            if len(parts[images]) != len(parts[labels]):
+                raise DataError(
+                    f"{files[images]} holds {len(parts[images])} pictures and {files[labels]} {len(parts[labels])} "
+                    "labels; replace the file that is not whole"
+                )
         train, train_labels, test, test_labels = parts
         return train.unsqueeze(1), train_labels.long(), test.unsqueeze(1), test_labels.long()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -161,14 +165,35 @@ def _pictures(folder: Path, classes: list[str]) -> Samples:
             f"not in train/ {sorted(set(found) - set(classes))}; rename, add or remove folders"
         )
     samples: Samples = []
+    others: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        inside = folder / name
-        shown = (p for p in inside.rglob("*") if not any(n.startswith(".") for n in p.relative_to(inside).parts))
-        paths = sorted(path for path in shown if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+        shown = sorted(_shown_files(folder / name))
+        paths = [path for path in shown if path.suffix.lower() in IMG_EXTENSIONS]
+        others.update(
+            path.suffix.lower() or "without ending" for path in shown if path.suffix.lower() not in IMG_EXTENSIONS
+        )
         if not paths:
             raise DataError(f"{(folder / name).absolute()} holds no pictures ({', '.join(IMG_EXTENSIONS)}); {LAYOUT}")
         samples += [(str(path), label) for path in paths]
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+        warnings.warn(
+            f"{folder.absolute()} holds {others.total()} files that are not read ({kinds}); pictures are "
+            f"{', '.join(IMG_EXTENSIONS)}",
+            stacklevel=2,
+        )
     return samples
+
+
+def _shown_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, linked ones too, that are not hidden."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            yield from (file for name in files if not name.startswith(".") and (file := Path(place, name)).is_file())
+        seen.add(real)
 
 
 def _labels(samples: Samples) -> Tensor:

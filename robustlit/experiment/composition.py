@@ -85,7 +85,7 @@ def composed_for_net(place: str, overrides: Sequence[str]) -> DictConfig:
         )
     files, recipe = recipes.recipe_files(), given.get("recipe", "standard")
     recipes.check_recipe_name(recipe, files)
-    recipes.register_recipes(files)
+    recipes.register_recipes(files, [recipe])
     defaults = {"recipe": "standard", "data": "mnist", "sweep": "worst_case"}
     config = composed([*(f"{key}={value}" for key, value in defaults.items() if key not in given), *overrides])
     if theirs := [key for key in ("defense", "module") if config.get(key)]:

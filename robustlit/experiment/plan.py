@@ -253,9 +253,12 @@ def fits_defense(recipe: Mapping[str, Any] | DictConfig) -> bool:
 def fill_from_data(recipe: Recipe) -> Recipe:
     """Return a recipe with the shapes of its data where its nets leave them null, and the names of class folders."""
     data = make(read_only(recipe), "data")
+    classes = getattr(data, "classes", None)  # of folders
+    if unreadable := [name for name in classes or () if "${" in name]:
+        raise ConfigError(f"the class folder {unreadable[0]!r} is a reference to the recipe by its name; rename it")
     nets = {part: net for part in ("model", "defense", "module") if isinstance(net := recipe.get(part), dict)}
     filled = {part: _filled(net, data) for part, net in nets.items()}
-    return {**recipe, **filled, "class_names": getattr(data, "classes", None)}  # of folders
+    return {**recipe, **filled, "class_names": classes}
 
 
 def _filled(node: dict[str, Any], data: Any) -> dict[str, Any]:
@@ -278,6 +281,9 @@ def _with_run_id(recipe: Recipe, before: Recipe) -> Recipe:
 def _plan(recipe: Recipe, resumed: Resumed | None, command: str | None) -> Plan:
     config = read_only(recipe)
     trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer.get(key) == 0:
+            raise ConfigError(f"trainer.{key}=0 trains nothing; robustlit evaluate attacks a net as it is")
     if trainer["precision"] == "auto":
         trainer["precision"] = auto_precision(trainer["accelerator"])
     return Plan(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustlit.attacks.calls import widened
 from robustlit.classifier import answer_on_a_copy, can_reject, check_logits
 from robustlit.experiment.recipes import ConfigError
 
@@ -38,21 +39,7 @@ def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any
     check_classes(recipe or {}, data, origin)
     x = next(iter(data.test_dataloader()))[0][:1]
     x = x.to(next((p.device for p in net.parameters()), x.device))
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            answer = answer_on_a_copy(net, x)
-    except _NOT_TAKEN as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        kind = type(error).__name__
-        problem = first if isinstance(error, (RuntimeError, ValueError)) else f"{kind}: {first}"
-        raise ConfigError(
-            f"{origin} does not take images of shape {tuple(x.shape)}: {problem.rstrip('.;: ') or kind}; "
-            f"{_way_out(net)} (HYDRA_FULL_ERROR=1 shows where)"
-        ) from error
-    try:
-        logits = check_logits(answer, 1)
-    except ValueError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+    logits = _logits(net, x, origin)
     found = logits.shape[1] - can_reject(net)  # beside the one of a rejection
     if found != data.num_classes:
         also = ", besides the one of its refusal" if can_reject(net) else ""
@@ -61,6 +48,38 @@ def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any
             f"{data.num_classes + can_reject(net)} outputs, return those of these classes alone, or choose the data it "
             "was trained on"
         )
+
+
+def _logits(net: nn.Module, x: torch.Tensor, origin: str) -> torch.Tensor:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            try:
+                answer = answer_on_a_copy(net, x)
+            except RuntimeError:
+                if (found := _widened(net, x, origin)) is None:
+                    raise
+                answer = found[1]
+    except _NOT_TAKEN as error:
+        if isinstance(error, ConfigError):
+            raise
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        kind = type(error).__name__
+        problem = first if isinstance(error, (RuntimeError, ValueError)) else f"{kind}: {first}"
+        raise ConfigError(
+            f"{origin} does not take images of shape {tuple(x.shape)}: {problem.rstrip('.;: ') or kind}; "
+            f"{_way_out(net, problem)} (HYDRA_FULL_ERROR=1 shows where)"
+        ) from error
+    try:
+        return check_logits(answer, 1)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _widened(net: nn.Module, x: torch.Tensor, origin: str) -> tuple[torch.dtype, object] | None:
+    try:
+        return widened(net, x)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def check_classes(recipe: Mapping[str, Any], data: Any, origin: str) -> None:
@@ -83,7 +102,9 @@ def check_classes(recipe: Mapping[str, Any], data: Any, origin: str) -> None:
     )
 
 
-def _way_out(net: nn.Module) -> str:
+def _way_out(net: nn.Module, problem: str) -> str:
+    if "cuda" in problem.lower() or "nvidia" in problem.lower():
+        return "leave the device to robustlit: no .cuda() or .to(device) within its forward"
     if type(net).__module__.partition(".")[0] != "timm":
         return "resize and repeat the channels within its forward, so that it takes the data's own pixels in [0, 1]"
     cfg = getattr(net, "pretrained_cfg", None) or {}

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from robustlit.checks import did_you_mean, is_number
 
@@ -102,11 +103,28 @@ def recipe_files(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
     return files
 
 
-def register_recipes(files: dict[str, Path]) -> None:
-    """Make each flat file an option of Hydra's group `recipe`, merged at the top level of the config."""
+def register_recipes(files: dict[str, Path], asked: Sequence[str] = ()) -> None:
+    """Make each flat file an option of Hydra's group `recipe`, merged at the top level of the config.
+
+    Raises:
+        ConfigError: One that is `asked` for cannot be read. Others are left out: any YAML may lie beside a recipe.
+    """
     store = ConfigStore.instance()
     for name, path in files.items():
-        store.store(group="recipe", name=name, node=OmegaConf.load(path), package="_global_", provider="robustlit")
+        try:
+            node = OmegaConf.load(path)
+        except (YAMLError, UnicodeDecodeError, OSError) as error:
+            if name in asked:
+                raise ConfigError(f"{path} is not a recipe that can be read: {_said(error)}") from error
+            continue
+        store.store(group="recipe", name=name, node=node, package="_global_", provider="robustlit")
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong with a YAML file, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    hint = "; indent with spaces" if r"'\t'" in problem else ""
+    return f"{problem}{f' (line {mark.line + 1})' if mark else ''}{hint}"
 
 
 def check_recipe_name(name: str, files: dict[str, Path]) -> None:

@@ -23,6 +23,15 @@ def test_other_data_sets_are_refused(make: Make, intersect: bool) -> None:
         compare(folders, intersect=intersect)
 
 
+def test_classes_of_other_names_are_refused(make: Make) -> None:
+    cats = {"class_names": ["cat", "dog"]}
+    folders = [make("a", config=cats), make("b", config=cats), make("c", config={"class_names": None}), make("d")]
+    compare(folders)
+    folders.append(make("e", config={"class_names": ["car", "dog"]}))
+    with pytest.raises(ComparisonError, match=r"different classes: .*a of cat, dog, .*e of car, dog"):
+        compare(folders)
+
+
 def test_one_number_for_two_images_is_refused(make: Make, labels: np.ndarray) -> None:
     other = labels[:40].copy()
     other[7] = (other[7] + 1) % 10

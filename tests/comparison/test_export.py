@@ -8,10 +8,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pages import made_evaluation
 
 from robustlit.comparison import ComparisonError, compared, write_table
-from robustlit.comparison.export import as_latex, escaped
+from robustlit.comparison.export import as_csv, as_latex, escaped
 from robustlit.results import Evaluation
 
 Make = Callable[..., Path]
@@ -73,3 +75,22 @@ def test_latex_holds_names_as_text_and_figures_in_per_cent(make: Make, tmp_path:
         (tmp_path / "t.tex").write_text(f"{head}{text}\\end{{document}}")
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
         assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def test_an_attack_does_not_take_the_column_of_another_figure(make: Make, labels: np.ndarray, tmp_path: Path) -> None:
+    attacks = {"worst_case": ("linf", (0.1,)), "pgd": ("linf", (0.1, 0.3)), "clean": ("linf", (0.3,))}
+    evaluation = made_evaluation(np.arange(40), labels[:40], attacks=attacks)
+    (line,) = csv.DictReader(as_csv(compared([make("a", evaluation=evaluation)])).splitlines())
+    assert float(line["clean"]) == pytest.approx(float(evaluation.clean_accuracy))
+    assert float(line["worst_case"]) == pytest.approx(float(evaluation.worst_case(eps=0.3)))
+    own = evaluation.accuracy(attack="worst_case", eps=0.1)
+    assert float(line["attack_worst_case"]) == pytest.approx(float(own)) != float(line["worst_case"])
+    assert float(line["attack_worst_case_eps"]) == 0.1
+    assert float(line["attack_clean"]) == pytest.approx(float(evaluation.accuracy(attack="clean", eps=0.3)))
+
+
+def test_latex_says_what_a_reader_must_know(make: Make) -> None:
+    values = compared([make("a"), make("b", config={"eps": 0.1}, results={"worst_case": {"norm": "linf", "eps": 0.1}})])
+    assert values["caveats"]
+    lines = as_latex(values).splitlines()
+    assert all(f"% {' '.join(caveat.split())}" in lines for caveat in values["caveats"])

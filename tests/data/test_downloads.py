@@ -111,6 +111,15 @@ def test_fashion_mnist_reads_its_format(folder: str, zipped: bool, tmp_path: Pat
     assert torch.equal(y, labels)
 
 
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_fashion_mnist_of_unequal_lengths_is_refused(part: str, tmp_path: Path, offline: None):
+    write_fashion_mnist(tmp_path, False)
+    labels = tmp_path / f"{part}-labels-idx1-ubyte"
+    labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 200]) + labels.read_bytes()[8:208])
+    with pytest.raises(DataError, match=rf"{part}-images-idx3-ubyte holds 300 pictures and .* 200 labels; replace"):
+        FashionMNIST(root=tmp_path, val_size=20).setup("fit")
+
+
 def test_fashion_mnist_of_debian_is_found_and_that_of_root_comes_first(tmp_path: Path, monkeypatch, offline: None):
     write_fashion_mnist(tmp_path / "debian", zipped=True)
     monkeypatch.setattr("robustlit.data.downloads.DEBIAN_FASHION_MNIST", tmp_path / "debian")

@@ -1,4 +1,6 @@
 import shutil
+import struct
+import zlib
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -287,3 +289,59 @@ def later(data: ImageFolder):
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)
     return loader
+
+
+def deep_png(pixels: np.ndarray) -> bytes:
+    """Returns a PNG of 16 bits per value, which Pillow cannot write, of (H, W, C)."""
+    height, width, channels = pixels.shape
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_colours_are_read_where_they_use_the_whole_range(root: Path, channels: int):
+    digit = load_mnist()[0][0, 0].numpy().astype(np.uint16)
+    pixels = np.repeat(digit[..., None], channels, 2)
+    if channels != 3:
+        pixels[..., -1] = 255  # opaque
+    for white, factor in ((None, 257), (4095, 16), (65535, 257)):
+        for picture in root.glob("*/*/*.png"):
+            picture.write_bytes(deep_png(pixels * factor))
+        if white != 65535:
+            with pytest.raises(DataError, match=r"\.png has more than 8 bits per colour value, .* white=65535"):
+                module(root, white=white, channels=3).tensors("test")
+        else:
+            x = module(root, white=white, channels=3).tensors("test")[0]
+            assert torch.equal(x[0, 1], torch.from_numpy(digit.astype(np.float32)) / 255)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_portable_map_names_its_own_white(root: Path, colour: bool):
+    digit = load_mnist()[0][0, 0].numpy().astype(np.uint16)
+    values = np.repeat(digit[..., None], 3, 2) if colour else digit
+    for picture in root.glob("*/*/*.png"):
+        head = f"P{6 if colour else 5} 28 28 4080\n".encode()
+        picture.with_suffix(".ppm").write_bytes(head + (values * 16).astype(">u2").tobytes())
+        picture.unlink()
+    x = module(root, white=4080).tensors("test")[0]
+    torch.testing.assert_close(x[0, 0], torch.from_numpy(digit.astype(np.float32)) / 255, rtol=0, atol=1.01 / 255)
+
+
+def test_linked_folders_are_read_once_and_other_files_are_named(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    more, inside = tmp_path_factory.mktemp("more"), root / "train" / "digit_0"
+    for number, picture in enumerate(sorted((root / "test" / "digit_0").glob("*.png"))):
+        shutil.copy(picture, more / f"copy_{number}.png")
+    (inside / "more").symlink_to(more)
+    (inside / "again").symlink_to(more)
+    (more / "round").symlink_to(more)
+    assert len(module(root).split_labels()[0]) == 60 + 5
+    for name in ("a.gif", "b.GIF", "notes"):
+        (inside / name).write_text("")
+    with pytest.warns(UserWarning, match=r"train holds 3 files that are not read \(2 \.gif, 1 without ending\)"):
+        assert len(module(root).split_labels()[0]) == 60 + 5

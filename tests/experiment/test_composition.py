@@ -61,3 +61,24 @@ def test_own_folders_add_choices(tmp_path: Path) -> None:
         check_overrides(["recipe=standard", "model=tinny"], [str(mine)])
     with pytest.raises(ConfigError, match="no model 'tiny'"):
         check_overrides(["recipe=standard", "model=tiny"])
+
+
+BROKEN = {
+    "tabs": b"objective:\n\t_target_: x\n",
+    "two": b"a: 1\n---\nb: 2\n",
+    "tag": b"a: !reference [x]\n",
+    "latin": b"# caf\xe9\na: 1\n",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_is_no_recipe_stops_nothing_but_itself(kind: str, tmp_path: Path) -> None:
+    (tmp_path / f"{kind}.yaml").write_bytes(BROKEN[kind])
+    files = recipe_files([tmp_path])
+    register_recipes(files)
+    register_recipes(files, ["standard"])
+    with pytest.raises(ConfigError, match=rf"{kind}\.yaml is not a recipe that can be read: ") as raised:
+        register_recipes(files, ["standard", kind])
+    assert "\n" not in str(raised.value)
+    if kind == "tabs":
+        assert str(raised.value).endswith("cannot start any token (line 2); indent with spaces")

@@ -230,3 +230,25 @@ def test_nulls_are_filled_in_wherever_a_net_stands() -> None:
     assert filled["defense"] == {"part": {"deeper": {"image_size": 28}}, "width": None}
     assert filled["module"] == {"in_chans": 1, "mean": "${model.net}"}
     assert before["model"]["net"]["num_classes"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("key", ["max_epochs", "max_steps", "limit_train_batches"])
+def test_a_training_of_no_step_is_refused(key: str, tmp_path: Path) -> None:
+    register_recipes(recipe_files())
+    config = composed(["recipe=standard", "name=a", f"run_dir={tmp_path / 'run'}", f"++trainer.{key}=0"])
+    with pytest.raises(ConfigError, match=rf"trainer\.{key}=0 trains nothing; robustlit evaluate "):
+        plan_training(OmegaConf.create({**stored(config), "recipe": "standard"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_folder_that_reads_as_a_reference_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("a", "${x}"):
+            (tmp_path / part / name).mkdir(parents=True)
+    register_recipes(recipe_files())
+    config = composed(
+        ["recipe=standard", "name=a", f"run_dir={tmp_path / 'run'}", "data=image_folder", f"data.root={tmp_path}",
+         "data.image_size=8", "eps=0.1"]
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"the class folder '\$\{x\}' is a reference .*; rename it"):
+        plan_training(OmegaConf.create({**stored(config), "recipe": "standard"}))

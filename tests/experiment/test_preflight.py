@@ -99,6 +99,26 @@ def test_classes_of_other_names_are_refused(names: str, problem: str, data: MNIS
         check_takes(SmallCNN(), data, "base=x", recipe)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_named_as_in_an_attack(dtype: torch.dtype, data: MNIST) -> None:
+    with pytest.raises(ConfigError, match=rf"^mine: images are .*weights of SmallCNN {dtype}.*attack model.float\(\)"):
+        check_takes(SmallCNN().to(dtype).eval(), data, "mine")
+
+
+def test_double_precision_is_taken_as_in_an_attack(data: MNIST) -> None:
+    check_takes(SmallCNN().double().eval(), data, "mine")
+
+
+def test_a_net_that_chooses_its_device_is_told_so(data: MNIST) -> None:
+    def to_gpu(z: Tensor) -> Tensor:
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+    with pytest.raises(
+        ConfigError, match=r"NVIDIA driver on your system; leave the device to robustlit: no \.cuda\(\)"
+    ):
+        check_takes(Returns(to_gpu).eval(), data, "mine")
+
+
 class InPlace(SmallCNN):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.mul_(0.5))
