@@ -29,7 +29,8 @@ class ImageFolder(ClassificationData):
 
     Classes are numbered in the order of their names. `index` is a picture's place among the sorted paths of its split.
     Pictures are read as they are shown (turned as their EXIF data say, transparent pixels on white), scaled so that the
-    shorter side fits and cut to the central square. Names that begin with a dot are left out. Without root/val, the
+    shorter side fits and cut to the central square. Linked folders are followed. Names that begin with a dot are left
+    out; of other files that are no pictures a warning says how many there are. Without root/val, the
     validation split is held out of root/train.
 
     Args:
@@ -37,7 +38,8 @@ class ImageFolder(ClassificationData):
         image_size: Height and width in pixels of the images given to the network.
         channels: 3 for colour, 1 for grey.
         white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
-            without it such pictures are an error.
+            without it such pictures are an error. Of colours in 16 bits only 65535 can be read; a portable map (.ppm)
+            names its own.
         num_workers: Processes that decode pictures, for each training process; 0 decodes in the training process. None
             takes one for each usable core, at most 4. The batches do not depend on it.
         crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
