@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _forced_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     if PRECISION:
-        monkeypatch.setattr("robustlit.experiment.plan.auto_precision", lambda accelerator: PRECISION)
+        monkeypatch.setattr("robustlit.experiment.trainer_settings.auto_precision", lambda accelerator: PRECISION)
 
 
 @pytest.fixture(autouse=True)

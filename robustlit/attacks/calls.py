@@ -73,17 +73,26 @@ class Call:
         try:
             return self.net(x)
         except RuntimeError as error:
-            if not first or is_out_of_memory(error) or (found := widened(self.net, x)) is None:
+            answer = None
+            if first and not is_out_of_memory(error):
+                answer = answer_in_float64(self.net, x)
+            if answer is None:
                 raise
-        self._dtype, answer = found
+        self._dtype = torch.float64
         return answer
 
 
-def widened(net: nn.Module, x: Tensor) -> tuple[torch.dtype, object] | None:
-    """Return float64 and the answer of a net that takes images x in it alone; None where that is not what is wrong.
+class DtypeError(ValueError):
+    """A net takes images only in a dtype that rounds them or loses gradients."""
+
+
+def answer_in_float64(net: nn.Module, x: Tensor) -> object | None:
+    """Return what a net of float64 weights answers for images x (B, C, H, W); None where the dtype is not at fault.
+
+    Call it after the net has refused x.
 
     Raises:
-        ValueError: The net takes them in a dtype that rounds images or loses gradients.
+        DtypeError: The net takes them in the narrower dtype of its weights.
     """
     weights = {p.dtype for p in net.parameters() if p.is_floating_point()}
     if not weights or x.dtype in weights:
@@ -95,5 +104,5 @@ def widened(net: nn.Module, x: Tensor) -> tuple[torch.dtype, object] | None:
         return None
     if dtype != torch.float64:
         message = _HALF_WEIGHTS if dtype in HALF else _DOUBLE_IMAGES
-        raise ValueError(message.format(images=x.dtype, name=type(net).__name__, weights=dtype))
-    return dtype, answer
+        raise DtypeError(message.format(images=x.dtype, name=type(net).__name__, weights=dtype))
+    return answer

@@ -19,9 +19,9 @@ from robustlit.classifier import as_weights, check_labels, check_logits, is_stoc
 
 Refine = Callable[[Tape, Op, Node], None]
 NUMBERS = 2**24  # of slopes at once, 128 MiB in float64
-_LOOKED_AT = 8  # images whose answers are compared with their bounds
+_COMPARED = 8  # images of which the net's logits are compared with their bounds
 _SLACK = 0.01  # of the largest logit, for arithmetic that the proof does not cover, such as TF32
-Memory = WeakValueDictionary[int, "Bounds"]  # by id
+Views = WeakValueDictionary[int, "Bounds"]  # by id(): the views of one tensor
 _KNOWN = (
     "linear, convolution, BatchNorm, ReLU, LeakyReLU, JumpReLU, sigmoid, tanh, average and max pooling, flatten, sums, "
     "normalisation, bilinear resize"
@@ -39,11 +39,11 @@ class UnknownLayerError(ValueError):
         super().__init__(f"no bounds are known of {name}, which {_caller()} calls; certificates know {_KNOWN}")
 
 
-class Unbounded:
-    """What the forward of a net finds in the place of a tensor; all that Python can do with it is an error at first."""
+class Proxy:
+    """Stand in for a tensor in a net's forward. Every operator is an UnknownLayerError unless a subclass defines it."""
 
     __hash__ = object.__hash__
-    __array_ufunc__ = None  # NumPy leaves arithmetic with its numbers to the classes below
+    __array_ufunc__ = None  # NumPy's numbers leave arithmetic to this class
 
     def __bool__(self) -> bool:
         raise UnknownLayerError("a decision that depends on the image")
@@ -53,7 +53,7 @@ class Unbounded:
 
 
 def _unknown(name: str) -> Callable[..., Any]:
-    def refuse(self: Unbounded, *args: Any) -> Any:
+    def refuse(self: Proxy, *args: Any) -> Any:
         raise UnknownLayerError(name)
 
     return refuse
@@ -64,18 +64,18 @@ for _name in (
     "rmod", "floordiv", "rfloordiv", "and", "rand", "or", "ror", "xor", "rxor", "invert", "float", "int", "index",
     "add", "radd", "iadd", "sub", "rsub", "isub", "mul", "rmul", "imul", "truediv", "rtruediv", "itruediv",
 ):  # fmt: skip
-    setattr(Unbounded, f"__{_name}__", _unknown(f"__{_name}__"))  # Python looks these up on the class alone
+    setattr(Proxy, f"__{_name}__", _unknown(f"__{_name}__"))  # Python looks these up on the class alone
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Unbounded, f"__{_name}__", _unknown("a comparison"))
+    setattr(Proxy, f"__{_name}__", _unknown("a comparison"))
 
 
-class Bounds(Unbounded):
+class Bounds(Proxy):
     """Bounds in the place of an activation; PyTorch's functions of it are looked up in `layers.LAYERS`."""
 
-    def __init__(self, tape: Tape, node: Node, memory: Memory | None = None) -> None:
+    def __init__(self, tape: Tape, node: Node, views: Views | None = None) -> None:
         self.tape, self.node = tape, node
-        self.memory = Memory() if memory is None else memory  # all that share a tensor's memory
-        self.memory[id(self)] = self
+        self.views = Views() if views is None else views  # share storage: an in-place change of one changes all
+        self.views[id(self)] = self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,12 +85,16 @@ class Bounds(Unbounded):
         in_place = bool(kwargs.pop("inplace", False)) or (name[-1:] == "_" and name[:2] != "__") or name[:3] == "__i"
         name = name.strip("_")
         name = name[1:] if name in ("iadd", "isub", "imul", "itruediv") else name
-        args = (*(kwargs.pop(key) for key in ("input",) if key in kwargs), *args)
-        args = (*args, *(kwargs.pop(key) for key in ("other",) if key in kwargs))
-        found = _called(name, args, {"dim" if key == "axis" else key: value for key, value in kwargs.items()})
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        if "other" in kwargs:
+            args = (*args, kwargs.pop("other"))
+        if "axis" in kwargs:
+            kwargs["dim"] = kwargs.pop("axis")
+        found = _called(name, args, kwargs)
         if not in_place:
             return found
-        changed, others = args[0], len(args[0].memory) > 1
+        changed, others = args[0], len(args[0].views) > 1
         if others or not isinstance(found, Bounds):
             raise UnknownLayerError(f"{name} in place on a part of another tensor")
         changed.node = found.node
@@ -128,13 +132,24 @@ class Bounds(Unbounded):
     requires_grad = property(lambda self: self.node.low.requires_grad)
 
 
+def applied(op: Op, *inputs: Bounds) -> Bounds:
+    """Return bounds on an operation's result."""
+    return Bounds(inputs[0].tape, inputs[0].tape.add(op, *(each.node for each in inputs)))
+
+
+def check_batched(x: Bounds, layer: str, least: int, most: int | None = None) -> None:
+    """Raise an UnknownLayerError unless x has `least` to `most` dimensions: else PyTorch mixes the examples."""
+    if x.dim() < least or (most is not None and x.dim() > most):
+        raise UnknownLayerError(f"{layer} of values of shape {tuple(x.shape)}, the batch first,")
+
+
 def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what the layer of a name makes of PyTorch's arguments."""
+    """Apply the layer `name` to the arguments of PyTorch's function."""
     from robustlit.certify.layers import LAYERS  # which makes Bounds
 
     if name not in LAYERS:
         raise UnknownLayerError(name)
-    if name != "masked_fill" and any(isinstance(each, Unbounded) and type(each) is not Bounds for each in args):
+    if name != "masked_fill" and any(isinstance(each, Proxy) and type(each) is not Bounds for each in args):
         raise UnknownLayerError(f"{name} of a comparison")
     try:
         return LAYERS[name](*args, **kwargs)
@@ -188,7 +203,7 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     The difference is bounded, not each logit: it goes back through the last layers as one linear function.
 
     Raises:
-        ValueError: A label is none of the classes (looked for where the bounds are proofs).
+        ValueError: A label is not in [0, K - 1]. Checked only in float64, where the bounds are proofs.
     """
     count = logits.low.shape[1]
     if tape.proves:
@@ -197,7 +212,7 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     how: Any = {"through_bends": through_bends, "parallel": parallel}
     if count * count * len(y) <= NUMBERS // 8:
         return tape.least(logits, every[y].transpose(0, 1) - every, **how).T
-    # Of many classes, some at a time, and each logit's linear function is taken back through the last layer once.
+    # With many classes: propagate each logit back through the last layer once, and bound a few margins at a time.
     node, constant, first = logits, every.new_zeros(count, 1), 0
     if isinstance(logits.op, Affine):
         (node,), ((every,), shift) = logits.inputs, logits.op.back(every, logits.inputs, parallel)
@@ -213,12 +228,12 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     return found.scatter(1, y.unsqueeze(1), 0.0)
 
 
-def check_answers(model: nn.Module, x: Tensor, norm: str) -> None:
-    """Raise a ValueError where a net answers some of the images x (B, C, H, W) otherwise than its bounds say.
+def check_logits_in_bounds(model: nn.Module, x: Tensor, norm: str) -> None:
+    """Raise a ValueError if the logits of some of the images x (B, C, H, W) lie outside their bounds at radius 0.
 
-    A net may tell `Bounds` from a tensor, and its wrapper's hooks run on tensors alone.
+    The forward may tell `Bounds` from a tensor, and the hooks of a wrapper run for tensors only.
     """
-    x = x[:_LOOKED_AT]
+    x = x[:_COMPARED]
     with torch.no_grad(), held_in_eval(model), torch.autocast(x.device.type, enabled=False):
         logits = logits_of(model, Region(x.double(), x.new_zeros(len(x)), norm))[1]
         answers = check_logits(model(as_weights(model, x.clone())), len(x)).double()
@@ -229,8 +244,8 @@ def check_answers(model: nn.Module, x: Tensor, norm: str) -> None:
         low, high = float(logits.low[image, k]), float(logits.high[image, k])
         raise ValueError(
             f"the net's logit of class {k} is {float(answers[image, k]):.4g} for an image, and its bounds there are "
-            f"{low:.4g} to {high:.4g}: it computes something else for a tensor than for the bounds that stand in for "
-            "one, such as by isinstance(x, torch.Tensor) or by a forward hook of its wrapper; take that out"
+            f"{low:.4g} to {high:.4g}: its forward treats a tensor otherwise than the proxy of the bounds, for "
+            "example by isinstance(x, torch.Tensor) or a forward hook of its wrapper; remove that"
         )
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustlit.certify.bounds import check_answers
+from robustlit.certify.bounds import check_logits_in_bounds
 from robustlit.checks import check_count
 from robustlit.classifier import check_labels, check_not_hidden
 from robustlit.threat import check_eps, check_images, check_norm
@@ -60,6 +60,10 @@ class Certificate(ABC):
         object.__setattr__(self, "eps", check_eps(self.eps, check_norm(self.norm)))
         check_count(self.rounds, "rounds")
 
+    def check(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Raise a ValueError if the certificate does not apply to a model or its images."""
+        check_certifiable(model, x, y)
+
     @abstractmethod
     def proven(self, model: nn.Module, x: Tensor, y: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return whether each example is proven robust within `eps` (B,), and the forwards and backwards: (B,) each."""
@@ -79,7 +83,7 @@ class Certificate(ABC):
             ValueError: Images outside [0, 1], labels out of range, a stochastic model, one in half precision, or a
                 layer that is not known.
         """
-        check_certifiable(model, x, y)
+        self.check(model, x, y)
         y, largest = y.long(), 1.0 if self.norm == "linf" else math.inf
         low, high = (x.new_full((len(x),), end, dtype=torch.float64) for end in (0.0, math.inf))
         forwards, backwards = (torch.zeros_like(y) for _ in range(2))
@@ -108,14 +112,13 @@ class Certificate(ABC):
         return torch.where(count > 0, middle, unknown)
 
 
-class ByBounds(Certificate):
-    """A certificate that bounds every layer; `proven` does so with `bounds.logits_of`."""
+class BoundPropagation(Certificate):
+    """A certificate whose `proven` propagates bounds through every layer (`bounds.logits_of`)."""
 
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, *, budgets: Sequence[float] = ()) -> Certified:
-        """See `Certificate.run`; a ValueError too where the net answers otherwise than its bounds say."""
-        check_certifiable(model, x, y)
-        check_answers(model, x, self.norm)
-        return super().run(model, x, y, budgets=budgets)
+    def check(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Also raise a ValueError if the net's logits lie outside their bounds."""
+        super().check(model, x, y)
+        check_logits_in_bounds(model, x, self.norm)
 
 
 def check_certifiable(model: nn.Module, x: Tensor, y: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.certify.bounds import NUMBERS, Refine, logits_of, margins_of
-from robustlit.certify.certificate import ByBounds
+from robustlit.certify.certificate import BoundPropagation
 from robustlit.certify.ibp import PASSES, are_positive
 from robustlit.certify.ops import Affine, Op
 from robustlit.certify.region import Region, flat
@@ -18,7 +18,7 @@ from robustlit.certify.windows import chain_of, numbers_in, windowed_bounds
 
 
 @dataclass(frozen=True)
-class CROWNIBP(ByBounds):
+class CROWNIBP(BoundPropagation):
     """Linear bounds of the margins, with interval bounds of the layers before: K backward passes for an example.
 
     Zhang et al.: Towards stable and efficient training of verifiably robust neural networks, 2019, arXiv:1906.06316.
@@ -39,7 +39,7 @@ class CROWNIBP(ByBounds):
 
 
 @dataclass(frozen=True)
-class CROWN(ByBounds):
+class CROWN(BoundPropagation):
     """Linear bounds of the margins and of every layer before: as many backward passes as there are unsure units.
 
     Zhang, Weng, Chen, Hsieh, Daniel: Efficient neural network robustness certification with general activation

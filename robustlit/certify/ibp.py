@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.certify.bounds import logits_of, margins_of
-from robustlit.certify.certificate import ByBounds
+from robustlit.certify.certificate import BoundPropagation
 from robustlit.certify.region import Region
 from robustlit.certify.tape import Tape
 
@@ -17,7 +17,7 @@ PASSES = 3  # forwards of one set of intervals: of the middles, of the radii and
 
 
 @dataclass(frozen=True)
-class IBP(ByBounds):
+class IBP(BoundPropagation):
     """Interval bound propagation: each value's lowest and highest, through one layer after another.
 
     Gowal et al.: On the effectiveness of interval bound propagation for training verifiably robust models, 2018,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from numbers import Number
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,26 +13,15 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from robustlit.certify import activations
-from robustlit.certify.bounds import Bounds, Unbounded, UnknownLayerError
+from robustlit.certify.bounds import Bounds, Proxy, UnknownLayerError, applied, check_batched
 from robustlit.certify.ops import Affine, MaxPool, Sum
-from robustlit.certify.shapes import (
-    applied,
-    check_batched,
-    flattened,
-    indexed,
-    joined,
-    most_copies,
-    moved,
-    padded,
-    permuted,
-    reshaped,
-)
+from robustlit.certify.shapes import flattened, indexed, joined, most_copies, moved, padded, permuted, reshaped
 
 _WITH_CONSTANT = 2  # roundings: of the result, and of a Python number to float32
 
 
-class Closed(Unbounded):
-    """Where a value is at most `threshold`: the mask of a JumpReLU, and nothing else can be done with it."""
+class Closed(Proxy):
+    """The mask of a JumpReLU: where a value is at most `threshold`. Only `masked_fill` takes it."""
 
     def __init__(self, value: Bounds, threshold: float) -> None:
         self.value, self.threshold = value, threshold
@@ -113,7 +102,7 @@ def _batch_norm(
 
 def _constant(x: Bounds, value: Any) -> Tensor:
     """Return a constant that broadcasts against an example, as a tensor that is alike for all."""
-    if not isinstance(value, (Tensor, Number)):
+    if not isinstance(value, (Tensor, Real)):
         raise UnknownLayerError(f"arithmetic with a {type(value).__name__}")
     tensor = torch.as_tensor(value, dtype=x.node.low.dtype, device=x.device)
     shape = torch.broadcast_shapes(tensor.shape, x.shape)

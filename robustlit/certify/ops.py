@@ -34,9 +34,14 @@ def rounding(count: int) -> float:
 
 
 def rounding_error(size: Tensor, count: int) -> Tensor:
-    """Return a bound (B, ...) of the error of float32 sums of `count` products whose absolute values add up to `size`.
+    """Return a bound (B, ...) on the rounding errors of float32 sums.
 
-    NaN, and so nothing is proven, where a float32 sum may overflow.
+    Args:
+        size: (B, ...) for each sum, the sum of the absolute products.
+        count: Number of products in a sum.
+
+    Returns:
+        NaN where a sum may overflow float32, so that nothing is proven there.
     """
     found = rounding(count) * size + _TINY
     return torch.where(size * (1 + rounding(count)) < _LARGEST, found, torch.nan)
@@ -73,15 +78,15 @@ class Affine(Op):
 
     `bias` has a shape that broadcasts against results (B, ...). `count` is the number of roundings of a result, 0 where
     values are only moved. `transposed(slopes, shape)` returns J^T slopes
-    for slopes (N, ...) and an input of `shape` (N, ...); None differentiates `call`. `reach` returns at least
-    `call` of absolute values, where a result in float32 depends on more values than `call` takes; None: it does not.
+    for slopes (N, ...) and an input of `shape` (N, ...); None differentiates `call`. `reach` bounds the
+    sums of absolute products from above if float32 may weight other values than `call` does; None: it may not.
     """
 
     call: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
     weight: Tensor | None = None
     bias: Tensor | None = None
     count: int = 0
-    copies: int = 0  # results that are the same value of the input, at most; 0: results are sums, or it is not known
+    copies: int = 0  # the most results that one input value is copied to; 0: results are sums, or not known
     geometry: Geometry | None = None  # of a convolution
     by_channel: bool = False  # every channel of an image is scaled and shifted
     transposed: Callable[[Tensor, Sequence[int]], Tensor] | None = None
@@ -112,7 +117,9 @@ class Affine(Op):
         if self.reach is not None:
             return rounding_error(self.reach(inputs[0].size), self.count)
         size = self.call(inputs[0].size, None if self.weight is None else self.weight.abs(), None)
-        return rounding_error(size if self.bias is None else size + self.bias.abs(), self.count)
+        if self.bias is not None:
+            size = size + self.bias.abs()
+        return rounding_error(size, self.count)
 
     def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
         (x,) = inputs

@@ -1,4 +1,4 @@
-"""Layers that move, repeat or average values, and how an operation is put on the tape."""
+"""Layers that move or repeat values: views, indices, padding, permutations, concatenation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustlit.certify.bounds import Bounds, Unbounded, UnknownLayerError
-from robustlit.certify.ops import Affine, Cat, Op
-
-
-def applied(op: Op, *inputs: Bounds) -> Bounds:
-    """Return bounds of an operation's result."""
-    return Bounds(inputs[0].tape, inputs[0].tape.add(op, *(each.node for each in inputs)))
-
-
-def check_batched(x: Bounds, what: str, least: int, most: int | None = None) -> None:
-    """Raise where PyTorch would take the examples for channels or features."""
-    if x.dim() < least or (most is not None and x.dim() > most):
-        raise UnknownLayerError(f"{what} of values of shape {tuple(x.shape)}, the batch first,")
+from robustlit.certify.bounds import Bounds, Proxy, UnknownLayerError, applied
+from robustlit.certify.ops import Affine, Cat
 
 
 def moved(
@@ -45,7 +34,7 @@ def reshaped(x: Bounds, *shape: Any) -> Bounds:
 
 def _shared(x: Bounds, call: Callable[[Tensor], Tensor], copies: int = 1) -> Bounds:
     found = moved(x, call, copies=copies)
-    return Bounds(found.tape, found.node, x.memory)
+    return Bounds(found.tape, found.node, x.views)
 
 
 def flattened(x: Bounds, start_dim: int = 0, end_dim: int = -1) -> Bounds:
@@ -59,7 +48,7 @@ def indexed(x: Bounds, index: Any) -> Bounds:
     whole = isinstance(first, slice) and range(len(x))[first] == range(len(x))
     if not whole and first is not Ellipsis:
         raise UnknownLayerError("an index of the batch")
-    if any(isinstance(each, Unbounded) for each in others):
+    if any(isinstance(each, Proxy) for each in others):
         raise UnknownLayerError("an index that depends on the image")
     index = (slice(None) if whole else Ellipsis, *others)  # for any number of examples
     # Two lists of indices with a slice between them move the batch behind them.
@@ -71,7 +60,7 @@ def indexed(x: Bounds, index: Any) -> Bounds:
 
 
 def most_copies(taken: Tensor) -> int:
-    """Return how often the most frequent number is `taken`."""
+    """Return the count of the most frequent index in `taken`."""
     return int(taken.flatten().bincount().max()) if taken.numel() else 1
 
 

@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from robustlit.comparison.runs import ComparisonError, Run
+from robustlit.comparison.runs import ComparisonError, Run, text
 from robustlit.figures.several import labels_of, lost_classes
 
 
@@ -67,14 +67,14 @@ def _one_data_set(runs: Sequence[Run]) -> str | None:
             f"the runs are of different data sets: {first.folder} of {one}, {second.folder} of {other}; compare those "
             "of one data set at a time"
         )
-    classes = {tuple(map(str, run.config.get("class_names") or ())): run for run in reversed(runs)}
-    classes.pop((), None)  # not folders, or not known
-    if len(classes) > 1:
-        (these, first), (those, second) = list(classes.items())[:-3:-1]
-        raise ComparisonError(
-            f"the runs are of different classes: {first.folder} of {', '.join(these)[:200]}, {second.folder} of "
-            f"{', '.join(those)[:200]}; compare those of one data set at a time"
-        )
+    folders = [(run, names) for run in runs if (names := run.config.get("class_names")) is not None]
+    for run, names in folders[1:]:
+        first, others = folders[0]
+        if names != others:
+            raise ComparisonError(
+                f"the runs are of different classes: {first.folder} of {text(others, 200)}, {run.folder} of "
+                f"{text(names, 200)}; compare those of one data set at a time"
+            )
     return next(iter(named), None)
 
 

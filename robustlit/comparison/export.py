@@ -43,10 +43,10 @@ def write_table(values: Mapping[str, Any], path: str | Path) -> Path:
 def as_csv(values: Mapping[str, Any]) -> str:
     """Return one line per run, group of seeds and difference; accuracies in [0, 1] with Wilson 95 % intervals.
 
-    An attack's columns are its accuracy, eps, norm, or, for one without a budget, its median distance; they begin with
-    `attack_` where another column has its name (`attack_worst_case`). Of a group the
-    accuracy is the mean over the seeds, beside the least and the largest of them; of two runs or groups it is the
-    difference, paired, with its 95 % interval (see `seeds.over_seeds`).
+    An attack's columns are its accuracy, eps, norm, or, for one without a budget, its median distance; they are
+    prefixed with `attack_` if its name is already that of another column (`attack_worst_case`). Of a group the accuracy
+    is the mean over the seeds, beside the least and the largest of them; of two runs or groups it is the difference,
+    paired, with its 95 % interval (see `seeds.over_seeds`).
     """
     lines = [_of_run(run, values["views"]) for run in values["runs"]]
     lines += [*map(_of_group, _groups(values)), *map(_of_difference, _differences(values))]
@@ -78,7 +78,7 @@ def _of_run(run: Mapping[str, Any], views: Sequence[Mapping[str, Any]]) -> dict[
     }  # fmt: skip
     for number, found in run["attacks"].items():
         name = views[int(number)]["name"]
-        name = f"attack_{name}" if name in line else name  # WorstCase is called as the worst case of all attacks
+        name = f"attack_{name}" if name in line else name  # such as WorstCase: worst_case is that over all attacks
         line |= _accuracy(name, [found["correct"], found["n"]])
         line |= {f"{name}_norm": found["norm"], f"{name}_eps": found["eps"], f"{name}_median": found.get("median")}
     return line | {"passes": run["passes"], **{f"{key}_seconds": value for key, value in run["seconds"].items()}}

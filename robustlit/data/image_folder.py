@@ -29,17 +29,17 @@ class ImageFolder(ClassificationData):
 
     Classes are numbered in the order of their names. `index` is a picture's place among the sorted paths of its split.
     Pictures are read as they are shown (turned as their EXIF data say, transparent pixels on white), scaled so that the
-    shorter side fits and cut to the central square. Linked folders are followed. Names that begin with a dot are left
-    out; of other files that are no pictures a warning says how many there are. Without root/val, the
-    validation split is held out of root/train.
+    shorter side fits and cut to the central square. Symbolic links are followed. Names that begin with a dot are left
+    out; a warning counts other files that are not read. Without root/val, the validation split is held out of
+    root/train.
 
     Args:
         root: Folder that holds train/ and test/.
         image_size: Height and width in pixels of the images given to the network.
         channels: 3 for colour, 1 for grey.
         white: The value of white in pictures with more than 8 bits per value, such as 65535, 4095, or 1 for floats;
-            without it such pictures are an error. Of colours in 16 bits only 65535 can be read; a portable map (.ppm)
-            names its own.
+            without it such pictures are an error. For colours only 65535 is possible (the upper 8 of 16 bits are
+            read). A portable map (.pgm, .ppm) states its own.
         num_workers: Processes that decode pictures, for each training process; 0 decodes in the training process. None
             takes one for each usable core, at most 4. The batches do not depend on it.
         crop_padding: With `augment`: pixels of zeros around a picture before a window of `image_size` is cut at
@@ -188,7 +188,7 @@ def _pictures(folder: Path, classes: list[str]) -> Samples:
 
 
 def _shown_files(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, linked ones too, that are not hidden."""
+    """Yield the files in a folder and its subfolders that are not hidden, through symbolic links, each once."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)

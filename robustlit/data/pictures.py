@@ -16,16 +16,16 @@ from robustlit.data.errors import DataError
 Samples = list[tuple[str, int]]
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # PIL's modes
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
-_SIXTEEN_BITS = 65535.0
-_DEEP = re.compile(r";(12|16|32)")  # in the raw modes of PIL's decoders
+_LARGEST = 65535.0  # of 16 bits
+_SIXTEEN = re.compile(r";16[BLN]")  # in PIL's raw modes: 16 bits per value; "BGR;16" is 16 bits per pixel
 _BACKGROUND = "white"  # seen through transparent pixels, as in a browser
 _TOO_DEEP = (
     "{path} has more than 8 bits per value (PIL mode {mode}), and nothing says which value is white: give "
     "white=VALUE, for example 65535 for 16 bits, 4095 for 12, 1 for floats, or convert the pictures to 8 bits"
 )
 _DEEP_COLOUR = (
-    "{path} has more than 8 bits per colour value, of which the upper 8 are read: white=65535 takes these, where white "
-    "is the largest value that fits; otherwise convert the pictures to 8 bits (white= scales grey pictures alone)"
+    "{path} has more than 8 bits per colour value, and only the upper 8 of 16 can be read: give white=65535 if that is "
+    "the value of white, otherwise convert the pictures to 8 bits (another white= scales grey pictures only)"
 )
 
 
@@ -77,13 +77,14 @@ def read_picture(path: str, mode: str, white: float | None = None) -> Tensor:
 
     try:
         with Image.open(path) as image:
-            scaled = image.format == "PPM"  # by the largest value that the file names
-            if image.mode in _EIGHT_BIT and not scaled and white != _SIXTEEN_BITS and _DEEP.search(str(image.tile)):
+            if image.mode in _EIGHT_BIT and white != _LARGEST and _SIXTEEN.search(str(image.tile)):
                 raise DataError(_DEEP_COLOUR.format(path=path))
             picture = ImageOps.exif_transpose(image)
             if picture.mode not in _EIGHT_BIT:
-                of = _SIXTEEN_BITS if scaled else white
-                picture = Image.fromarray(_eight_bits(path, np.asarray(picture), picture.mode, of))
+                # PIL has scaled a portable map of integers (PGM) by the largest value that its header names.
+                scaled = image.format == "PPM" and image.mode != "F"
+                values = _eight_bits(path, np.asarray(picture), picture.mode, _LARGEST if scaled else white)
+                picture = Image.fromarray(values)
             if picture.mode in _ALPHA or "transparency" in picture.info:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, _BACKGROUND), picture)

@@ -34,7 +34,7 @@ def differing(answers: Tensor, share: float = _DIFFERENT) -> Tensor:
 def warn_if_inconsistent(victim: Victim, x: Tensor, logits: Tensor) -> None:
     """Warn of a random model that is not declared `stochastic` (Athalye et al. 2018, arXiv:1802.00420).
 
-    Also warn of a model whose answer to an image depends on the other images of the batch.
+    Also warn if the logits of an image depend on the other images of its batch.
 
     Some of the images x (B, C, H, W) are shown again to `victim`, whose first answer is `logits` (B, K).
     """

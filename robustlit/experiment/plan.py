@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from robustlit.data import ImageFolder
 from robustlit.experiment import recipes
 from robustlit.experiment.checkpoints import BEST, LAST
 from robustlit.experiment.gate import check_gate, warn_of_another_norm
@@ -40,6 +40,7 @@ from robustlit.experiment.run_folder import (
     with_label,
     write_command,
 )  # fmt: skip
+from robustlit.experiment.trainer_settings import trainer_settings
 from robustlit.files import remove_parts, write_file
 from robustlit.threat import check_eps, check_norm
 from robustlit.tracking.console import is_main_process, say
@@ -253,9 +254,9 @@ def fits_defense(recipe: Mapping[str, Any] | DictConfig) -> bool:
 def fill_from_data(recipe: Recipe) -> Recipe:
     """Return a recipe with the shapes of its data where its nets leave them null, and the names of class folders."""
     data = make(read_only(recipe), "data")
-    classes = getattr(data, "classes", None)  # of folders
-    if unreadable := [name for name in classes or () if "${" in name]:
-        raise ConfigError(f"the class folder {unreadable[0]!r} is a reference to the recipe by its name; rename it")
+    classes = data.classes if isinstance(data, ImageFolder) else None
+    if references := [name for name in classes or () if "${" in name]:
+        raise ConfigError(f"the class folder {references[0]!r} would be read as a reference in the recipe; rename it")
     nets = {part: net for part in ("model", "defense", "module") if isinstance(net := recipe.get(part), dict)}
     filled = {part: _filled(net, data) for part, net in nets.items()}
     return {**recipe, **filled, "class_names": classes}
@@ -280,21 +281,7 @@ def _with_run_id(recipe: Recipe, before: Recipe) -> Recipe:
 
 def _plan(recipe: Recipe, resumed: Resumed | None, command: str | None) -> Plan:
     config = read_only(recipe)
-    trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    for key in ("max_epochs", "max_steps", "limit_train_batches"):
-        if trainer.get(key) == 0:
-            raise ConfigError(f"trainer.{key}=0 trains nothing; robustlit evaluate attacks a net as it is")
-    if trainer["precision"] == "auto":
-        trainer["precision"] = auto_precision(trainer["accelerator"])
     return Plan(
         name=config.name, run_dir=Path(config.run_dir), seed=config.seed, eps=float(config.eps), norm=str(config.norm),
-        trainer=trainer, resumed=resumed, command=command, config=config,
+        trainer=trainer_settings(config.trainer), resumed=resumed, command=command, config=config,
     )  # fmt: skip
-
-
-def auto_precision(accelerator: str) -> str:
-    """Return bf16-mixed where it is fast (a GPU that has it, a CPU with its instructions), else 32-true."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bf16-mixed" if accelerator in ("auto", "cpu") and supported() else "32-true"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustlit.attacks.calls import widened
+from robustlit.attacks.calls import DtypeError, answer_in_float64
 from robustlit.classifier import answer_on_a_copy, can_reject, check_logits
 from robustlit.experiment.recipes import ConfigError
 
@@ -51,17 +51,13 @@ def check_takes(net: nn.Module, data: Any, origin: str, recipe: Mapping[str, Any
 
 
 def _logits(net: nn.Module, x: torch.Tensor, origin: str) -> torch.Tensor:
+    """Return a net's logits (1, K) for one image; raise a ConfigError where it gives none."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            try:
-                answer = answer_on_a_copy(net, x)
-            except RuntimeError:
-                if (found := _widened(net, x, origin)) is None:
-                    raise
-                answer = found[1]
+            answer = _answer(net, x)
+    except DtypeError as error:
+        raise ConfigError(f"{origin}: {error}") from None
     except _NOT_TAKEN as error:
-        if isinstance(error, ConfigError):
-            raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         kind = type(error).__name__
         problem = first if isinstance(error, (RuntimeError, ValueError)) else f"{kind}: {first}"
@@ -75,11 +71,13 @@ def _logits(net: nn.Module, x: torch.Tensor, origin: str) -> torch.Tensor:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _widened(net: nn.Module, x: torch.Tensor, origin: str) -> tuple[torch.dtype, object] | None:
+def _answer(net: nn.Module, x: torch.Tensor) -> object:
     try:
-        return widened(net, x)
-    except ValueError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+        return answer_on_a_copy(net, x)
+    except RuntimeError:
+        if (answer := answer_in_float64(net, x)) is None:
+            raise
+        return answer
 
 
 def check_classes(recipe: Mapping[str, Any], data: Any, origin: str) -> None:

@@ -107,7 +107,8 @@ def register_recipes(files: dict[str, Path], asked: Sequence[str] = ()) -> None:
     """Make each flat file an option of Hydra's group `recipe`, merged at the top level of the config.
 
     Raises:
-        ConfigError: One that is `asked` for cannot be read. Others are left out: any YAML may lie beside a recipe.
+        ConfigError: A recipe in `asked` cannot be read. Other files that cannot be read are skipped: a folder of
+            recipes may hold YAML files of other programs.
     """
     store = ConfigStore.instance()
     for name, path in files.items():
@@ -115,16 +116,17 @@ def register_recipes(files: dict[str, Path], asked: Sequence[str] = ()) -> None:
             node = OmegaConf.load(path)
         except (YAMLError, UnicodeDecodeError, OSError) as error:
             if name in asked:
-                raise ConfigError(f"{path} is not a recipe that can be read: {_said(error)}") from error
+                raise ConfigError(f"{path} is not a recipe that can be read: {_problem(error)}") from error
             continue
         store.store(group="recipe", name=name, node=node, package="_global_", provider="robustlit")
 
 
-def _said(error: Exception) -> str:
-    """Return what is wrong with a YAML file, and in which line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a YAML file, with the line number."""
+    problem, mark = getattr(error, "problem", None) or str(error), getattr(error, "problem_mark", None)
+    line = f" (line {mark.line + 1})" if mark else ""
     hint = "; indent with spaces" if r"'\t'" in problem else ""
-    return f"{problem}{f' (line {mark.line + 1})' if mark else ''}{hint}"
+    return f"{problem}{line}{hint}"
 
 
 def check_recipe_name(name: str, files: dict[str, Path]) -> None:

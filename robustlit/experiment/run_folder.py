@@ -67,7 +67,7 @@ def labelled(recipe: str, label: str) -> Path:
 
 
 def with_label(recipe: dict[str, Any], label: str) -> dict[str, Any]:
-    """Return a recipe whose `name` and `run_dir`, if given for all jobs of a multirun, end in the label of this job."""
+    """Append a job's label to `name` and `run_dir` where these are set for all jobs of a multirun."""
     shared = {key: recipe[key] for key in ("name", "run_dir") if recipe[key] and "${" not in str(recipe[key])}
     return recipe | {key: f"{value}-{label}" for key, value in shared.items() if label}
 

@@ -115,7 +115,7 @@ def outputs(spec: CheckSpec, context: Context) -> Check:
         finding = "the outputs are probabilities, whose gradients vanish where they saturate: return logits"
         return spec.check(FAIL, finding)
     bad = int((~names_class(logits)).sum())
-    return spec.share(bad, len(wide), "examples whose logits name no class (NaN, or none is the largest):")
+    return spec.share(bad, len(wide), "examples without a predicted class (logits that are NaN, or all -inf):")
 
 
 def random_noise(spec: CheckSpec, context: Context) -> Check:

@@ -28,7 +28,12 @@ def test_classes_of_other_names_are_refused(make: Make) -> None:
     folders = [make("a", config=cats), make("b", config=cats), make("c", config={"class_names": None}), make("d")]
     compare(folders)
     folders.append(make("e", config={"class_names": ["car", "dog"]}))
-    with pytest.raises(ComparisonError, match=r"different classes: .*a of cat, dog, .*e of car, dog"):
+    long = ["class"] * 300
+    with pytest.raises(ComparisonError, match="different classes"):
+        compare([make("f", config={"class_names": [*long, "x"]}), make("g", config={"class_names": [*long, "y"]})])
+    with pytest.raises(ComparisonError, match=r"different classes: .* of 5, "):  # an edited file
+        compare([make("h", config={"class_names": 5}), folders[0]])
+    with pytest.raises(ComparisonError, match=r"different classes: .*a of .*cat.*, .*e of .*car.*dog"):
         compare(folders)
 
 

@@ -345,3 +345,16 @@ def test_linked_folders_are_read_once_and_other_files_are_named(root: Path, tmp_
         (inside / name).write_text("")
     with pytest.warns(UserWarning, match=r"train holds 3 files that are not read \(2 \.gif, 1 without ending\)"):
         assert len(module(root).split_labels()[0]) == 60 + 5
+
+
+def test_a_bitmap_of_16_bits_per_pixel_is_not_deep(root: Path):
+    digit = load_mnist()[0][0, 0].numpy().astype(np.uint16)
+    pixels = ((digit >> 3 << 11) | (digit >> 2 << 5) | (digit >> 3)).astype("<u2")[::-1].tobytes()  # 5, 6 and 5 bits
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    info = struct.pack("<IiiHHIIiiII", 40, 28, 28, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    head = struct.pack("<2sIHHI", b"BM", 66 + len(pixels), 0, 0, 66)
+    for picture in root.glob("*/*/*.png"):
+        picture.with_suffix(".bmp").write_bytes(head + info + masks + pixels)
+        picture.unlink()
+    x = module(root, channels=3).tensors("test")[0]
+    torch.testing.assert_close(x[0, 1], torch.from_numpy(digit.astype(np.float32)) / 255, rtol=0, atol=4.1 / 255)
