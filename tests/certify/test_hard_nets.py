@@ -124,6 +124,20 @@ def test_a_jump_far_below_its_threshold_takes_no_proof_away(certificate: type[Ce
     assert (radius > 1.02 * by_intervals).any()
 
 
+@pytest.mark.parametrize("certificate", [CROWNIBP, CROWN])
+def test_lines_that_are_not_finite_take_no_proof_away(
+    certificate: type[Certificate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    net, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)), torch.rand(6, 1, 4, 4)
+    y = net(x).argmax(1)
+    by_intervals = IBP(0.1).run(net, x, y).radius
+    nan = torch.full((1, 1), torch.nan, dtype=torch.float64)
+    monkeypatch.setattr("robustlit.certify.activations.LeakyReLU.lines", lambda *_: ((nan, nan), (nan, nan)))
+    assert torch.equal(certificate(0.1).run(net, x, y).radius, by_intervals)
+    assert (by_intervals > 0).all()
+
+
 def _other_for_tensors(x: Any, last: nn.Module) -> Any:
     logits = last(x.flatten(1))
     return -logits if isinstance(x, Tensor) else logits
