@@ -16,13 +16,13 @@ _SUBPACKAGES = (
     "attacks", "callbacks", "certify", "comparison", "data", "defenses", "evaluation", "figures", "models",
     "objectives", "results", "threat", "tracking", "training", "verdict",
 )  # fmt: skip
-_ROOMS = {"Accuracy": "results", "Evaluation": "results", "evaluate": "evaluation", "load": "training"}
+_EXPORTS = {"Accuracy": "results", "Evaluation": "results", "evaluate": "evaluation", "load": "training"}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: the command line must answer --help without waiting for torch.
-    if name in _ROOMS:
-        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if name in _EXPORTS:
+        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     if name in _SUBPACKAGES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,7 +59,7 @@ class Active:
 
 def rivals(criterion: Criterion, logits: Tensor) -> Tensor:
     """Return the wrong classes (b, K - 1) of examples with these logits, likeliest first."""
-    return criterion.others(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
+    return criterion.other_logits(logits).argsort(1, descending=True)[:, : criterion.classes(logits) - 1]
 
 
 def all_positions(x: Tensor) -> Tensor:

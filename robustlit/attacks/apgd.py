@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.active import all_positions
-from robustlit.attacks.ascent import Climbers
+from robustlit.attacks.ascent import AscentState
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
@@ -70,10 +70,12 @@ class APGD(BudgetAttack):
         assert eps is not None
         best, aims = Best(x), [criterion]
         if self.targets is not None and criterion.target is None:
-            logits = criterion.others(victim.logits(x, rows))
+            logits = criterion.other_logits(victim.logits(x, rows))
             count = min(self.targets, criterion.classes(logits) - 1)
-            aims = [criterion.toward(likely) for likely in logits.topk(count, 1).indices.unbind(1)]  # likeliest first
-        unbroken = _Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
+            aims = [
+                criterion.targeting(likely) for likely in logits.topk(count, 1).indices.unbind(1)
+            ]  # likeliest first
+        unbroken = _AscentState(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
         for aim in track([aim for aim in aims for _ in range(self.restarts)]):
             start = start_at_the_surface(unbroken.ball, unbroken.draws)
             self._ascend(victim, best, replace(unbroken, z=start, aim=aim.select(unbroken.at)))
@@ -81,27 +83,27 @@ class APGD(BudgetAttack):
                 break
         return best.points
 
-    def _ascend(self, victim: Victim, best: Best, climbers: _Climbers) -> None:
+    def _ascend(self, victim: Victim, best: Best, state: _AscentState) -> None:
         """Run algorithm 1 of the paper, for each example until it succeeds."""
         windows = _windows(self.steps)
         check_at = next(windows)
         for step in track(range(self.steps)):
-            loss = loss_for(self.loss, climbers.aim)
-            logits, losses, gradient = victim.gradient(climbers.z, loss, climbers.rows)
+            loss = loss_for(self.loss, state.aim)
+            logits, losses, gradient = victim.gradient(state.z, loss, state.rows)
             votes = logits
-            if not victim.sees_itself:
-                votes, logits = victim.judge(climbers.z, climbers.rows)
+            if not victim.view_is_model:
+                votes, logits = victim.judge(state.z, state.rows)
                 losses = loss(logits)
-            climbers.record(best, votes, logits, losses, gradient)
-            if not climbers.drop(best.success[climbers.at], step):
+            state.record(best, votes, logits, losses, gradient)
+            if not state.drop(best.success[state.at], step):
                 return
             if step == check_at:
                 check_at += next(windows)
-                climbers.halve_where_stalled(self.rho)
-            climbers.move()
-        votes, logits = victim.judge(climbers.z, climbers.rows)
-        climbers.record(best, votes, logits, loss_for(self.loss, climbers.aim)(logits), climbers.gradient)
-        best.record(climbers.at, climbers.best, torch.zeros_like(climbers.halved), climbers.best_margin)
+                state.halve_where_stalled(self.rho)
+            state.move()
+        votes, logits = victim.judge(state.z, state.rows)
+        state.record(best, votes, logits, loss_for(self.loss, state.aim)(logits), state.gradient)
+        best.record(state.at, state.best, torch.zeros_like(state.halved), state.best_margin)
 
 
 def start_at_the_surface(ball: Ball, draws: Draws) -> Tensor:
@@ -118,7 +120,7 @@ def _windows(steps: int) -> Iterator[int]:
 
 
 @dataclass
-class _Climbers(Climbers):
+class _AscentState(AscentState):
     """The state of a run, one entry per example. The first step is twice as long as the radius of the ball."""
 
     def __post_init__(self) -> None:

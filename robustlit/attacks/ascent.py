@@ -115,18 +115,18 @@ class GradientAscent(BudgetAttack):
         assert eps is not None
         best, only_run = Best(x), self.restarts == 1
         ascent = Ascent([self.step_over_eps] * self.steps, self.decay, Criterion.log_odds)
-        unbroken = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
+        unbroken = AscentState(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
         for _ in track(range(self.restarts)):
-            climbers = replace(unbroken)
+            state = replace(unbroken)
             if self.random_start:
-                climbers.z = climbers.ball.random_point(unbroken.draws)
+                state.z = state.ball.random_point(unbroken.draws)
             if only_run:
-                best.points.copy_(climbers.z)
-            climb(victim, best, climbers, ascent)
+                best.points.copy_(state.z)
+            run_ascent(victim, best, state, ascent)
             if only_run and self.steps == 1:  # the only candidate: `run` judges it
-                best.points[climbers.at] = climbers.z
+                best.points[state.at] = state.z
             else:
-                best.judge(victim, climbers, ascent.loss)
+                best.judge(victim, state, ascent.loss)
             if not unbroken.keep(~best.success[unbroken.at]):
                 break
         return best.points
@@ -143,7 +143,7 @@ class Ascent:
 
 
 @dataclass
-class Climbers(Active):
+class AscentState(Active):
     """The examples that climb, with their balls, the criterion of the loss and their random numbers."""
 
     ball: Ball  # where the points may lie
@@ -162,35 +162,35 @@ class Climbers(Active):
         self.z = self.ball.step(self.z, direction, self.ball.eps * length)
 
 
-def climb(victim: Victim, best: Best, climbers: Climbers, ascent: Ascent) -> None:
-    """Climb from the current points of `climbers`, each example until it succeeds.
+def run_ascent(victim: Victim, best: Best, state: AscentState, ascent: Ascent) -> None:
+    """Ascend from the current points of `state`, each example until it succeeds.
 
-    `best` records every point but the last ones, which stay in `climbers` and are not judged yet.
+    `best` records every point but the last ones, which stay in `state` and are not judged yet.
     """
     # Whether the values of the loss that is climbed are the scores as well, and need not be computed again.
-    loss_is_score = victim.sees_itself and ascent.score is None and climbers.aim is climbers.criterion
+    loss_is_score = victim.view_is_model and ascent.score is None and state.aim is state.criterion
     for step, length in enumerate(track(ascent.lengths)):
-        aim = climbers.aim
+        aim = state.aim
 
         def loss(logits: Tensor, aim: Criterion = aim) -> Tensor:
             return ascent.loss(aim, logits)
 
         if victim.is_open:  # the image, classified already
-            logits, scores, climbers.gradient = victim.gradient_of_opening(loss, climbers.rows)
+            logits, scores, state.gradient = victim.gradient_from_graph(loss, state.rows)
         else:
-            logits, scores, climbers.gradient = victim.gradient(climbers.z, loss, climbers.rows)
-        if step == 0 and not bool(climbers.gradient.any()):
+            logits, scores, state.gradient = victim.gradient(state.z, loss, state.rows)
+        if step == 0 and not bool(state.gradient.any()):
             warnings.warn(_ZERO_GRADIENT.format(name=type(victim.view).__name__), stacklevel=2)
         votes = logits
-        if not victim.sees_itself:
-            votes, logits = victim.judge(climbers.z, climbers.rows)
+        if not victim.view_is_model:
+            votes, logits = victim.judge(state.z, state.rows)
         if not loss_is_score:
-            scores = (ascent.score or ascent.loss)(climbers.criterion, logits)
+            scores = (ascent.score or ascent.loss)(state.criterion, logits)
         record = best.record if step else best.record_success
-        record(climbers.at, climbers.z, climbers.criterion.reached(votes), scores)
-        if not climbers.drop(best.success[climbers.at], step):
+        record(state.at, state.z, state.criterion.reached(votes), scores)
+        if not state.drop(best.success[state.at], step):
             return
-        climbers.advance(length, ascent.decay)
+        state.advance(length, ascent.decay)
 
 
 def accelerate(velocity: Tensor, gradient: Tensor, decay: float) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import HALF, Criterion
+from robustlit.attacks.losses import Criterion, are_probabilities
 from robustlit.attacks.victim import Victim
 from robustlit.checks import is_number, meant_levels
 from robustlit.classifier import check_labels, check_not_hidden
@@ -76,7 +76,7 @@ class Attack(ABC):
 
     @property
     def starts_at_image(self) -> bool:
-        """Whether the search first takes the gradient at the image itself, by `Victim.gradient_of_opening`."""
+        """Whether the search first takes the gradient at the image itself, by `Victim.gradient_from_graph`."""
         return False
 
     @property
@@ -125,8 +125,8 @@ class Attack(ABC):
             if given.seed is not None and victim.is_stochastic:
                 victim.reseed(given.seed, index)
             criterion, sought = victim.criterion(y, target), victim.criterion(y, target, safely=True)
-            clean = victim.open(x) if self.starts_at_image and victim.sees_itself else victim.logits(x)
-            if _are_probabilities(clean):
+            clean = victim.open(x) if self.starts_at_image and victim.view_is_model else victim.logits(x)
+            if are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
             classes = criterion.classes(clean)
             check_labels(y, len(x), classes)
@@ -135,7 +135,7 @@ class Attack(ABC):
             x_adv, done = x.clone(), sought.reached(clean)
             rows = torch.nonzero(~done).squeeze(1)
             if eps is None:  # a minimal attack ends next to the boundary
-                sought = sought.guarded(clean)
+                sought = sought.with_rounding_margin(clean)
             if len(rows):
                 draws = Draws(given.seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
@@ -192,12 +192,6 @@ class Batch:
         if self.index is None:
             return x, y, target, torch.arange(len(x), device=x.device)
         return x, y, target, self.index.detach().clone().to(x.device)
-
-
-def _are_probabilities(logits: Tensor) -> bool:
-    rounded = any(torch.equal(logits.to(half).to(logits.dtype), logits) for half in HALF)  # and widened since
-    tolerance = 1e-2 if rounded else 1e-4
-    return bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < tolerance).all())
 
 
 @dataclass(frozen=True)

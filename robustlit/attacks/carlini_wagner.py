@@ -105,7 +105,7 @@ class CarliniWagner(Attack):
             images.tanh = images.w.tanh()
             images.z = (images.tanh + 1) / 2
             logits, images.margin, images.gradient = victim.gradient(images.z, images.criterion.margin, images.rows)
-            if not victim.sees_itself:
+            if not victim.view_is_model:
                 logits = victim.logits(images.z, images.rows)
             lead, reached = images.criterion.margin(logits), images.criterion.reached(logits)
             if self.confidence:

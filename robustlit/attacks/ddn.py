@@ -85,7 +85,7 @@ class Walk:
         """Judge the point, move `length` (B,) along the gradient of `loss`, change the norm by the share `gamma`."""
         x = self.nearest.x
         logits, _, gradient = victim.gradient(self.z, loss, rows)
-        if not victim.sees_itself:
+        if not victim.view_is_model:
             logits = victim.logits(self.z, rows)
         reached = criterion.reached(logits)
         self.nearest.record(self.z, reached, criterion.margin(logits))

@@ -104,7 +104,7 @@ class DeepFool(Attack):
         gaps = _gaps(images.logits, images.criterion)
         classes = images.criterion.classes(images.logits)
         candidates = classes if self.candidates is None else min(self.candidates, classes)
-        order = images.criterion.others(gaps).topk(candidates - 1, 1).indices
+        order = images.criterion.other_logits(gaps).topk(candidates - 1, 1).indices
         near, found = self._boundaries(victim, images, order[:, :_FIRST])
         slopes = torch.zeros_like(order, dtype=images.z.dtype)
         slopes[:, :_FIRST] = found
@@ -215,7 +215,7 @@ class _Boundary:
 def _gaps(logits: Tensor, criterion: Criterion) -> Tensor:
     """Return (b, K): each logit less the one to beat."""
     logits = full_precision(logits)
-    return logits - criterion.own(logits).unsqueeze(1)
+    return logits - criterion.reference_logit(logits).unsqueeze(1)
 
 
 def _trim(victim: Victim, images: _Images, x_adv: Tensor, last: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class _Images(Active):
         """Return the leads (b, k) of the classes, positive beyond a boundary."""
         if self.classes is None:
             return self.criterion.margin(logits).unsqueeze(1)
-        return logits.gather(1, self.classes) - self.criterion.own(logits).unsqueeze(1)
+        return logits.gather(1, self.classes) - self.criterion.reference_logit(logits).unsqueeze(1)
 
 
 def _judge(victim: Victim, images: _Images, found: Nearest) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.active import all_positions, check_every, rivals
-from robustlit.attacks.ascent import Climbers
+from robustlit.attacks.ascent import AscentState
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
@@ -101,7 +101,7 @@ class JointAttack(BudgetAttack):
         weights = [_Weights(x.new_full((len(x),), self.weight)) for _ in sides]
         net = Criterion(criterion.label, criterion.target)  # of the net behind the detector, which rejects nothing
         ball, at = Ball(x, eps, self.norm), all_positions(x)
-        images = _Climbers(at, rows, criterion, x, ball, net, draws, net, weights[0].now)
+        images = _AscentState(at, rows, criterion, x, ball, net, draws, net, weights[0].now)
         with ExitStack() as stack:
             # The outer victim keeps the generators: if these kept them too, every batch would get the same noise.
             seen = [stack.enter_context(Victim(s, x, keep_generators=False, draws=draws_of(model))) for s in sides]
@@ -111,38 +111,38 @@ class JointAttack(BudgetAttack):
                     left = best.unbroken
                     if not len(left):
                         break
-                    climbers = images.select(left)
+                    state = images.select(left)
                     if number % 2 and criterion.target is None:
-                        climbers.aim = climbers.aim.toward(likeliest[left, number // 2 % likeliest.shape[1]])
+                        state.aim = state.aim.targeting(likeliest[left, number // 2 % likeliest.shape[1]])
                     if number:
-                        climbers.z = climbers.ball.random_point(climbers.draws.fork(number))
-                    climbers.weight = weight.now[left]
-                    weight.update(left, self._climb(victim, best, side, climbers)[left])
+                        state.z = state.ball.random_point(state.draws.fork(number))
+                    state.weight = weight.now[left]
+                    weight.update(left, self._climb(victim, best, side, state)[left])
             for side in seen:
                 victim.passes.add(side.passes, rows)
         return best.points
 
-    def _climb(self, victim: Victim, best: Best, side: Victim, climbers: _Climbers) -> Tensor:
+    def _climb(self, victim: Victim, best: Best, side: Victim, state: _AscentState) -> Tensor:
         """Run one search along the gradients of `side`. Return (B,) bool, where the net was fooled when it ended."""
         fooled = torch.zeros_like(best.success)
-        climbers.velocity = torch.zeros_like(climbers.z)
-        every = self.look if victim.is_stochastic else check_every(climbers.z)
+        state.velocity = torch.zeros_like(state.z)
+        every = self.look if victim.is_stochastic else check_every(state.z)
         for step in track(range(self.steps)):
-            seen, _, climbers.gradient = side.gradient(climbers.z, self._loss_of(climbers), climbers.at)
-            fooled[climbers.at] = climbers.aim.margin(seen[:, :-1]) > 0
+            seen, _, state.gradient = side.gradient(state.z, self._loss_of(state), state.at)
+            fooled[state.at] = state.aim.margin(seen[:, :-1]) > 0
             # Also where either is NaN: the model may name no class there.
-            likely = ~(climbers.net.margin(seen[:, :-1]) <= 0) & ~(seen[:, -1] >= 0)
+            likely = ~(state.net.margin(seen[:, :-1]) <= 0) & ~(seen[:, -1] >= 0)
             if step % every == 0 and bool(likely.any()):
-                best.judge(victim, climbers.select(likely))
-                if not climbers.keep(~best.success[climbers.at]):
+                best.judge(victim, state.select(likely))
+                if not state.keep(~best.success[state.at]):
                     return fooled
-            climbers.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
-        best.judge(victim, climbers)
+            state.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
+        best.judge(victim, state)
         return fooled
 
-    def _loss_of(self, climbers: _Climbers) -> Callable[[Tensor], Tensor]:
+    def _loss_of(self, state: _AscentState) -> Callable[[Tensor], Tensor]:
         """Return what is climbed: from the logits and the excess (b, K + 1) to (b,)."""
-        aim, weight = climbers.aim, climbers.weight
+        aim, weight = state.aim, state.weight
 
         def loss(seen: Tensor) -> Tensor:
             margin, obstacle = aim.margin(seen[:, :-1]), seen[:, -1] + self.slack
@@ -154,7 +154,7 @@ class JointAttack(BudgetAttack):
 
 
 @dataclass
-class _Climbers(Climbers):
+class _AscentState(AscentState):
     """The examples of a search, with the criterion for the net behind the detector and the weights (b,)."""
 
     net: Criterion

@@ -80,7 +80,7 @@ class JSMA(Attack):
         limit = max(2, int(self.gamma * active.x.shape[1]))
         for step in track(range(limit // 2 * math.ceil(1 / abs(self.theta)))):
             logits, target, others = self._gradients(victim, active)
-            if not victim.sees_itself:
+            if not victim.view_is_model:
                 logits = victim.logits(active.z, active.rows)
             record = best.record if step else best.record_success
             record(active.at, active.z, active.criterion.reached(logits), active.criterion.log_odds(logits))
@@ -121,7 +121,7 @@ def _target_and_rest(logits: Tensor, criterion: Criterion) -> Tensor:
     """Return (b, 2): the logit to raise, and the sum of the others."""
     logits, target = full_precision(logits), criterion.target
     if target is None:
-        target = criterion.others(logits.detach()).argmax(1)
+        target = criterion.other_logits(logits.detach()).argmax(1)
     target = target.unsqueeze(1)
     return torch.cat([logits.gather(1, target), logits.scatter(1, target, 0.0).sum(1, keepdim=True)], 1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.active import all_positions, rivals
-from robustlit.attacks.ascent import Climbers
+from robustlit.attacks.ascent import AscentState
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
@@ -103,7 +103,7 @@ class LogitMatching(BudgetAttack):
     ) -> Tensor:
         assert eps is not None
         best, aim = Best(x), Criterion(criterion.label, criterion.target)
-        images = Climbers(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), aim, draws)
+        images = AscentState(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), aim, draws)
         # The outer victim keeps the generators: if this one kept them too, every batch would get the same noise.
         with Victim(undefended(victim.model), x, keep_generators=False, draws=1) as source:
             guides = self._logits_of_guides(victim.model, source.view, x)
@@ -113,30 +113,30 @@ class LogitMatching(BudgetAttack):
                 left = best.unbroken
                 if not len(left):
                     break
-                climbers = images.select(left)
-                climbers.draws = climbers.draws.fork(number)
+                state = images.select(left)
+                state.draws = state.draws.fork(number)
                 if number % 2 and criterion.target is None:
-                    climbers.aim = climbers.aim.toward(likeliest[left, number // 2 % likeliest.shape[1]])
+                    state.aim = state.aim.targeting(likeliest[left, number // 2 % likeliest.shape[1]])
                 if number:
-                    climbers.z = climbers.ball.random_point(climbers.draws)
-                self._approach(victim, best, source, guides, climbers)
+                    state.z = state.ball.random_point(state.draws)
+                self._approach(victim, best, source, guides, state)
             victim.passes.add(source.passes, rows)
         return best.points
 
-    def _approach(self, victim: Victim, best: Best, source: Victim, guides: _Guides, climbers: Climbers) -> None:
+    def _approach(self, victim: Victim, best: Best, source: Victim, guides: _Guides, state: AscentState) -> None:
         """Run one try from the current points towards the guides of the class that `aim` seeks; `victim` judges."""
-        climbers.velocity = torch.zeros_like(climbers.z)
+        state.velocity = torch.zeros_like(state.z)
         for step in track(range(self.steps)):
-            losses, z = _Losses(guides, climbers.aim), climbers.z
-            gradient = source.gradient(z, losses.here, climbers.at)[2]
+            losses, z = _Losses(guides, state.aim), state.z
+            gradient = source.gradient(z, losses.here, state.at)[2]
             gradient *= max(self.draws - 1, 1)  # the image itself counts as much as all its noisy copies
             for _ in range(self.draws - 1):
-                noisy = z + self.noise * climbers.draws.normal(z)
-                gradient += source.gradient(noisy, losses.under_noise, climbers.at)[2]
-            climbers.gradient = gradient
-            climbers.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
+                noisy = z + self.noise * state.draws.normal(z)
+                gradient += source.gradient(noisy, losses.under_noise, state.at)[2]
+            state.gradient = gradient
+            state.advance(_FIRST_STEP * (1 - step / self.steps), DECAY)
             judged = (step + 1) % self.look == 0 or step + 1 == self.steps
-            if judged and not climbers.keep(~best.judge(victim, climbers)):
+            if judged and not state.keep(~best.judge(victim, state)):
                 return
 
     def _logits_of_guides(self, model: nn.Module, net: nn.Module, x: Tensor) -> _Guides:

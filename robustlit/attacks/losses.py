@@ -33,24 +33,24 @@ class Criterion:
         share: 0 asks for the prediction. A positive share asks that the wanted classes have this probability together,
             whichever of them comes first: for logits that are log shares of the votes of a stochastic model.
         rejects: The last logit is not a class but the model's refusal to name one. A refusal is not a success.
-        lead: (B,) margins that must be exceeded, in logits; None asks for the prediction alone. See `guarded`.
+        min_margin: (B,) margins that must be exceeded, in logits (see `with_rounding_margin`); None: any.
     """
 
     label: Tensor
     target: Tensor | None = None
     share: float = 0.0
     rejects: bool = False
-    lead: Tensor | None = None
+    min_margin: Tensor | None = None
 
     def select(self: _Self, keep: Tensor) -> _Self:
         """Return the criteria of the examples in `keep`."""
-        target, lead = (None if values is None else values[keep] for values in (self.target, self.lead))
-        return replace(self, label=self.label[keep], target=target, lead=lead)
+        target, min_margin = (None if values is None else values[keep] for values in (self.target, self.min_margin))
+        return replace(self, label=self.label[keep], target=target, min_margin=min_margin)
 
-    def guarded(self: _Self, clean: Tensor) -> _Self:
+    def with_rounding_margin(self: _Self, clean: Tensor) -> _Self:
         """Return the criteria for a search that stops next to the boundary, from the logits (B, K) of the clean images.
 
-        A point on the boundary is judged either way, as the batch and the kernel round. The lead asked for is above
+        A point on the boundary is judged either way, as the batch and the kernel round. The margin asked for is above
         rounding and a ten-thousandth of the margin that the search has to cross, so it costs about that share of the
         distance. Votes (a positive share) have no margin: their criterion is safe without.
         """
@@ -58,16 +58,17 @@ class Criterion:
             return self
         roundings = _ROUNDINGS_OF_HALF if clean.dtype in HALF else _ROUNDINGS
         logits = full_precision(clean)
-        own, other = self.own(logits), self.others(logits).amax(1)  # no others: a sentinel such as -1e9 says nothing
-        lead = roundings * torch.finfo(clean.dtype).eps * torch.maximum(own.abs(), other.abs())
-        return replace(self, lead=(lead + _GUARD * (other - own).abs()).nan_to_num(nan=0.0, posinf=0.0))
+        # Of the other logits the largest alone: a sentinel such as -1e9 says nothing.
+        own, other = self.reference_logit(logits), self.other_logits(logits).amax(1)
+        rounding = roundings * torch.finfo(clean.dtype).eps * torch.maximum(own.abs(), other.abs())
+        return replace(self, min_margin=(rounding + _GUARD * (other - own).abs()).nan_to_num(nan=0.0, posinf=0.0))
 
-    def toward(self: _Self, target: Tensor) -> _Self:
+    def targeting(self: _Self, target: Tensor) -> _Self:
         """Return the criteria of the same examples with a class (B,) to reach."""
         return replace(self, target=target)
 
     @property
-    def anchor(self) -> Tensor:
+    def reference_class(self) -> Tensor:
         """(B,) the class that the margin refers to: the true class, or the target."""
         return self.label if self.target is None else self.target
 
@@ -75,14 +76,14 @@ class Criterion:
         """Return how many columns of `logits` (B, K) are classes."""
         return logits.shape[1] - self.rejects
 
-    def own(self, logits: Tensor) -> Tensor:
-        """Return (B,) the anchor's logit; untargeted, the refusal's where that is higher."""
-        own = logits.gather(1, self.anchor.unsqueeze(1)).squeeze(1)
+    def reference_logit(self, logits: Tensor) -> Tensor:
+        """Return (B,) the logit of the reference class; untargeted, the refusal's where that is higher."""
+        own = logits.gather(1, self.reference_class.unsqueeze(1)).squeeze(1)
         return torch.maximum(own, logits[:, -1]) if self.rejects and self.target is None else own
 
-    def others(self, logits: Tensor) -> Tensor:
-        """Return the logits (B, K) with -inf for the anchor and, untargeted, for a refusal."""
-        others = logits.scatter(1, self.anchor.unsqueeze(1), -float("inf"))
+    def other_logits(self, logits: Tensor) -> Tensor:
+        """Return the logits (B, K) with -inf for the reference class and, untargeted, for a refusal."""
+        others = logits.scatter(1, self.reference_class.unsqueeze(1), -float("inf"))
         if self.rejects and self.target is None:
             others = torch.cat([others[:, :-1], torch.full_like(others[:, -1:], -float("inf"))], 1)
         return others
@@ -92,17 +93,17 @@ class Criterion:
         named = names_class(logits)
         if self.share:
             chances = logits.exp()  # they sum to less than 1 where some draws named no class
-            anchored = chances.gather(1, self.anchor.unsqueeze(1)).squeeze(1)
+            chance = chances.gather(1, self.reference_class.unsqueeze(1)).squeeze(1)
             if self.target is None:
-                anchored = 1 - anchored - (chances[:, -1] if self.rejects else 0)
-            reached = anchored >= self.share
+                chance = 1 - chance - (chances[:, -1] if self.rejects else 0)
+            reached = chance >= self.share
         else:
             prediction = logits.argmax(1)
             reached = prediction != self.label if self.target is None else prediction == self.target
             if self.rejects:
                 reached = reached & (prediction < logits.shape[1] - 1)
-        if self.lead is not None:
-            reached = reached & (self.margin(logits) > self.lead)
+        if self.min_margin is not None:
+            reached = reached & (self.margin(logits) > self.min_margin)
         return reached | ~named if self.target is None else reached & named
 
     def prediction(self, logits: Tensor, reached: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class Criterion:
             return predicted(logits)
         if self.target is not None:
             return torch.where(reached, self.target, predicted(logits))
-        chosen = torch.where(reached.unsqueeze(1), self.others(logits), logits).argmax(1)
+        chosen = torch.where(reached.unsqueeze(1), self.other_logits(logits), logits).argmax(1)
         return torch.where(names_class(logits), chosen, NO_CLASS)
 
     def margin(self, logits: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class Criterion:
         highest other.
         """
         logits = full_precision(logits)
-        own, others = self.own(logits), self.others(logits).amax(1)
+        own, others = self.reference_logit(logits), self.other_logits(logits).amax(1)
         return self._known(others - own if self.target is None else own - others)
 
     def log_odds(self, logits: Tensor) -> Tensor:
@@ -135,7 +136,7 @@ class Criterion:
         zero beyond 104, where a confident net (e.g. a distilled one) would look robust. The log odds do not saturate.
         """
         logits = full_precision(logits)
-        own, others = self.own(logits), self.others(logits).logsumexp(1)
+        own, others = self.reference_logit(logits), self.other_logits(logits).logsumexp(1)
         return self._known(others - own if self.target is None else own - others)
 
     def dlr(self, logits: Tensor) -> Tensor:
@@ -181,6 +182,13 @@ class LogOdds:
         # training mode would carry that to the other examples.
         others = logits_32.scatter(1, label, torch.finfo(logits_32.dtype).min)
         return others.softmax(1).scatter_(1, label, -1.0).to(logits.dtype)
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Return whether logits (B, K) are probabilities: not negative, with a sum of 1 up to their rounding."""
+    rounded = any(torch.equal(logits.to(half).to(logits.dtype), logits) for half in HALF)  # to half precision
+    tolerance = 1e-2 if rounded else 1e-4
+    return bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < tolerance).all())
 
 
 def full_precision(logits: Tensor) -> Tensor:

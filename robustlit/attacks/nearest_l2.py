@@ -131,7 +131,7 @@ class NearestL2(Attack):
         def lead(logits: Tensor) -> Tensor:
             if heading is None:
                 return criterion.log_odds(logits)
-            return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - criterion.own(logits)
+            return logits.gather(1, heading.unsqueeze(1)).squeeze(1) - criterion.reference_logit(logits)
 
         walk = Walk(Nearest(x, self.norm), x, x.new_ones(len(x)), draws)
         for step in track(range(self.explore)):

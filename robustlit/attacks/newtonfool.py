@@ -66,7 +66,7 @@ class NewtonFool(Attack):
         best, active = Best(x), _Images(all_positions(x), rows, criterion, x, longest)
         for step in track(range(self.steps)):
             view, active.odds, active.gradient = victim.gradient(active.z, active.criterion.log_odds, active.rows)
-            logits = view if victim.sees_itself else victim.logits(active.z, active.rows)
+            logits = view if victim.view_is_model else victim.logits(active.z, active.rows)
             record = best.record if step else best.record_success
             record(active.at, active.z, active.criterion.reached(logits), active.criterion.log_odds(logits))
             if not active.drop(best.success[active.at], step):

@@ -80,10 +80,11 @@ class Transfer(Attack):
             criterion = source.criterion(criterion.label, criterion.target, safely=True)
             if eps is None:
                 clean = source.logits(x)
-                here, criterion = torch.nonzero(~criterion.reached(clean)).squeeze(1), criterion.guarded(clean)
+                here = torch.nonzero(~criterion.reached(clean)).squeeze(1)
+                criterion = criterion.with_rounding_margin(clean)
             else:
                 here = torch.arange(len(x), device=x.device)
-                criterion = _Endless(criterion.label, criterion.target, criterion.share, criterion.rejects)
+                criterion = _NeverReached(criterion.label, criterion.target, criterion.share, criterion.rejects)
             if len(here):
                 radii = None if eps is None else eps[here]
                 part, own = criterion.select(here), draws.select(here)
@@ -105,7 +106,7 @@ class _TransferWithinBudget(Transfer, BudgetAttack):
         super().__post_init__()
 
 
-class _Endless(Criterion):
+class _NeverReached(Criterion):
     """A criterion that is never reached: an attack then takes all its steps."""
 
     def reached(self, logits: Tensor) -> Tensor:

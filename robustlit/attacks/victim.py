@@ -95,7 +95,7 @@ class Victim:
 
     @property
     def is_open(self) -> bool:
-        """Whether `gradient_of_opening` can be called."""
+        """Whether `gradient_from_graph` can be called."""
         return self._opening is not None
 
     @property
@@ -104,7 +104,7 @@ class Victim:
         return is_stochastic(self.model)
 
     @property
-    def sees_itself(self) -> bool:
+    def view_is_model(self) -> bool:
         """Whether the attack view is the model itself and deterministic, so that its logits may judge."""
         return self.view is self.model and not self.is_stochastic
 
@@ -164,16 +164,16 @@ class Victim:
             return shares.clamp_min_(1e-12).log_().masked_fill_(unanswered.unsqueeze(1), float("nan")), mean
 
     def open(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K) of the whole batch and keep their graph for `gradient_of_opening`: saves a forward.
+        """Return the logits (B, K) of the whole batch and keep their graph for `gradient_from_graph`: saves a forward.
 
-        Only for a victim that `sees_itself`.
+        Only for a victim that `view_is_model`.
         """
         leaf = x.detach().requires_grad_(True)
         logits = self._differentiable(leaf, None)
         self._opening = leaf, logits
         return logits.detach()
 
-    def gradient_of_opening(self, loss: LossPerExample, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient_from_graph(self, loss: LossPerExample, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `gradient` returns for the examples `rows` (b,) of the opened batch, at one backward. Once.
 
         The backward runs over the whole batch but is counted for `rows` only: the others are not under attack.

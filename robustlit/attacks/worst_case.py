@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustlit.attacks.active import all_positions, rivals
-from robustlit.attacks.ascent import Ascent, Climbers, climb
+from robustlit.attacks.ascent import Ascent, AscentState, run_ascent
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best, Nearest
 from robustlit.attacks.draws import Draws
@@ -177,11 +177,11 @@ class WorstCase(BudgetAttack):
             best.record(near.at, points, success, margins)
             return
         if part.rival is not None and near.criterion.target is None:
-            near.aim = near.criterion.toward(_nth(near.rivals, part.rival))
+            near.aim = near.criterion.targeting(_nth(near.rivals, part.rival))
         near.z = in_ball(part.start, near.ball, near.draws)
         lengths = [_FIRST_STEP[self.norm] * (1 - step / part.steps) for step in range(part.steps)]
         decay = DECAY if self.norm == "linf" else None
-        climb(victim, best, near, Ascent(lengths, decay, _LOSS[part.loss], Criterion.margin))
+        run_ascent(victim, best, near, Ascent(lengths, decay, _LOSS[part.loss], Criterion.margin))
         best.judge(victim, near)
 
     def _from_outside(self, victim: Victim, near: _Images, part: Outside, nearest: Nearest) -> Nearest:
@@ -202,7 +202,7 @@ class WorstCase(BudgetAttack):
 
 
 @dataclass
-class _Images(Climbers):
+class _Images(AscentState):
     """The examples of a batch, with what is known of the boundaries around their best points."""
 
     clean: Tensor  # (b,) margins of the images
@@ -237,7 +237,8 @@ class _Images(Climbers):
             def leads(logits: Tensor, some: Tensor = some, criterion: Criterion = near.criterion) -> Tensor:
                 if criterion.target is not None:
                     return criterion.margin(logits).unsqueeze(1)
-                return full_precision(logits).gather(1, some) - criterion.own(full_precision(logits)).unsqueeze(1)
+                logits = full_precision(logits)
+                return logits.gather(1, some) - criterion.reference_logit(logits).unsqueeze(1)
 
             _, gaps, gradients = victim.jacobian(z, leads, near.rows)
             slopes = torch.linalg.vector_norm(gradients.flatten(2), 1 if self.ball.norm == "linf" else 2, dim=2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from robustlit.certify.ops import Back, Interval, Op, rounding, rounding_error
+from robustlit.certify.ops import BackwardBounds, Interval, Op, rounding, rounding_error
 from robustlit.certify.region import dot
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Activation(Op):
     activation functions, 2018, arXiv:1811.00866.
     """
 
-    bends = True
+    is_nonlinear = True
     roundings: ClassVar[int] = 0
 
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:
@@ -38,13 +38,13 @@ class Activation(Op):
         low, high = self.interval(inputs)
         return rounding(self.roundings) * torch.maximum(low.abs(), high.abs())
 
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
-        (below, base), (above, top) = self.lines(inputs[0].low, inputs[0].high, parallel)
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
+        (below, base), (above, top) = self.lines(inputs[0].low, inputs[0].high, same_slopes)
         down, up = slopes.clamp_min(0), slopes.clamp_max(0)
         return [down * below + up * above], dot(down, base) + dot(up, top)
 
     @abstractmethod
-    def lines(self, low: Tensor, high: Tensor, parallel: bool) -> tuple[Line, Line]:
+    def lines(self, low: Tensor, high: Tensor, same_slopes: bool) -> tuple[Line, Line]:
         """Return a line below and a line above the function on [low, high], all of shape (B, ...)."""
 
 
@@ -63,21 +63,21 @@ class LeakyReLU(Activation):
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:
         return rounding_error(inputs[0].size, 2) if self.slope else None  # the slope is rounded too
 
-    def unsure(self, low: Tensor, high: Tensor) -> Tensor:
+    def unstable(self, low: Tensor, high: Tensor) -> Tensor:
         return (low < 0) & (high > 0)
 
-    def lines(self, low: Tensor, high: Tensor, parallel: bool) -> tuple[Line, Line]:
+    def lines(self, low: Tensor, high: Tensor, same_slopes: bool) -> tuple[Line, Line]:
         bottom, top = self._value(low), self._value(high)
         width = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
         chord = torch.where(low >= 0, 1.0, torch.where(high <= 0, self.slope, (top - bottom) / width))
         at_zero = torch.where((low < 0) & (high > 0), top - chord * high, torch.zeros_like(low))
-        below = chord if parallel else torch.where(high > -low, 1.0, self.slope)
+        below = chord if same_slopes else torch.where(high > -low, 1.0, self.slope)
         below = torch.where((low < 0) & (high > 0), below.to(low), chord)
         return (below, torch.zeros_like(low)), (chord, at_zero)
 
 
 @dataclass
-class Jump(Activation):
+class JumpReLU(Activation):
     """x above `kappa` >= 0, else 0: a ReLU with a jump (Erichson, Yao, Mahoney, 2019, arXiv:1904.03750)."""
 
     kappa: float
@@ -92,10 +92,10 @@ class Jump(Activation):
     def _maybe(self, high: Tensor) -> Tensor:
         return high > self.kappa * (1 - _THRESHOLD)
 
-    def unsure(self, low: Tensor, high: Tensor) -> Tensor:
+    def unstable(self, low: Tensor, high: Tensor) -> Tensor:
         return ~self._open(low) & self._maybe(high)
 
-    def lines(self, low: Tensor, high: Tensor, parallel: bool) -> tuple[Line, Line]:
+    def lines(self, low: Tensor, high: Tensor, same_slopes: bool) -> tuple[Line, Line]:
         zero, opened, maybe = torch.zeros_like(low), self._open(low), self._maybe(high)
         kappa = self.kappa * (1 + _THRESHOLD)
         # Above: the ReLU's chord, or x itself where it is never negative.
@@ -126,7 +126,7 @@ class _Sigmoidal(Activation):
     def noise(self, inputs: Sequence[Node]) -> Tensor | None:
         return torch.full_like(inputs[0].low, rounding(self.roundings))  # the values lie in [-1, 1]
 
-    def lines(self, low: Tensor, high: Tensor, parallel: bool) -> tuple[Line, Line]:
+    def lines(self, low: Tensor, high: Tensor, same_slopes: bool) -> tuple[Line, Line]:
         bottom, top, middle = self.value(low), self.value(high), (low + high) / 2
         flattest = torch.minimum(self.derivative(low), self.derivative(high))  # nowhere is it flatter between them
         width = high - low

@@ -140,7 +140,7 @@ def applied(op: Op, *inputs: Bounds) -> Bounds:
 def check_batched(x: Bounds, layer: str, least: int, most: int | None = None) -> None:
     """Raise an UnknownLayerError unless x has `least` to `most` dimensions: else PyTorch mixes the examples."""
     if x.dim() < least or (most is not None and x.dim() > most):
-        raise UnknownLayerError(f"{layer} of values of shape {tuple(x.shape)}, the batch first,")
+        raise UnknownLayerError(f"{layer} of values of shape {tuple(x.shape)} (it mixes examples of the batch)")
 
 
 def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -197,7 +197,7 @@ def logits_of(model: nn.Module, region: Region, refine: Refine | None = None) ->
     return tape, logits.node
 
 
-def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, parallel: bool = False) -> Tensor:
+def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_activations: bool, same_slopes: bool = False) -> Tensor:
     """Return lower bounds (B, K) of the true class's logit minus each other; 0 at the true class.
 
     The difference is bounded, not each logit: it goes back through the last layers as one linear function.
@@ -209,20 +209,20 @@ def margins_of(tape: Tape, logits: Node, y: Tensor, *, through_bends: bool, para
     if tape.proves:
         check_labels(y, len(y), count)
     every = torch.eye(count, dtype=logits.low.dtype, device=logits.low.device).unsqueeze(1)  # (K, 1, K)
-    how: Any = {"through_bends": through_bends, "parallel": parallel}
+    how: Any = {"through_activations": through_activations, "same_slopes": same_slopes}
     if count * count * len(y) <= NUMBERS // 8:
-        return tape.least(logits, every[y].transpose(0, 1) - every, **how).T
+        return tape.lower_bounds(logits, every[y].transpose(0, 1) - every, **how).T
     # With many classes: propagate each logit back through the last layer once, and bound a few margins at a time.
     node, constant, first = logits, every.new_zeros(count, 1), 0
     if isinstance(logits.op, Affine):
-        (node,), ((every,), shift) = logits.inputs, logits.op.back(every, logits.inputs, parallel)
+        (node,), ((every,), shift) = logits.inputs, logits.op.backward_bounds(every, logits.inputs, same_slopes)
         constant = constant + shift
-    if not through_bends:
-        first = max((each.number for each in tape.nodes if each.op is not None and each.op.bends), default=0)
+    if not through_activations:
+        first = max((each.number for each in tape.nodes if each.op is not None and each.op.is_nonlinear), default=0)
     largest = max(each.low[0].numel() for each in tape.nodes[first:])
     own = every[y].transpose(0, 1)  # (1, B, ...)
     pieces = every.split(max(1, NUMBERS // (len(y) * largest)))
-    found = torch.cat([tape.least(node, own - piece, **how) for piece in pieces]).T + constant[y] - constant.T
+    found = torch.cat([tape.lower_bounds(node, own - piece, **how) for piece in pieces]).T + constant[y] - constant.T
     if tape.proves and node is not logits and logits.noise is not None:
         found = found - logits.noise.gather(1, y.unsqueeze(1)) - logits.noise
     return found.scatter(1, y.unsqueeze(1), 0.0)

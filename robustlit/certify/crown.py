@@ -40,7 +40,7 @@ class CROWNIBP(BoundPropagation):
 
 @dataclass(frozen=True)
 class CROWN(BoundPropagation):
-    """Linear bounds of the margins and of every layer before: as many backward passes as there are unsure units.
+    """Linear bounds of the margins and of every layer before: as many backward passes as there are unstable units.
 
     Zhang, Weng, Chen, Hsieh, Daniel: Efficient neural network robustness certification with general activation
     functions, 2018, arXiv:1811.00866. Proven is also what `CROWNIBP` proves, which is tried first because it is cheap.
@@ -66,30 +66,32 @@ class CROWN(BoundPropagation):
 
 def _proven(model: nn.Module, region: Region, y: Tensor, refine: Refine | None = None) -> tuple[Tensor, Tensor, Tensor]:
     tape, logits = logits_of(model, region, refine)
-    margins = margins_of(tape, logits, y, through_bends=False)
-    for parallel in (False, True):
+    margins = margins_of(tape, logits, y, through_activations=False)
+    for same_slopes in (False, True):
         if bool(are_positive(margins, y).all()):
             break
         # fmax: lines that are not finite take nothing from what intervals prove.
-        margins = torch.fmax(margins, margins_of(tape, logits, y, through_bends=True, parallel=parallel))
+        margins = torch.fmax(margins, margins_of(tape, logits, y, through_activations=True, same_slopes=same_slopes))
     return are_positive(margins, y), torch.full_like(y, PASSES), torch.full_like(y, tape.rows)
 
 
 def tightened(tape: Tape, op: Op, node: Node) -> None:
-    """Narrow the bounds of the units (B, ...) of a node that an activation `op` is not sure of, by linear bounds."""
+    """Narrow the bounds of the units (B, ...) of a node that are unstable at an activation `op`, by linear bounds."""
     if _is_exact(node):
         return
-    unsure = flat(op.unsure(node.low, node.high), 1)  # (B, n)
-    if not (most := int(unsure.sum(1).max())):
+    unstable = flat(op.unstable(node.low, node.high), 1)  # (B, n)
+    if not (most := int(unstable.sum(1).max())):
         return
     largest = max(each.low[0].numel() for each in tape.nodes)
     chain = chain_of(node)
     if chain is not None and node.low.shape[1] * numbers_in(chain) < most * largest:
         low, high = windowed_bounds(tape, chain, NUMBERS)
-        tape.rows += 2 * unsure.shape[1]
+        tape.rows += 2 * unstable.shape[1]
         node.low, node.high = torch.maximum(node.low, low), torch.minimum(node.high, high)
     else:
-        _tighten_rows(tape, node, unsure.int().topk(most, 1).indices, max(1, NUMBERS // (2 * len(unsure) * largest)))
+        _tighten_rows(
+            tape, node, unstable.int().topk(most, 1).indices, max(1, NUMBERS // (2 * len(unstable) * largest))
+        )
     node.high = torch.maximum(node.low, node.high)  # where they cross by rounding
 
 
@@ -98,7 +100,9 @@ def _tighten_rows(tape: Tape, node: Node, units: Tensor, at_once: int) -> None:
     for places in units.T.split(at_once):
         slopes = node.low.new_zeros(len(places), *flat(node.low, 1).shape).scatter_(2, places.unsqueeze(2), 1.0)
         slopes = slopes.view(len(places), *node.low.shape)
-        low, negative = tape.least(node, torch.cat([slopes, -slopes]), through_bends=True).split(len(places))
+        low, negative = tape.lower_bounds(node, torch.cat([slopes, -slopes]), through_activations=True).split(
+            len(places)
+        )
         for name, found, better in (("low", low, torch.maximum), ("high", -negative, torch.minimum)):
             values = flat(getattr(node, name), 1)
             values = values.scatter(1, places.T, better(values.gather(1, places.T), found.T))
@@ -109,7 +113,7 @@ def _is_exact(node: Node) -> bool:
     """Return whether a node's intervals are as tight as linear bounds: at most one layer that sums lies before it."""
     mixing = 0
     while node.op is not None:
-        if node.op.bends:
+        if node.op.is_nonlinear:
             return mixing == 0  # the activation's own values
         if not isinstance(node.op, Affine):
             return False

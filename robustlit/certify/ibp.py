@@ -41,7 +41,7 @@ def interval_margins(model: nn.Module, region: Region, y: Tensor) -> tuple[Tenso
     They are differentiable with respect to the weights. In float64 they are proofs, in float32 estimates.
     """
     tape, logits = logits_of(model, region)
-    return margins_of(tape, logits, y, through_bends=False), tape
+    return margins_of(tape, logits, y, through_activations=False), tape
 
 
 def are_positive(margins: Tensor, y: Tensor) -> Tensor:

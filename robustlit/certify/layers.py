@@ -20,7 +20,7 @@ from robustlit.certify.shapes import flattened, indexed, joined, most_copies, mo
 _WITH_CONSTANT = 2  # roundings: of the result, and of a Python number to float32
 
 
-class Closed(Proxy):
+class JumpMask(Proxy):
     """The mask of a JumpReLU: where a value is at most `threshold`. Only `masked_fill` takes it."""
 
     def __init__(self, value: Bounds, threshold: float) -> None:
@@ -29,10 +29,6 @@ class Closed(Proxy):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return Bounds.__torch_function__(func, types, args, kwargs)
-
-
-def _as(like: Bounds, value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.to(like.node.low.dtype)
 
 
 def _linear(x: Bounds, weight: Tensor, bias: Tensor | None = None) -> Bounds:
@@ -219,19 +215,19 @@ def _leaky_relu(x: Bounds, negative_slope: float = 0.01) -> Bounds:
     return applied(activations.LeakyReLU(negative_slope), x)
 
 
-def _le(x: Any, threshold: Any) -> Closed:
+def _le(x: Any, threshold: Any) -> JumpMask:
     if not isinstance(x, Bounds) or not isinstance(threshold, (int, float)) or threshold < 0:
         raise UnknownLayerError("a comparison")
-    return Closed(Bounds(x.tape, x.node), float(threshold))
+    return JumpMask(Bounds(x.tape, x.node), float(threshold))
 
 
 def _masked_fill(x: Any, mask: Any, value: Any) -> Bounds:
     """A JumpReLU: the ReLU of a value, and 0 where that is at most a threshold."""
-    if isinstance(x, Bounds) and isinstance(mask, Closed) and value == 0:
+    if isinstance(x, Bounds) and isinstance(mask, JumpMask) and value == 0:
         made = x.node.op
         if made == activations.LeakyReLU() and x.node.inputs == (mask.value.node,):
-            return applied(activations.Jump(mask.threshold), mask.value)
-    raise UnknownLayerError("a masked fill, but for a jump around a ReLU,")
+            return applied(activations.JumpReLU(mask.threshold), mask.value)
+    raise UnknownLayerError("a masked fill that is not a JumpReLU")
 
 
 def _dropout(x: Bounds, p: float = 0.5, training: bool = True) -> Bounds:

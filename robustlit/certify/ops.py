@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Interval = tuple[Tensor, Tensor]
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair, Pair, int]  # kernel, stride, padding, dilation and groups of a convolution
-Back = tuple[list[Tensor], Tensor | float]
+BackwardBounds = tuple[list[Tensor], Tensor | float]
 _LARGEST = torch.finfo(torch.float32).max
 _TINY = 1e-30  # covers results below the smallest normal float32, which may be set to 0
 
@@ -50,13 +50,13 @@ def rounding_error(size: Tensor, count: int) -> Tensor:
 class Op(ABC):
     """An operation with one or more inputs that are bounded."""
 
-    bends = False  # not linear
+    is_nonlinear = False
 
     @abstractmethod
     def interval(self, inputs: Sequence[Node]) -> Interval:
         """Return bounds (B, ...) of the exact results for inputs within their bounds."""
 
-    def unsure(self, low: Tensor, high: Tensor) -> Tensor:
+    def unstable(self, low: Tensor, high: Tensor) -> Tensor:
         """Return where (B, ...) narrower bounds of the input would narrow the linear bounds of the result."""
         return high > low
 
@@ -65,10 +65,10 @@ class Op(ABC):
         return None
 
     @abstractmethod
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
         """Return the slopes (S, B, ...) at each input, and a constant (S, B), of a lower bound of `slopes` . result.
 
-        `parallel` chooses among the lower lines of an activation, see `relaxations`.
+        `same_slopes` chooses among the lower lines of an activation, see `activations.Activation.lines`.
         """
 
 
@@ -121,7 +121,7 @@ class Affine(Op):
             size = size + self.bias.abs()
         return rounding_error(size, self.count)
 
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
         (x,) = inputs
         rows = slopes.flatten(0, 1)
         shape = (len(rows), *x.low.shape[1:])
@@ -149,7 +149,7 @@ class Sum(Op):
     def noise(self, inputs: Sequence[Node]) -> Tensor:
         return rounding_error(inputs[0].size + inputs[1].size, 1)
 
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
         return [slopes, self.sign * slopes], 0.0
 
 
@@ -162,7 +162,7 @@ class Cat(Op):
     def interval(self, inputs: Sequence[Node]) -> Interval:
         return torch.cat([n.low for n in inputs], self.dim), torch.cat([n.high for n in inputs], self.dim)
 
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
         return list(slopes.split([n.low.shape[self.dim] for n in inputs], self.dim + 1)), 0.0
 
 
@@ -172,12 +172,12 @@ class MaxPool(Op):
 
     call: Callable[..., Any]
     overlaps: bool
-    bends = True
+    is_nonlinear = True
 
     def interval(self, inputs: Sequence[Node]) -> Interval:
         return self.call(inputs[0].low, False), self.call(inputs[0].high, False)
 
-    def back(self, slopes: Tensor, inputs: Sequence[Node], parallel: bool) -> Back:
+    def backward_bounds(self, slopes: Tensor, inputs: Sequence[Node], same_slopes: bool) -> BackwardBounds:
         (x,) = inputs
         lowest, place = self.call(x.low, True)
         top, place = self.call(x.high, False), place.flatten(2)

@@ -32,7 +32,7 @@ class Region:
         radius = expand(self.eps, x)
         self.low, self.high = (x - radius).clamp_min(0), (x + radius).clamp_max(1)
 
-    def least(self, slopes: Tensor) -> Tensor:
+    def lower_bounds(self, slopes: Tensor) -> Tensor:
         """Return the minimum (S, B) of linear functions with `slopes` (S, B, ...) over the region, or less."""
         flat = slopes.flatten(2)
         low, high, x = (part.flatten(1) for part in (self.low, self.high, self.x))

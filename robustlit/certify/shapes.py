@@ -28,7 +28,7 @@ def reshaped(x: Bounds, *shape: Any) -> Bounds:
         raise UnknownLayerError(f"a view as {sizes[0]}")
     target = x.node.low.reshape(sizes).shape
     if target[0] != x.shape[0]:
-        raise UnknownLayerError(f"a reshape from {tuple(x.shape)} to {tuple(target)}, which mixes examples,")
+        raise UnknownLayerError(f"a reshape from {tuple(x.shape)} to {tuple(target)} (it mixes examples of the batch)")
     return _shared(x, lambda v: v.reshape(len(v), *target[1:]))
 
 

@@ -91,7 +91,7 @@ class Tape:
 
     def add(self, op: Op, *inputs: Node) -> Node:
         """Return the node of an operation's result."""
-        if op.bends and self.refine is not None:
+        if op.is_nonlinear and self.refine is not None:
             self.refine(self, op, inputs[0])
         node = Node(len(self.nodes), op, inputs, *op.interval(inputs))
         noise = node.noise if self.proves else None
@@ -106,28 +106,30 @@ class Tape:
         self.nodes.append(node)
         return node
 
-    def least(self, node: Node, slopes: Tensor, *, through_bends: bool, parallel: bool = False) -> Tensor:
+    def lower_bounds(
+        self, node: Node, slopes: Tensor, *, through_activations: bool, same_slopes: bool = False
+    ) -> Tensor:
         """Return lower bounds (S, B) of linear functions, `slopes` (S, B, ...), of a node's value.
 
         Args:
-            through_bends: Go back to the input through linear bounds of the activations (CROWN); else stop at the
+            through_activations: Go back to the input through linear bounds of the activations (CROWN); else stop at the
                 last activations before the node, and take their intervals.
-            parallel: Choose lower lines of ReLUs parallel to the upper ones.
+            same_slopes: Choose lower lines of ReLUs parallel to the upper ones.
         """
-        self.rows += len(slopes) if through_bends else 0
+        self.rows += len(slopes) if through_activations else 0
         open_slopes, total = {node.number: slopes}, slopes.new_zeros(slopes.shape[:2])
         while open_slopes:
             at = max(open_slopes)
             here, slope = self.nodes[at], open_slopes.pop(at)
             if here.op is None:
-                total = total + self.region.least(slope)
-            elif here.op.bends and not through_bends:
+                total = total + self.region.lower_bounds(slope)
+            elif here.op.is_nonlinear and not through_activations:
                 middle, radius = (here.low + here.high) / 2, (here.high - here.low) / 2
                 total = total + dot(slope, middle) - dot(slope.abs(), radius)
             else:
                 if self.proves and here.noise is not None:
                     total = total - dot(slope.abs(), here.noise)
-                before, constant = here.op.back(slope, here.inputs, parallel)
+                before, constant = here.op.backward_bounds(slope, here.inputs, same_slopes)
                 total = total + constant
                 for source, each in zip(here.inputs, before, strict=True):
                     known = open_slopes.get(source.number)

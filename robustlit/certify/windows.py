@@ -97,7 +97,7 @@ def _least(tape: Tape, chain: list[tuple[Node, Windows]], slopes: Tensor) -> Ten
             region = copy(tape.region)
             region.x, region.low, region.high = (windows.of(v) for v in (region.x, region.low, region.high))
             region.eps = region.eps.repeat_interleave(count // len(region.eps))
-            return total + region.least(slopes.expand(-1, count, -1, -1, -1))
+            return total + region.lower_bounds(slopes.expand(-1, count, -1, -1, -1))
         if isinstance(node.op, Activation):
             (below, base), (above, top) = node.op.lines(node.inputs[0].low, node.inputs[0].high, False)
             if node.noise is not None:

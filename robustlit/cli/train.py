@@ -5,7 +5,7 @@
 Leaves in runs/NAME/: config.yaml, checkpoints/, evaluation/ (per-example table, curves, figures), results.json.
 
 Any value of a recipe can be overridden: eps=8/255 optimizer.lr=1e-3 data.train_size=1000 trainer.max_epochs=2
-  groups      model= data= trainer= logger=(wandb, csv, none) sweep=(linf, l2, worst_case, none, ...)
+  groups      model= data= trainer= logger=(wandb, tensorboard, csv, none) sweep=(linf, l2, worst_case, none, ...)
   the run     name= or run_dir=, seed=, verdict=quick, resume=auto (or ckpt_path=runs/NAME)
   a gate      min_robust=0.4: exit with 4 where less than that share of the images is robust at eps
   processes   trainer.devices=2 trainer.accelerator=cpu; trainer=ddp; a cluster: docs/cluster.md

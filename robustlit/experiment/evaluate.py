@@ -24,7 +24,7 @@ from robustlit.experiment.plan import Plan, Recipe, make, plan_evaluation
 from robustlit.experiment.preflight import check_takes
 from robustlit.experiment.recipes import ConfigError, stored
 from robustlit.experiment.run_folder import in_one_line, remove_empty, removed_on_failure, write_recipe
-from robustlit.experiment.stored_recipe import callers_own, resolved_plan
+from robustlit.experiment.stored_recipe import resolved_plan, sanitized_recipe
 from robustlit.experiment.trainer import make_run, prepare_process
 from robustlit.experiment.zoo import ZooNet
 from robustlit.processes import exit_code, leave_on_signals
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
             "robustlit.evaluate(load_classifier(path, net=...)[0], data, attacks)"
         )
     # A key that older recipes lack; and disks are not filled because a recipe says so.
-    config = overridden({**callers_own(migrated(recipe), checkpoint), "save_adversarials": False}, overrides)
+    config = overridden({**sanitized_recipe(migrated(recipe), checkpoint), "save_adversarials": False}, overrides)
     try:
         with in_one_line():
             plan = plan_evaluation(config, checkpoint, command)

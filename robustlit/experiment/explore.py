@@ -30,7 +30,7 @@ from robustlit.experiment.composition import overridden
 from robustlit.experiment.migration import migrated
 from robustlit.experiment.preflight import check_classes
 from robustlit.experiment.recipes import ConfigError, check_complete, read_fractions
-from robustlit.experiment.stored_recipe import ALLOWED, callers_own
+from robustlit.experiment.stored_recipe import ALLOWED, sanitized_recipe
 from robustlit.figures.geometry import Seen, neighbours_figure, pairs_figure, slices_figure
 from robustlit.files import write_file
 from robustlit.training.checkpoint import CheckpointError, classifier_of, read_checkpoint
@@ -138,7 +138,7 @@ def _load_data(
     recipe = read["robustlit"]["config"]
     if recipe is None:
         raise ConfigError(f"{run} holds no recipe, so its data are not known (it was trained from Python)")
-    config = overridden(callers_own(migrated(recipe), run), overrides)
+    config = overridden(sanitized_recipe(migrated(recipe), run), overrides)
     check_complete(config)
     try:
         section: Any = plain_values(read_fractions(OmegaConf.to_container(config.data, resolve=True)))

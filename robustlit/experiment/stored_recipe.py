@@ -68,7 +68,7 @@ _CORES = usable_cores()
 _AT_MOST = {"num_workers": _CORES, "count": 100}  # processes; images in one picture
 
 
-def callers_own(recipe: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+def sanitized_recipe(recipe: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """Return a stored recipe without the paths of who stored it, and without what starts or reaches more than a run.
 
     What is written goes into this run's directory; a file or folder to be read is `???`, so that the caller must give

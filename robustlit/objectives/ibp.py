@@ -25,23 +25,21 @@ _BALANCE = 0.5  # of Shi et al.'s regularisers: the share (tau) from which on th
 
 
 @dataclass
-class IBPTraining:
-    """kappa * CE(f(x)) + (1 - kappa) * CE(-lower bounds of the margins) + regularisers while eps rises.
+class IntervalObjective:
+    """Base of the losses on interval bounds: the schedule of eps, the initialisation and the regularisers.
 
-    Gowal et al., 2018, arXiv:1810.12715 (kappa and eps schedules); Shi, Wang, Zhang, Yi, Hsieh: Fast certified robust
-    training with short warmup, 2021, arXiv:2103.12528 (initialisation, and the regularisers of equations 7 to 10). The
-    bounds are those of the net in eval mode, but for BatchNorm layers that train: these take those of the batch.
+    Gowal et al., 2018, arXiv:1810.12715 (eps schedule); Shi, Wang, Zhang, Yi, Hsieh: Fast certified robust training
+    with short warmup, 2021, arXiv:2103.12528 (initialisation, and the regularisers of equations 7 to 10). The bounds
+    are those of the net in eval mode, but for BatchNorm layers that train: these take those of the batch.
 
     Args:
         eps: Budget in pixel units.
         norm: "linf" or "l2".
         warmup: Share of the training steps, in [0, 1), over which eps rises from 0: first slowly, then linearly.
         eps_scale: The budget trained for is eps times this.
-        kappa: Weight of the clean loss at the end; it falls from `first_kappa` with rising eps.
         regularisation: Weight of the regularisers, which falls to 0 with rising eps.
         initialise: Draw the weights of linear layers and convolutions anew at the first step, so that intervals keep
             their width from layer to layer. Leave it out for a net that was trained before.
-        first_kappa: Weight of the clean loss at the start.
 
     Raises:
         ValueError: An argument out of range.
@@ -51,19 +49,14 @@ class IBPTraining:
     norm: str = "linf"
     warmup: float = 0.4
     eps_scale: float = 1.0
-    kappa: float = 0.0
     regularisation: float = 0.5
     initialise: bool = True
-    first_kappa: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")
         self.largest = check_eps(self.eps * self.eps_scale, check_norm(self.norm), name="eps * eps_scale")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be a share of the training steps in [0, 1), got {self.warmup}")
-        for name in ("kappa", "first_kappa"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be the weight of the clean loss in [0, 1], got {getattr(self, name)}")
         check_not_negative(self.regularisation, "regularisation")
         self._fresh, self.share = False, 1.0
 
@@ -71,6 +64,43 @@ class IBPTraining:
         """Set the budget of the next step; `fraction` in [0, 1] of the training steps are done."""
         self._fresh = fraction == 0
         self.share = smooth_rise(fraction / self.warmup) if self.warmup else 1.0
+
+    def prepare(self, classifier: nn.Module) -> None:
+        """Draw the weights anew, where asked for and before the first step."""
+        if self.initialise and self._fresh:
+            initialise_for_intervals(classifier)
+
+    def regularised(self, loss: Tensor, tape: Tape) -> Tensor:
+        """Return the loss with the regularisers, which end when eps has risen."""
+        if self.regularisation and self.share < 1:
+            return loss + self.regularisation * (1 - self.share) * imbalance(tape)
+        return loss
+
+
+@dataclass
+class IBPTraining(IntervalObjective):
+    """kappa * CE(f(x)) + (1 - kappa) * CE(-lower bounds of the margins) + regularisers while eps rises.
+
+    Gowal et al., 2018, arXiv:1810.12715, with the schedule, the initialisation and the regularisers of
+    `IntervalObjective`.
+
+    Args:
+        kappa: Weight of the clean loss at the end; it falls from `first_kappa` with rising eps.
+        first_kappa: Weight of the clean loss at the start.
+        eps, norm, warmup, eps_scale, regularisation, initialise: See `IntervalObjective`.
+
+    Raises:
+        ValueError: An argument out of range.
+    """
+
+    kappa: float = 0.0
+    first_kappa: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kappa", "first_kappa"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be the weight of the clean loss in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the worst logits that the bounds allow.
@@ -94,27 +124,16 @@ class IBPTraining:
         """Weight of linear bounds beside the intervals at this step."""
         return 0.0
 
-    def prepare(self, classifier: nn.Module) -> None:
-        """Draw the weights anew, where asked for and before the first step."""
-        if self.initialise and self._fresh:
-            initialise_for_intervals(classifier)
-
-    def regularised(self, loss: Tensor, tape: Tape) -> Tensor:
-        """Return the loss with the regularisers, which end when eps has risen."""
-        if self.regularisation and self.share < 1:
-            return loss + self.regularisation * (1 - self.share) * imbalance(tape)
-        return loss
-
 
 @dataclass
-class AttackedIBP(IBPTraining):
+class AttackedIBP(IntervalObjective):
     """Base of the interval losses that need adversarial examples.
 
     Args:
         attack: The inner maximiser (FGSM, BIM, MIM or PGD) in the norm of the intervals; its own eps is not used.
 
     Raises:
-        ValueError: As `IBPTraining`, or an attack that is no gradient ascent or has another norm.
+        ValueError: As `IntervalObjective`, or an attack that is no gradient ascent or has another norm.
     """
 
     attack: GradientAscent = field(kw_only=True)
@@ -150,9 +169,9 @@ def worst_logits(
         region = Region(x.float(), x.new_full((len(x),), eps, dtype=torch.float32), norm)
         net = WithStatistics(classifier, statistics) if statistics else classifier
         tape, node = logits_of(net, region)
-        margins = margins_of(tape, node, y, through_bends=False)
+        margins = margins_of(tape, node, y, through_activations=False)
         if linear:
-            margins = linear * margins_of(tape, node, y, through_bends=True) + (1 - linear) * margins
+            margins = linear * margins_of(tape, node, y, through_activations=True) + (1 - linear) * margins
         return -margins, tape
 
 
@@ -164,7 +183,7 @@ def imbalance(tape: Tape) -> Tensor:
     """
     first = (tape.region.high.mean() - tape.region.low.mean()) / 2
     terms = []
-    for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.bends):
+    for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.is_nonlinear):
         mean, radius, totals, squares, counts = _Moments.apply(node.low, node.high)
         terms += [F.relu(_BALANCE - first / radius.clamp_min(1e-12))]
         spread = (squares - 2 * mean * totals + mean.square() * counts).clamp_min(0)

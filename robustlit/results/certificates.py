@@ -34,7 +34,8 @@ def probability_note(settings: Iterable[str]) -> str:
 class Certificates:
     """One row per (example, certificate): `radius` is the largest budget in `norm` at which it is proven robust.
 
-    `forwards` and `backwards` count the passes through the net. A misclassified example has the radius 0.
+    `forwards` and `backwards` count the passes through the net. A misclassified example has `clean` False and the
+    radius 0 here, and -inf in `radii`, because it is not robust even at eps 0.
 
     Args:
         table: The rows, with the columns `COLUMNS`; not to be changed.

@@ -46,8 +46,8 @@ class Evaluation(Coverage):
     attack, `attack`, `knowledge` (greybox, adaptive, blackbox), `norm` and `eps` of the budget in pixel units (eps is
     NaN for a minimal attack), `success` (an adversarial example within that budget is known), `prediction` on it, its
     distances `l0` (changed values), `l1`, `l2`, `linf` from the clean image in pixel units (of the best attempt where
-    the attack failed, NaN where no attack was needed), `forwards` and `backwards` spent at that budget. An adversarial
-    example within one budget counts at every larger one; a misclassified example is broken at distance 0. `image`,
+    the attack failed, 0 for a misclassified example, NaN where it was not attacked at this budget), `forwards` and
+    `backwards` spent at that budget. An adversarial example within one budget counts at every larger one. `image`,
     which older tables lack, is a digest of the image's pixels: each distinct image counts once.
 
     Args:

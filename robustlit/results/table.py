@@ -19,7 +19,7 @@ COLUMNS: dict[str, str] = {
     "eps": "float64", "success": "bool", "prediction": "int64", "l0": "float64", "l1": "float64", "l2": "float64",
     "linf": "float64", "forwards": "int64", "backwards": "int64",
 }  # fmt: skip
-# A digest of the image (see `evaluation.sweep`), by which copies are noticed; tables of older versions have none.
+# A digest of the image (`evaluation.columns.image_digests`), by which copies are noticed; older tables have none.
 IMAGE = "image"
 # A column of a sweep's rows, not of the table: the attack's time, by each row's passes. META holds the sum by attack.
 SECONDS = "seconds"

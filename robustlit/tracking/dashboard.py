@@ -25,8 +25,8 @@ _TRAINING = {
     "Catastrophic overfitting: one step against PGD": [metrics.GUARD_TRAIN_ATTACK, metrics.GUARD_PGD],
 }
 _IMAGES = {
-    "First test images under attack": metrics.IMAGES,
-    "First test images at growing eps": metrics.IMAGES_BY_EPS,
+    "Test images that the attack breaks": metrics.IMAGES,
+    "Test images at growing eps": metrics.IMAGES_BY_EPS,
     **{f"Curves over {name}": metrics.curves_figure(distance) for distance, name in _NORMS.items()},
 }
 _CHECKS = {"fail": "Checks that fail", "inconclusive": "Checks that are undecided", "pass": "Checks that pass"}

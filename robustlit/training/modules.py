@@ -192,8 +192,11 @@ class LabelEmbeddingClassifier(_OneCycle):
 class PGDAdversarialClassifier(_OneCycle):
     """PGD adversarial training (Madry et al., 2018, arXiv:1706.06083), as in the recipe pgd_adv_train.
 
+    The defaults were chosen on MNIST. For colour photographs the usual values are `eps=8 / 255, steps=10, eps_scale=1`
+    and a net such as `PreActResNet` (Rice et al., 2020, arXiv:2002.11569).
+
     Args:
-        eps: Budget to be robust to, in pixel units; 8/255 is usual for colour photographs.
+        eps: Budget to be robust to, in pixel units.
         norm: "linf" or "l2".
         steps: Steps of the inner attack.
         warmup, eps_scale, margin: See `AdversarialTraining`.
@@ -221,9 +224,12 @@ class PGDAdversarialClassifier(_OneCycle):
 class TRADESClassifier(_OneCycle):
     """TRADES (Zhang et al., 2019, arXiv:1901.08573), as in the recipe trades.
 
+    The defaults were chosen on MNIST. For colour photographs the usual values are those of the paper,
+    `eps=8 / 255, beta=6, steps=10, eps_scale=1`, and a net such as `PreActResNet`.
+
     Args:
-        eps: Budget to be robust to, in pixel units; 8/255 is usual for colour photographs.
-        beta: Weight of the divergence; 6 is usual for colour photographs.
+        eps: Budget to be robust to, in pixel units.
+        beta: Weight of the divergence.
         net: The classifier to train; None builds a SmallCNN of twice the width.
         norm, steps, warmup, eps_scale, margin, settings: See `PGDAdversarialClassifier`.
     """

@@ -14,7 +14,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.classifier import undefended
 from robustlit.results.evaluation import Evaluation
 from robustlit.results.verdict import INCONCLUSIVE, PASS
-from robustlit.verdict.landscape import Landscape, survey
+from robustlit.verdict.landscape import Landscape, measure_landscape
 from robustlit.verdict.probe import Probe, nearest_of
 from robustlit.verdict.spec import FEW, FEWEST, HARD, SHORT, WIDE
 
@@ -72,7 +72,7 @@ class Context:
     @cached_property
     def landscape(self) -> Landscape:
         """The loss and its gradient at points of the balls around the wide sample."""
-        return survey(self.wide)
+        return measure_landscape(self.wide)
 
     @cached_property
     def hard(self) -> Probe:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from robustlit.attacks.losses import are_probabilities
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import draws_of, is_stochastic, names_class
 from robustlit.evaluation.constancy import differing
 from robustlit.results.verdict import FAIL, Check
 from robustlit.verdict.context import Context
-from robustlit.verdict.landscape import Scene
+from robustlit.verdict.landscape import LossSurface
 from robustlit.verdict.probe import corner
 from robustlit.verdict.spec import CheckSpec
 
@@ -44,11 +45,11 @@ def gradients_stable(spec: CheckSpec, context: Context) -> Check:
     radius = min(_LARGEST_RADIUS, wide.eps / 3) if wide.norm == "linf" else wide.eps / 3
 
     def look(victim: Victim) -> Tensor:
-        scene = Scene(wide, victim)
-        here = scene.height(wide.x)
+        surface = LossSurface(wide, victim)
+        here = surface.loss_at(wide.x)
         ball, draws, change = wide.ball(radius), wide.draws(10), []
         for _ in range(_NEIGHBOURS):
-            there = scene.height(ball.random_point(draws))
+            there = surface.loss_at(ball.random_point(draws))
             change.append(((there - here).abs() / here.abs().clamp_min(1e-6)).clamp(max=1))
         return torch.stack(change).mean(0)
 
@@ -98,7 +99,7 @@ def uphill(spec: CheckSpec, context: Context) -> Check:
 def accounted_for(spec: CheckSpec, context: Context) -> Check:
     """25: the gradients account for the changes of the loss within the ball: none happens between flat places."""
     seen = context.landscape
-    least, most = seen.promised.aminmax(dim=0)
+    least, most = seen.predicted_rise.aminmax(dim=0)
     uneven = (seen.spread > _JUMP * most) | (most > _UNEVEN * least)
     text = (
         f"examples whose loss changes {_JUMP} times what gradients promise, or whose gradients differ {_UNEVEN}-fold:"
@@ -110,8 +111,7 @@ def outputs(spec: CheckSpec, context: Context) -> Check:
     """16: the model returns finite logits, not probabilities."""
     wide = context.wide
     logits = wide.with_victim(lambda victim: victim.forward_once(wide.x))
-    scores = logits.double()
-    if bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < 1e-4).all()):
+    if are_probabilities(logits):
         finding = "the outputs are probabilities, whose gradients vanish where they saturate: return logits"
         return spec.check(FAIL, finding)
     bad = int((~names_class(logits)).sum())

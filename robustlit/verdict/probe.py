@@ -129,7 +129,7 @@ def ascend(probe: Probe, steps: int, step_over_eps: float) -> Tensor:
             _, loss, gradient = victim.gradient(z, loss_of)
             losses.append(loss.float())
             z = ball.step(z, gradient, ball.eps * step_over_eps)
-        if victim.sees_itself:  # votes are no logits, and another model's logits have another scale
+        if victim.view_is_model:  # votes are no logits, and another model's logits have another scale
             losses.append(loss_of(victim.logits(z)).float())
         return torch.stack(losses)
 

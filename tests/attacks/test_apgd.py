@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import APGD, FGSM
-from robustlit.attacks.apgd import _Climbers, _windows
+from robustlit.attacks.apgd import _AscentState, _windows
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
@@ -49,15 +49,15 @@ def test_progress_is_checked_at_the_papers_steps() -> None:
     assert list(itertools.islice(_windows(3), 4)) == [1, 1, 1, 1]  # never a window of no steps
 
 
-def _climbers() -> _Climbers:
+def _climbers() -> _AscentState:
     x, at = torch.full((3, 4), 0.5), torch.arange(3)
     criterion, ball = Criterion(torch.zeros(3, dtype=torch.int64)), Ball(x, torch.full((3,), 0.4), "linf")
-    climbers = _Climbers(at, at, criterion, x, ball, criterion, Draws(0, at))
+    climbers = _AscentState(at, at, criterion, x, ball, criterion, Draws(0, at))
     _record(climbers, [0, 0, 0])
     return climbers
 
 
-def _record(climbers: _Climbers, losses: list[float]) -> None:
+def _record(climbers: _AscentState, losses: list[float]) -> None:
     robust = torch.tensor([[1.0, 0.0]]).expand(3, 2)
     climbers.record(Best(climbers.z), robust, robust, torch.tensor(losses), torch.ones(3, 4))
 

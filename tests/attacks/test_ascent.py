@@ -10,7 +10,7 @@ from cases import Defended
 from torch import Tensor, nn
 
 from robustlit.attacks import BIM, FGSM, PGD, BudgetAttack
-from robustlit.attacks.ascent import Ascent, Climbers, climb
+from robustlit.attacks.ascent import Ascent, AscentState, run_ascent
 from robustlit.attacks.best import Best
 from robustlit.attacks.draws import Draws
 from robustlit.attacks.losses import Criterion
@@ -140,10 +140,10 @@ def test_failed_points_are_ranked_by_the_criterion_not_by_the_class_aimed_at(
     ball = Ball(x, torch.full((8,), 0.01), "linf")  # so small that none succeeds
     with Victim(net, x) as victim:
         keep = ~criterion.reached(victim.logits(x))
-        for aim in (criterion, criterion.toward((y + 1) % 10)):
+        for aim in (criterion, criterion.targeting((y + 1) % 10)):
             best = Best(x)
-            images = Climbers(at, at, criterion, x, ball, aim, Draws(0, at))
-            climb(victim, best, images, Ascent([0.5, 0.5], None, Criterion.log_odds))
+            images = AscentState(at, at, criterion, x, ball, aim, Draws(0, at))
+            run_ascent(victim, best, images, Ascent([0.5, 0.5], None, Criterion.log_odds))
             expected = criterion.log_odds(victim.logits(best.points))
             recorded = keep & (best.scores > -torch.inf)
             assert recorded.any()

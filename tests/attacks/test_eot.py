@@ -161,8 +161,8 @@ def test_draws_without_a_class_vote_for_none() -> None:
             reached = criterion.reached(logits)
             assert reached.tolist() == [broken] * 2
             assert criterion.prediction(logits, reached).tolist() == [prediction] * 2
-            assert criterion.toward(zeros + 1).reached(logits).tolist() == [misled] * 2
-            assert not criterion.toward(zeros + 2).reached(logits).any()
+            assert criterion.targeting(zeros + 1).reached(logits).tolist() == [misled] * 2
+            assert not criterion.targeting(zeros + 2).reached(logits).any()
             assert victim.passes.finite.all() == (rows == [right])
 
 
@@ -181,7 +181,7 @@ def test_gradients_are_means_over_the_draws() -> None:
         torch.testing.assert_close(losses, 3 * x[:, 0, 0, 0])
         torch.testing.assert_close(logits, x.flatten(1)[:, :2] * torch.tensor([3.0, 30.0]))
         assert victim.passes.forwards.tolist() == victim.passes.backwards.tolist() == [5] * 3
-        assert not victim.sees_itself
+        assert not victim.view_is_model
     with Victim(scaled(), x) as victim:
         logits, losses, gradients = victim.jacobian(x[:2], lambda z: z, torch.tensor([0, 2]))
         assert gradients.shape == (2, 2, 1, 2, 2)

@@ -35,7 +35,7 @@ def _losses(case: Case, logits: Tensor, y: Tensor, target: Tensor | None) -> Ten
     """(k, b) the losses by which the attack of a case may rank points of one example."""
     criterion = Criterion(y, target).select(torch.zeros(len(logits), dtype=torch.int64))
     if "targets" in case.settings:  # the points of one run are ranked by the target of that run
-        aims = [criterion.toward(torch.full_like(criterion.label, k)) for k in range(10) if k != y]
+        aims = [criterion.targeting(torch.full_like(criterion.label, k)) for k in range(10) if k != y]
         return torch.stack([aim.dlr(logits) for aim in aims])
     return torch.stack([criterion.margin(logits), criterion.log_odds(logits)])
 

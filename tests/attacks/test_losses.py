@@ -57,7 +57,7 @@ def test_logits_that_name_no_class_are_a_success_of_no_targeted_attack_and_of_ev
         assert reached.tolist() == [named != label and not refused]
         assert criterion.prediction(scores, reached).tolist() == [named]
         for target in {0, 1} - {label}:
-            assert criterion.toward(torch.tensor([target])).reached(scores).tolist() == [named == target]
+            assert criterion.targeting(torch.tensor([target])).reached(scores).tolist() == [named == target]
 
 
 def test_a_refusal_counts_with_the_true_class() -> None:
@@ -69,11 +69,11 @@ def test_a_refusal_counts_with_the_true_class() -> None:
     assert criterion.reached(logits).tolist() == [False, True, False, False]
     assert criterion.margin(logits).tolist() == [-1, 2, -1, -1.5]
     assert (criterion.margin(logits) > 0).tolist() == criterion.reached(logits).tolist()
-    assert criterion.others(logits).argmax(1).tolist() == [2, 1, 1, 1]
+    assert criterion.other_logits(logits).argmax(1).tolist() == [2, 1, 1, 1]
     assert (criterion.log_odds(logits) - torch.tensor([[1.0, 2], [3, 2], [3, 2], [1, 0]]).logsumexp(1)).tolist() == (
         pytest.approx([-3, -1, -4, -2.5])
     )
-    targeted = criterion.toward(torch.tensor([1, 1, 1, 1]))
+    targeted = criterion.targeting(torch.tensor([1, 1, 1, 1]))
     assert targeted.reached(logits).tolist() == [False, True, False, False]
     assert targeted.margin(logits).tolist() == [-2, 1, -1, -1.5]
     assert criterion.classes(logits) == 3
@@ -148,15 +148,15 @@ def test_probabilities_do_make_an_attack_look_weaker(net: nn.Module, digits: tup
 def test_a_guard_asks_for_a_little_more_than_the_boundary(dtype: torch.dtype) -> None:
     clean = torch.tensor([[10.0, 0.0, -1e9], [10.0, 9.0, -float("inf")]], dtype=dtype)
     plain = Criterion(torch.zeros(2, dtype=torch.int64))
-    guarded = plain.guarded(clean)
-    assert guarded.lead is not None
-    assert (guarded.lead > 1e-4 * torch.tensor([10.0, 1.0])).all()
-    assert (guarded.lead < 0.2).all()  # a sentinel among the logits does not raise it
+    guarded = plain.with_rounding_margin(clean)
+    assert guarded.min_margin is not None
+    assert (guarded.min_margin > 1e-4 * torch.tensor([10.0, 1.0])).all()
+    assert (guarded.min_margin < 0.2).all()  # a sentinel among the logits does not raise it
     near = torch.tensor([[0.0, 1e-5, -1.0], [0.0, 1e-5, -1.0]])
     far = torch.tensor([[0.0, 0.3, -1.0], [0.0, float("nan"), -1.0]])
     assert plain.reached(near).all()
     assert not guarded.reached(near).any()
     assert guarded.reached(far).all()  # no class at all is a success
-    assert torch.equal(guarded.select(torch.tensor([1])).lead, guarded.lead[1:])
+    assert torch.equal(guarded.select(torch.tensor([1])).lead, guarded.min_margin[1:])
     votes = Criterion(torch.zeros(2, dtype=torch.int64), share=0.5)
-    assert votes.guarded(clean.float().log_softmax(1)).lead is None
+    assert votes.with_rounding_margin(clean.float().log_softmax(1)).min_margin is None

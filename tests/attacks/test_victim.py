@@ -136,10 +136,10 @@ def test_a_net_that_starts_to_work_in_place_later_is_an_error(net: nn.Module, ba
 
 def test_which_nets_are_stochastic_and_which_see_themselves(net: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     with Victim(net, batch[0]) as victim:
-        assert victim.sees_itself
+        assert victim.view_is_model
         assert (victim.draws, victim.is_stochastic) == (1, False)
     with Victim(model := EOT(net, 3), batch[0]) as victim:
-        assert (victim.draws, victim.is_stochastic, victim.sees_itself) == (3, True, False)
+        assert (victim.draws, victim.is_stochastic, victim.view_is_model) == (3, True, False)
     with Victim(model, batch[0], draws=1) as victim:  # as in training
         victim.gradient(batch[0], lambda logits: logits[:, 0])
         assert victim.passes.backwards.tolist() == [1] * 8

@@ -21,7 +21,7 @@ from robustlit.training import RobustClassifier
 MakeTrainer = Callable[..., pl.Trainer]
 Looks = Sequence[tuple[float, float]]
 COLLAPSE = [(0.5, 0.45), (0.7, 0.65), (0.8, 0.75), (0.95, 0.2), (0.97, 0.05), (0.98, 0.0)]
-NEVER_ROBUST = [(0.17, 0.17), (0.52, 0.04), (0.6, 0.01), (0.73, 0.0), (0.9, 0.0), (0.63, 0.0)]
+NEVER_ROBUST = [(0.17, 0.09), (0.52, 0.04), (0.6, 0.01), (0.73, 0.0), (0.9, 0.0), (0.63, 0.0)]
 
 
 def first_alarm(looks: Looks, **settings: Any) -> int | None:
@@ -43,6 +43,9 @@ def first_alarm(looks: Looks, **settings: Any) -> int | None:
         ([(0.8, 0.75)] + [(0.3, 0.05)] * 5, {}, None),  # both fall: the training diverges
         ([(0.8, 0.75)] + [(0.8, 0.6)] * 5, {}, None),  # a small drop
         ([(0.8, 0.4)] + [(0.85, 0.35)] * 5, {}, None),  # a wide gap without a fall
+        ([(0.3, 0.2), (0.45, 0.02), (0.6, 0.0)], {}, 2),  # a hundred classes: .2 below the best is below zero
+        ([(0.3, 0.2)] + [(0.32, 0.12)] * 5, {}, None),  # noise of a batch around .2
+        ([(0.3, 0.2)] + [(0.32, 0.08)] * 5, {"drop": 0.2}, None),
     ],
 )
 def test_the_rule(looks: Looks, settings: dict[str, Any], alarm: int | None) -> None:
@@ -76,10 +79,10 @@ class Watched(CatastrophicOverfitting):
         return found
 
 
-def fgsm_training(warmup: float = 0.0, **attack: Any) -> RobustClassifier:
+def fgsm_training(warmup: float = 0.0, classes: int = 10, **attack: Any) -> RobustClassifier:
     torch.manual_seed(0)
     objective = AdversarialTraining(FGSM(**attack), warmup=warmup)
-    return RobustClassifier(SmallCNN(), objective, partial(torch.optim.Adam, lr=3e-3), num_classes=10)
+    return RobustClassifier(SmallCNN(classes), objective, partial(torch.optim.Adam, lr=3e-3), num_classes=classes)
 
 
 @pytest.mark.parametrize("stop", [True, False])
@@ -93,6 +96,15 @@ def test_a_collapse_is_reported_logged_and_stops_the_training(trainer: MakeTrain
     assert runner.callback_metrics["guard/pgd_accuracy"] == pytest.approx(0.05)
     assert [step for step, *_ in guard.looks] == [1, 2, 3, 4, 5]
     assert runner.global_step == (5 if stop else 6)
+
+
+@pytest.mark.parametrize(("classes", "alarm"), [(10, None), (25, 4), (100, 4)])
+def test_a_net_of_many_classes_that_was_never_robust_has_collapsed_at_a_lower_accuracy(
+    trainer: MakeTrainer, data: MNIST, classes: int, alarm: int | None
+) -> None:
+    guard = Watched([(0.24, 0.03)] * 6, every=1)
+    trainer(guard, limit_val_batches=0).fit(fgsm_training(classes=classes, eps=0.1), datamodule=data)
+    assert guard.collapsed_at == alarm
 
 
 def test_nothing_is_checked_while_eps_warms_up(trainer: MakeTrainer, data: MNIST) -> None:

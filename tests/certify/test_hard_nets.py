@@ -235,9 +235,9 @@ def test_labels_that_no_class_has_are_an_error(certificate: Any, label: int) -> 
         run.run(Smoothed(net, 0.25) if certificate == "smoothing" else net, GREY, torch.tensor([label]))
 
 
-@pytest.mark.parametrize("through_bends", [False, True])
+@pytest.mark.parametrize("through", [False, True])
 @pytest.mark.parametrize("last", ["linear", "scaled", "sum"])
-def test_many_classes_have_the_margins_of_few(last: str, through_bends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_have_the_margins_of_few(last: str, through: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layers = nn.Linear(4, 6), nn.Linear(6, 7)
     ends = {"linear": lambda z: z, "scaled": lambda z: 2 * z, "sum": lambda z: z + 0.5 * z}
@@ -245,10 +245,10 @@ def test_many_classes_have_the_margins_of_few(last: str, through_bends: bool, mo
     x = torch.rand(5, 1, 2, 2)
     y = net(x).argmax(1)
     tape, logits = logits_of(net, Region(x.double(), torch.full((5,), 0.05), "linf"))
-    few = margins_of(tape, logits, y, through_bends=through_bends)
+    few = margins_of(tape, logits, y, through_activations=through)
     for numbers in (8 * 7 * 7 * 5 - 8, 1):  # some classes at a time, one at a time
         monkeypatch.setattr("robustlit.certify.bounds.NUMBERS", numbers)
-        torch.testing.assert_close(margins_of(tape, logits, y, through_bends=through_bends), few, rtol=0, atol=1e-9)
+        torch.testing.assert_close(margins_of(tape, logits, y, through_activations=through), few, rtol=0, atol=1e-9)
     assert few.gather(1, y.unsqueeze(1)).eq(0).all()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from robustlit.attacks import APGD, PGD, Square
 from robustlit.attacks.draws import Draws
 from robustlit.certify import CROWN, CROWNIBP, IBP, Certificate
-from robustlit.certify.activations import Activation, Jump, LeakyReLU, Sigmoid, Tanh
+from robustlit.certify.activations import Activation, JumpReLU, LeakyReLU, Sigmoid, Tanh
 from robustlit.certify.bounds import logits_of, margins_of
 from robustlit.certify.crown import tightened
 from robustlit.certify.ibp import are_positive, interval_margins
@@ -79,8 +79,8 @@ def test_every_layer_holds_the_values_of_every_point(name: str, norm: str) -> No
     with torch.no_grad():
         values = net(points)
     reached = (values.gather(1, y.repeat_interleave(500).unsqueeze(1)) - values).view(3, 500, -1).amin(1)
-    for bends, parallel in ((False, False), (True, False), (True, True)):
-        assert (margins_of(tape, logits, y, through_bends=bends, parallel=parallel) <= reached).all()
+    for through, same_slopes in ((False, False), (True, False), (True, True)):
+        assert (margins_of(tape, logits, y, through_activations=through, same_slopes=same_slopes) <= reached).all()
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -91,8 +91,8 @@ def test_the_bounds_of_a_point_are_what_the_net_computes(name: str) -> None:
     exact = logits.gather(1, y.unsqueeze(1)) - logits
     for norm in ("linf", "l2"):
         tape, node = logits_of(net, Region(x.double(), torch.zeros(3), norm), tightened)
-        for bends, parallel in ((False, False), (True, False), (True, True)):
-            margins = margins_of(tape, node, y, through_bends=bends, parallel=parallel)
+        for through, same_slopes in ((False, False), (True, False), (True, True)):
+            margins = margins_of(tape, node, y, through_activations=through, same_slopes=same_slopes)
             torch.testing.assert_close(margins.float(), exact, rtol=0, atol=2e-3)
 
 
@@ -103,22 +103,22 @@ def test_intervals_of_an_l2_ball_hold_the_exact_ones_of_the_first_layer(mode: st
     x = torch.full((1, 1, 5, 5), 0.5, dtype=torch.float64)
     tape, node = logits_of(net, Region(x, torch.tensor([0.1]), "l2"))
     every = torch.eye(50, dtype=torch.float64).unsqueeze(1)
-    exact = tape.least(node, every, through_bends=True).T
+    exact = tape.lower_bounds(node, every, through_activations=True).T
     assert (node.low <= exact + 1e-5).all()
     if mode == "zeros":
         assert (node.low >= exact - 1e-4).all()
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("op", [LeakyReLU(), LeakyReLU(0.1), Jump(0.3), Sigmoid(), Tanh()], ids=range(5))
-def test_the_lines_of_an_activation_lie_on_either_side_of_it(op: Activation, parallel: bool) -> None:
+@pytest.mark.parametrize("same_slopes", [False, True])
+@pytest.mark.parametrize("op", [LeakyReLU(), LeakyReLU(0.1), JumpReLU(0.3), Sigmoid(), Tanh()], ids=range(5))
+def test_the_lines_of_an_activation_lie_on_either_side_of_it(op: Activation, same_slopes: bool) -> None:
     ends = torch.rand(500, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 6 - 3
     ends[:9] = torch.tensor([[-2, -1], [-2, 0], [-2, 0.2], [-0.1, 2], [0, 1], [0.2, 0.4], [0.3, 1], [1, 2], [1, 1]])[
         ..., None
     ]
     low, high = ends.amin(1), ends.amax(1)
     slopes = torch.stack([torch.ones_like(low), -torch.ones_like(low)])
-    (found,), constant = op.back(slopes, [Node(0, None, (), low, high)], parallel)
+    (found,), constant = op.backward_bounds(slopes, [Node(0, None, (), low, high)], same_slopes)
     for share in torch.linspace(0, 1, 21, dtype=torch.float64):
         x = low + share * (high - low)
         value = op.interval([Node(0, None, (), x, x)])[0]
@@ -163,7 +163,7 @@ def test_bounds_by_windows_are_those_of_whole_planes(norm: str, eps: list[float]
     assert chain is not None
     low, high = windowed_bounds(tape, chain, 500)
     every = torch.eye(flat.low.shape[1], dtype=torch.float64).unsqueeze(1).expand(-1, 2, -1)
-    least, negative = tape.least(flat, torch.cat([every, -every]), through_bends=True).split(len(every))
+    least, negative = tape.lower_bounds(flat, torch.cat([every, -every]), through_activations=True).split(len(every))
     torch.testing.assert_close(low.flatten(1), least.T, rtol=0, atol=1e-9)
     torch.testing.assert_close(high.flatten(1), -negative.T, rtol=0, atol=1e-9)
 
@@ -173,16 +173,16 @@ def test_crown_narrows_a_layer_to_what_linear_bounds_allow() -> None:
     net = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 3))
     region = Region(torch.rand(4, 8, dtype=torch.float64), torch.full((4,), 0.2), "linf")
     (plain, before), (_, after) = (
-        (tape, [node for node in tape.nodes if node.op is not None and node.op.bends][1].inputs[0])
+        (tape, [node for node in tape.nodes if node.op is not None and node.op.is_nonlinear][1].inputs[0])
         for tape, _ in (logits_of(net, region), logits_of(net, region, tightened))
     )
     every = torch.eye(30, dtype=torch.float64).unsqueeze(1).expand(-1, 4, -1)
-    low, negative = (plain.least(before, slopes, through_bends=True).T for slopes in (every, -every))
-    unsure = (before.low < 0) & (before.high > 0)
+    low, negative = (plain.lower_bounds(before, slopes, through_activations=True).T for slopes in (every, -every))
+    unstable = (before.low < 0) & (before.high > 0)
     for found, expected in (
         (after.low, torch.maximum(before.low, low)), (after.high, torch.minimum(before.high, -negative)),
     ):  # fmt: skip
-        torch.testing.assert_close(found[unsure], expected[unsure], rtol=0, atol=1e-9)
+        torch.testing.assert_close(found[unstable], expected[unstable], rtol=0, atol=1e-9)
     assert (after.high - after.low).mean() < 0.9 * (before.high - before.low).mean()
 
 

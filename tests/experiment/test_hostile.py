@@ -24,7 +24,7 @@ from robustlit.experiment.recipes import (
     register_recipes,
     stored,
 )
-from robustlit.experiment.stored_recipe import ALLOWED, callers_own
+from robustlit.experiment.stored_recipe import ALLOWED, sanitized_recipe
 from robustlit.models import SmallCNN
 from robustlit.training import CheckpointError, load_classifier
 from robustlit.training.checkpoint import pack
@@ -272,12 +272,12 @@ def test_paths_of_an_honest_recipe_are_those_of_the_run(save: Save, run: Run, tm
 def test_what_is_logged_goes_to_the_callers_account(honest: dict[str, Any]) -> None:
     logger = {"_target_": "robustlit.callbacks.wandb_logger", "project": "../someone/evil", "entity": "evil",
               "folder": "/x", "run_id": "abc", "config": {"a": 1}, "name": "x", "tags": ["a"]}  # fmt: skip
-    own = callers_own({**honest, "logger": logger}, "x.ckpt")["logger"]
+    own = sanitized_recipe({**honest, "logger": logger}, "x.ckpt")["logger"]
     assert own == {
         "_target_": logger["_target_"], "project": "robustlit", "name": "${name}", "group": "${name}",
         "job_type": "eval", "run_id": None, "folder": "${run_dir}", "tags": ["a"],
     }  # fmt: skip
-    own = callers_own({**honest, "logger": {**logger, "project": "mine", "group": "g"}}, "x.ckpt")["logger"]
+    own = sanitized_recipe({**honest, "logger": {**logger, "project": "mine", "group": "g"}}, "x.ckpt")["logger"]
     assert (own["project"], own["group"]) == ("mine", "g")
 
 
@@ -290,7 +290,7 @@ def test_values_given_by_the_caller_count(save: Save, run: Run, tmp_path: Path) 
 
 def test_budgets_still_follow_eps(honest: dict[str, Any]) -> None:
     grid = {"linf": "${budgets:linf,${eps},1/3,2/3, 1}"}
-    recipe = callers_own(checked_recipe({**honest, "sweep": {**honest["sweep"], "grid": grid}}), "x.ckpt")
+    recipe = sanitized_recipe(checked_recipe({**honest, "sweep": {**honest["sweep"], "grid": grid}}), "x.ckpt")
     config: Any = OmegaConf.to_container(overridden(recipe, ["eps=0.24"]), resolve=True)
     assert config["sweep"]["grid"]["linf"] == [0.08, 0.16, 0.24]
     assert config["sweep"]["attacks"]["fgsm"]["eps"] == 0.24
@@ -301,7 +301,7 @@ def test_a_checkpoint_starts_no_more_processes_than_there_are_cores(
     honest: dict[str, Any], given: object, kept: int | None
 ) -> None:
     data = {"_target_": "robustlit.data.ImageFolder", "root": "pictures", "image_size": 8, "num_workers": given}
-    assert callers_own({**honest, "data": data}, "x.ckpt")["data"]["num_workers"] == kept
+    assert sanitized_recipe({**honest, "data": data}, "x.ckpt")["data"]["num_workers"] == kept
 
 
 @pytest.mark.parametrize("name", sorted(recipe_files()))
@@ -311,7 +311,7 @@ def test_recipes_that_come_with_robustlit_pass(name: str, tmp_path: Path) -> Non
     recipe["eps"] = chosen_eps(recipe)
     if "generator" in recipe:
         (tmp_path / "generator.pt").touch()
-    own = callers_own(checked_recipe(recipe), str(tmp_path / "x.ckpt"))
+    own = sanitized_recipe(checked_recipe(recipe), str(tmp_path / "x.ckpt"))
     resolved = plain_values(OmegaConf.to_container(overridden(own, [f"run_dir={tmp_path}"]), resolve=True))
     for section, allowed in ALLOWED.items():
         check_names(resolved[section], allowed, section=section)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -30,25 +31,37 @@ TINY = ["train", "recipe=standard", "model=small_cnn", "data.train_size=300", "d
 PLAIN = [*(word for word in TINY if not word.startswith("sweep")), "sweep=none"]
 
 
-def killed(run: Run, *words: str, at: tuple[Any, str], time: int) -> None:
+# A fork of this process could not train: in it, autograd refuses threads that earlier tests had started.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["robustlit.experiment.train"])
+KILLED = """
+import os, signal, sys
+from {module} import {owner} as owner
+from robustlit.cli import main
+
+method, left = owner.{name}, [{time}]
+
+def called(self, *given):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return method(self, *given)
+
+owner.{name} = called
+os.chdir({folder!r})
+sys.argv = ["robustlit", *{words!r}]
+main()
+"""
+
+
+def killed(*words: str, at: tuple[Any, str], time: int) -> None:
     """Run a command in a process of its own, which is killed at the n-th call of a method."""
-    process = os.fork()
-    if process == 0:
-        owner, name = at
-        method, left = getattr(owner, name), [time]
-
-        def called(self: Any, *given: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return method(self, *given)
-
-        setattr(owner, name, called)
-        try:
-            run(*words)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    (owner, name), places = at, {"folder": os.getcwd(), "words": words, "time": time}
+    code = KILLED.format(module=owner.__module__, owner=owner.__name__, name=name, **places)
+    process = FORKED.Process(target=exec, args=(code, {}))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def weights(run: Path, name: str = "last") -> dict[str, Any]:
@@ -63,7 +76,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.slow
 def test_a_killed_run_ends_as_if_nothing_had_been(run: Run, tmp_path: Path, capsys: Capture) -> None:
     assert run(*PLAIN, "name=whole") == 0
-    killed(run, *PLAIN, "name=x", "resume=auto", at=(RobustClassifier, "training_step"), time=5)
+    killed(*PLAIN, "name=x", "resume=auto", at=(RobustClassifier, "training_step"), time=5)
     assert run(*PLAIN, "name=x", "resume=auto") == 0
     assert "after step 4 (last.ckpt)" in capsys.readouterr().err
     whole, found = tmp_path / "runs" / "whole", tmp_path / "runs" / "x"
@@ -91,7 +104,7 @@ def test_a_run_killed_anywhere_has_the_table_of_a_whole_one(
     at: tuple[Any, str], time: int, line: str, run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(*TINY, "name=whole") == 0
-    killed(run, *TINY, "resume=auto", at=at, time=time)  # no name: found again by its command
+    killed(*TINY, "resume=auto", at=at, time=time)  # no name: found again by its command
     assert run(*TINY, "resume=auto") == 0
     assert line in capsys.readouterr().err
     assert {folder.name for folder in (tmp_path / "runs").iterdir()} == {"whole", "standard"}
@@ -107,7 +120,7 @@ def test_a_run_killed_anywhere_has_the_table_of_a_whole_one(
 
 @pytest.mark.slow
 def test_what_a_command_changes_is_taken_or_refused(run: Run, tmp_path: Path, capsys: Capture) -> None:
-    killed(run, *TINY, "name=x", "resume=auto", at=(Sweep, "attack_batch"), time=1)
+    killed(*TINY, "name=x", "resume=auto", at=(Sweep, "attack_batch"), time=1)
     folder = tmp_path / "runs" / "x"
     config = (folder / "config.yaml").read_text()
     for change, message in (

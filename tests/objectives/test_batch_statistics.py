@@ -115,7 +115,7 @@ def test_crown_ibp_training_weighs_linear_bounds_and_intervals(net: CNN7, batch:
     worst, _ = worst_logits(net, x, y, eps, "linf", linear=0.9 - 0.8 * share)
     torch.testing.assert_close(found, F.cross_entropy(worst, y))
     tape, node = logits_of(net, Region(x, x.new_full((len(x),), eps), "linf"))
-    bounds = [margins_of(tape, node, y, through_bends=bends) for bends in (True, False)]
+    bounds = [margins_of(tape, node, y, through_activations=through) for through in (True, False)]
     weight = objective.linear
     torch.testing.assert_close(found, F.cross_entropy(-(weight * bounds[0] + (1 - weight) * bounds[1]), y))
     intervals = IBPTraining(0.02, **settings)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def test_the_regularisers_gradient_is_that_of_their_formula(net: nn.Module) -> N
 
     def formula(tape: Tape) -> torch.Tensor:
         first, terms = (tape.region.high - tape.region.low).mean() / 2, []
-        for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.bends):
+        for node in (each.inputs[0] for each in tape.nodes if each.op is not None and each.op.is_nonlinear):
             middle, radius = (node.low + node.high) / 2, (node.high - node.low).mean() / 2
             terms.append(F.relu(0.5 - first / radius))
             on, off, mean = node.low > 0, node.high < 0, middle.mean()

@@ -53,7 +53,7 @@ def margins(net: nn.Module, region: Region, y: Tensor) -> dict[str, Tensor]:
 
     def linear(refine: Refine | None) -> Tensor:
         tape, logits = logits_of(net, region, refine)
-        return margins_of(tape, logits, y, through_bends=True)
+        return margins_of(tape, logits, y, through_activations=True)
 
     with torch.no_grad():
         return {"ibp": interval_margins(net, region, y)[0], "crown_ibp": linear(None), "crown": linear(tightened)}

@@ -102,7 +102,7 @@ SIX = ["trainer.max_epochs=6", "sweep=none", "trainer.limit_test_batches=4"]
 
 @pytest.mark.parametrize(
     ("processes", "number", "to"),
-    [(2, signal.SIGTERM, "main"), (2, signal.SIGINT, "all"), (4, signal.SIGUSR1, "last")],
+    [(2, signal.SIGTERM, "main"), (2, signal.SIGINT, "all"), (3, signal.SIGUSR1, "last")],
 )
 def test_all_save_and_leave_at_one_step_and_the_run_resumes_as_if_uninterrupted(
     start: Callable[..., Run], processes: int, number: signal.Signals, to: str
@@ -139,7 +139,7 @@ def ended_by_a_death(run: Run, rank: int, processes: int) -> None:
 
 
 LONG_SWEEP = ["trainer.max_epochs=1", "sweep.attacks.pgd.steps=500", "data.eval_batch_size=7"]
-KILLED = [(2, 0), (2, 1), (4, 0), (4, 2)]  # processes and rank; all ranks but the first, which starts them, are alike
+KILLED = [(2, 0), (2, 1), (3, 2)]  # processes and rank; all ranks but the first, which starts them, are alike
 
 
 @pytest.mark.parametrize(("processes", "rank"), KILLED)
@@ -172,7 +172,7 @@ def test_a_sweep_ends_when_it_is_stopped(start: Callable[..., Run]) -> None:
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize(("processes", "rank"), [(2, 1), (4, 0), (4, 2)])
+@pytest.mark.parametrize(("processes", "rank"), [(2, 1), (3, 0)])
 def test_a_run_that_lost_a_process_resumes_as_if_uninterrupted(
     start: Callable[..., Run], processes: int, rank: int
 ) -> None:

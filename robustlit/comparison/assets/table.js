@@ -63,7 +63,7 @@
       cell: (r) => {
         const a = r.attacks[k];
         if (!a) return ["–"];
-        const title = `${plural(a.passes, "pass", "passes")} an example`;
+        const title = `${plural(a.passes, "pass", "passes")} an example, over all budgets`;
         if (a.eps === null) {
           const robust = a.correct ? el("small", {}, `${percent(a.correct / a.n, a.n)} % robust`) : null;
           return [el("span", { title }, a.median === null ? "none" : short(a.median)), robust];
