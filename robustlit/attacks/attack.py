@@ -105,7 +105,7 @@ class Attack(ABC):
             y: (B,) true classes.
             target: (B,) classes to reach; None means any but the true one.
             index: (B,) number of each example in its data set. With `seed`, random draws depend on (seed, index) alone.
-            seed: None draws from the device's generator.
+            seed: None takes one number from PyTorch's generator.
 
         Returns:
             The result per example. An example that meets the criterion unchanged is returned as it is, at distance 0.
@@ -119,6 +119,8 @@ class Attack(ABC):
     def _run(self, model: nn.Module, given: Batch, eps: Tensor | None) -> AttackResult:
         self._check(given)
         check_not_hidden(model)
+        # Asked once, before the model runs: a model may seed the generator in its forward, and numbers would repeat.
+        seed = int(torch.randint(2**62, ())) if given.seed is None else given.seed
         with Victim(model, given.x, keep_generators=given.seed is not None, watch=True) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.
             x, y, target, index = given.copies()
@@ -136,8 +138,10 @@ class Attack(ABC):
             rows = torch.nonzero(~done).squeeze(1)
             if eps is None:  # a minimal attack ends next to the boundary
                 sought = sought.with_rounding_margin(clean)
+            if victim.view_is_model:
+                sought = sought.scaled_to(clean)
             if len(rows):
-                draws = Draws(given.seed, index[rows])
+                draws = Draws(seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]
                 x_adv[rows] = self._search(victim, x[rows], sought.select(rows), rows, draws, radius).detach()
             lost = ~x_adv.isfinite().flatten(1).all(1)  # the attack has failed, not the model

@@ -17,6 +17,9 @@ LOSSES = ("ce", "dlr", "margin")
 HALF = (torch.bfloat16, torch.float16)  # a difference of large logits needs the precision of float32
 _ROUNDINGS, _ROUNDINGS_OF_HALF = 100, 2  # by which a logit may change with the batch, relative to the largest
 _GUARD = 1e-4  # share of the clean margin that a minimal attack goes beyond the boundary
+# Where logits are nearly alike, the log odds follow the mean of the other logits and not the highest one. So logits
+# with a standard deviation below the first are scaled to the second, which is that of usual nets.
+_SMALL_SPREAD, _USUAL_SPREAD = 0.5, 5.0
 _Self = TypeVar("_Self", bound="Criterion")
 
 
@@ -34,6 +37,7 @@ class Criterion:
             whichever of them comes first: for logits that are log shares of the votes of a stochastic model.
         rejects: The last logit is not a class but the model's refusal to name one. A refusal is not a success.
         min_margin: (B,) margins that must be exceeded, in logits (see `with_rounding_margin`); None: any.
+        scale: (B,) factors of the logits in `log_odds` (see `scaled_to`); None: 1.
     """
 
     label: Tensor
@@ -41,11 +45,21 @@ class Criterion:
     share: float = 0.0
     rejects: bool = False
     min_margin: Tensor | None = None
+    scale: Tensor | None = None
 
     def select(self: _Self, keep: Tensor) -> _Self:
         """Return the criteria of the examples in `keep`."""
-        target, min_margin = (None if values is None else values[keep] for values in (self.target, self.min_margin))
-        return replace(self, label=self.label[keep], target=target, min_margin=min_margin)
+        given = {name: getattr(self, name) for name in ("target", "min_margin", "scale")}
+        some: dict[str, Any] = {name: None if values is None else values[keep] for name, values in given.items()}
+        return replace(self, label=self.label[keep], **some)
+
+    def scaled_to(self: _Self, clean: Tensor) -> _Self:
+        """Return the criteria with a `scale` for clean images whose logits (B, K) are nearly alike, as of unit norm."""
+        if self.share:  # votes have no scale
+            return self
+        width = spread(clean)
+        small = (width > 0) & (width < _SMALL_SPREAD)
+        return replace(self, scale=torch.where(small, _USUAL_SPREAD / width, 1.0)) if bool(small.any()) else self
 
     def with_rounding_margin(self: _Self, clean: Tensor) -> _Self:
         """Return the criteria for a search that stops next to the boundary, from the logits (B, K) of the clean images.
@@ -136,26 +150,32 @@ class Criterion:
         zero beyond 104, where a confident net (e.g. a distilled one) would look robust. The log odds do not saturate.
         """
         logits = full_precision(logits)
+        if self.scale is not None:
+            logits = logits * self.scale.unsqueeze(1).to(logits.dtype)
         own, others = self.reference_logit(logits), self.other_logits(logits).logsumexp(1)
         return self._known(others - own if self.target is None else own - others)
 
     def dlr(self, logits: Tensor) -> Tensor:
         """Return (B,) the difference of logits ratio, free of scale; of fewer than 3 classes (targeted 4), the margin.
 
-        Croce, Hein: Reliable evaluation of adversarial robustness, 2020, arXiv:2003.01690, equations 6 and 7.
+        Classes with the logit -inf, which nothing predicts, do not count. Croce, Hein: Reliable evaluation of
+        adversarial robustness, 2020, arXiv:2003.01690, equations 6 and 7.
         """
-        logits = full_precision(logits)
-        if self.classes(logits) < (3 if self.target is None else 4):
-            return self.margin(logits)
-        top = logits.topk(3 if self.target is None else 4, dim=1).values
+        logits, needed = full_precision(logits), 3 if self.target is None else 4
+        margin = self.margin(logits)
+        if self.classes(logits) < needed:
+            return margin
+        top = logits.topk(needed, dim=1).values
         if self.target is None:
-            spread = top[:, 0] - top[:, 2]
-            difference = self.margin(logits)
+            width, difference = top[:, 0] - top[:, 2], margin
         else:
-            spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+            width = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
             pair = logits.gather(1, torch.stack([self.target, self.label], 1))
             difference = pair[:, 0] - pair[:, 1]
-        return self._known(difference / (spread + 1e-12))
+        possible = top[:, -1] > -math.inf
+        # Both branches are differentiated: an infinite width must not reach the ratio.
+        ratio = difference / (torch.where(possible, width, 1.0) + 1e-12)
+        return self._known(torch.where(possible, ratio, margin))
 
     def _known(self, loss: Tensor) -> Tensor:
         """Return the loss (B,), with infinity for NaN, where no class is named: the best that an attack can do."""
@@ -182,6 +202,15 @@ class LogOdds:
         # training mode would carry that to the other examples.
         others = logits_32.scatter(1, label, torch.finfo(logits_32.dtype).min)
         return others.softmax(1).scatter_(1, label, -1.0).to(logits.dtype)
+
+
+def spread(logits: Tensor) -> Tensor:
+    """Return (B,) the standard deviation of the finite logits (B, K) of each example, in float64."""
+    finite = logits.isfinite()
+    values = logits.detach().double().masked_fill(~finite, 0)
+    count = finite.sum(1).clamp_min(1)
+    mean = values.sum(1) / count
+    return ((values - mean.unsqueeze(1)).masked_fill(~finite, 0).square().sum(1) / count).sqrt()
 
 
 def are_probabilities(logits: Tensor) -> bool:

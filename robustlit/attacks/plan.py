@@ -23,7 +23,7 @@ class Climb:
     steps: int
     within: float = math.inf
     rival: int | None = None  # aim at the n-th nearest wrong class instead of at any
-    loss: str = "margin"  # or "ce"
+    loss: str = "margin"  # or "ce", "dlr"
 
     @property
     def passes(self) -> float:
@@ -156,6 +156,13 @@ _L2: tuple[Part, ...] = (
     Patches(4000, 0.5, 0.0),
 )
 PLANS = {"linf": _LINF, "l2": _L2}
+# For the examples whose logits all shrank on the way to the best point: the model scales them by a factor that depends
+# on the image, and ascent of the margin lowers that factor. DLR (Croce, Hein 2020) does not depend on it.
+SHRUNK: tuple[Climb, ...] = (
+    *(Climb(start, 40, loss="dlr") for start in ("image", "uniform", "bright", "dark")),
+    *(Climb("image", 40, rival=rival, loss="dlr") for rival in range(4)),
+    *(Climb(start, 60, loss="dlr") for start in ("corner", "columns", "blocks", "rows")),
+)
 
 
 def expected_passes(plan: Sequence[Part]) -> list[float]:

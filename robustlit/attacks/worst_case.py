@@ -15,11 +15,12 @@ from robustlit.attacks.ascent import Ascent, AscentState, run_ascent
 from robustlit.attacks.attack import BudgetAttack
 from robustlit.attacks.best import Best, Nearest
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion, full_precision
+from robustlit.attacks.losses import Criterion, full_precision, spread
 from robustlit.attacks.nearest_l2 import NearestL2, refine, short_fab
 from robustlit.attacks.plan import (
     PLANS,
     RIVALS,
+    SHRUNK,
     Attempt,
     BoundaryWalk,
     Look,
@@ -47,7 +48,10 @@ _BLIND = (
 DECAY = 0.75  # share of the velocity that a step keeps in L-inf; in L2 climbs end higher without
 _FIRST_STEP = {"linf": 0.6, "l2": 2.0}  # length of the first step as a multiple of eps; the length falls linearly to 0
 _AT_ONCE = 3  # gradients held for an example at once
-_LOSS = {"ce": Criterion.log_odds, "margin": Criterion.margin}
+_LOSS = {"ce": Criterion.log_odds, "margin": Criterion.margin, "dlr": Criterion.dlr}
+# Logits count as shrunk where their spread at the best point is below this share of their spread at the image:
+#     python benchmarks/shrunk_logits.py
+_SHRUNK = 0.45
 
 
 _GATES_MISS = (
@@ -77,8 +81,8 @@ class WorstCase(BudgetAttack):
         rounds: How often the plan is gone through, for the unbroken examples, with other random numbers; in L2 again
             without `NearestL2`, and with the walks that started at the image from noise.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
-        version: Of the plan, to be quoted with a figure: "WorstCase v5". This release has version 5 alone; in L-inf it
-            takes the steps of versions 2 to 4.
+        version: Of the plan, to be quoted with a figure: "WorstCase v6". Version 5 has the same steps but the last, for
+            examples whose logits shrink under attack.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -88,17 +92,17 @@ class WorstCase(BudgetAttack):
     goes_on_blind: ClassVar[bool] = True
     rounds: int = 1
     control: float = 0.05
-    version: int = 5
+    version: int = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.rounds, "rounds")
         if not is_number(self.control) or not 0 <= self.control <= 1:
             raise ValueError(f"control must be a share in [0, 1], got {self.control!r}")
-        if self.version != 5:
+        if self.version not in (5, 6):
             raise ValueError(
-                f"version must be 5, the plan of this release, got {self.version!r}: to repeat a figure of another "
-                "version, install the release that made it"
+                f"version must be 5 or 6, the plans of this release, got {self.version!r}: to repeat a figure of "
+                "another version, install the release that made it"
             )
 
     @property
@@ -115,7 +119,8 @@ class WorstCase(BudgetAttack):
         self, victim: Victim, x: Tensor, criterion: Criterion, rows: Tensor, draws: Draws, eps: Tensor | None
     ) -> Tensor:
         assert eps is not None
-        best, clean = Best(x), criterion.margin(victim.judge(x, rows)[1]).to(x.dtype)
+        best, logits = Best(x), victim.judge(x, rows)[1]
+        clean = criterion.margin(logits).to(x.dtype)
         images = _Images(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws, clean)
         best.scores = clean.clone()
         in_control = draws.fork(-1).uniform(eps.unsqueeze(1)).squeeze(1) < self.control
@@ -149,9 +154,23 @@ class WorstCase(BudgetAttack):
                 warnings.warn(_BLIND.format(error=error), stacklevel=2)
                 continue
             dropped, missed = dropped | (far & exempt & ~before), missed | (far & best.success & ~before)
+        if self.version > 5 and not blind:
+            self._attack_shrunk(victim, best, images, spread(logits))
         if self.control < 1 and bool(missed.any()):
             warnings.warn(_GATES_MISS.format(dropped=int(dropped.sum()), missed=int(missed.sum())), stacklevel=4)
         return best.points
+
+    def _attack_shrunk(self, victim: Victim, best: Best, images: _Images, width: Tensor) -> None:
+        """Attack the unbroken examples whose logits shrank, by a loss free of scale; `width` (B,) is their spread."""
+        left = best.unbroken
+        if len(left):
+            now = spread(victim.judge(best.points[left], images.rows[left])[1])
+            left = left[now < _SHRUNK * width[left]]
+        for number, part in enumerate(SHRUNK, len(self._plan)):
+            left = left[~best.success[left]]
+            if not len(left):
+                break
+            self._attempt(victim, best, images, left, part, number)
 
     def _attempt(
         self, victim: Victim, best: Best, images: _Images, at: Tensor, part: Attempt, number: int

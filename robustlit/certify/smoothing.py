@@ -87,6 +87,7 @@ class RandomizedSmoothing(Certificate):
         if self.sigma is not None and own != self.sigma:
             way_out = f"certify it with RandomizedSmoothing(sigma={own:g})"
             raise ValueError(f"the model is smoothed with sigma {own:g}, not {self.sigma:g}: {way_out}")
+        _check_noise(smoothed, net, x[:1], float(own))
         with held_in_eval(net), torch.autocast(x.device.type, enabled=False), torch.no_grad():
             radii = [self._radius(net, image, int(label), float(own)) for image, label in zip(x, y, strict=True)]
         spent = torch.full_like(y.long(), self.n0 + self.n)
@@ -117,3 +118,21 @@ class RandomizedSmoothing(Certificate):
             votes = each if votes is None else votes + each
         assert votes is not None
         return votes
+
+
+def _check_noise(smoothed: nn.Module, net: nn.Module, x: Tensor, sigma: float) -> None:
+    """Raise a ValueError unless the model answers as `net` does for the image with Gaussian noise."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    answers: list[Tensor] = []
+    for answer in (smoothed, lambda z: net(z + sigma * torch.randn_like(z))):
+        with torch.random.fork_rng(devices), held_in_eval(smoothed), torch.no_grad():
+            torch.manual_seed(0)
+            answers.append(answer(x))
+    found, expected = answers
+    tolerance = 1e-3 * float(expected.nan_to_num(posinf=0, neginf=0).abs().max())
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True):
+        name = type(smoothed).__name__
+        raise ValueError(
+            f"RandomizedSmoothing certifies the votes of a net under Gaussian noise, and {name} does not answer as its "
+            f"undefended() does for x + {sigma:g} * torch.randn_like(x): use robustlit.defenses.Smoothed"
+        )

@@ -28,7 +28,7 @@ _OF_THE_BATCH = (
 def differing(answers: Tensor, share: float = _DIFFERENT) -> Tensor:
     """Return which examples (B,) got logits (k, B, K) that differ by more than that share of the largest."""
     spread = (answers - answers[0]).abs().amax((0, 2))
-    return spread > share * answers[0].abs().amax(1).clamp_min(1e-6)
+    return spread > share * answers[0].abs().amax(1)
 
 
 def warn_if_inconsistent(victim: Victim, x: Tensor, logits: Tensor) -> None:

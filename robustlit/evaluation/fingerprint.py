@@ -6,7 +6,8 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
-from types import CodeType, FunctionType, MethodType
+from enum import Enum
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _OF_TORCH = {*vars(nn.Module())}  # what PyTorch itself keeps in every module
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def fingerprint(*values: Any) -> str:
@@ -58,7 +60,10 @@ def _parts(value: Any) -> Iterator[Any]:
     kind: Any = type(value)
     if isinstance(value, nn.Module):
         yield _code(kind)
-        own = {k: v for k, v in vars(value).items() if k not in _OF_TORCH and not hasattr(nn.Module, k)}
+        own = {k: v for k, v in vars(value).items() if k == "forward" or not (k in _OF_TORCH or hasattr(nn.Module, k))}
+        if isinstance(value, torch.jit.ScriptModule):
+            yield getattr(value, "code", None)
+        yield from (hook for name in _HOOKS for hook in getattr(value, name).values())
         held = ((k, v) for kind in ("_parameters", "_buffers", "_modules") for k, v in getattr(value, kind).items())
         yield from (part for pair in (*sorted(own.items()), *held) for part in pair)
     elif isinstance(value, Mapping):
@@ -74,6 +79,10 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, FunctionType):
         yield from (value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__)
         yield from (cell.cell_contents for cell in value.__closure__ or () if cell != type(cell)())
+    elif isinstance(value, Enum):
+        yield value.name
+    elif isinstance(value, SimpleNamespace):
+        yield vars(value)
     elif isinstance(value, CodeType):
         yield from (value.co_code, value.co_names, value.co_consts)
     elif is_dataclass(value) and not isinstance(value, type):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from robustlit.attacks.victim import Victim
 from robustlit.evaluation.adversarials import Adversarials
 from robustlit.evaluation.columns import Columns
 from robustlit.evaluation.fingerprint import fingerprint
@@ -21,6 +22,8 @@ from robustlit.files import write_file
 from robustlit.results.table import COLUMNS, IMAGE, SECONDS, VERSION, check_columns, digest
 
 FOLDER = "parts"
+_IMAGES = 8  # of each batch, whose logits are compared where its file is read
+_ROUNDING = 1e-2  # of the largest logit of an image, as between bf16 on two devices
 
 
 class Parts:
@@ -28,7 +31,9 @@ class Parts:
 
     A file's name holds two digests: of the sweep (the net's classes, weights and settings, attacks, grid, knowledge,
     seed, substitute, versions) and of the batch (images, classes, numbers). So a batch is taken from its file only
-    where attacking it again would give the same rows, and any number of processes may share a folder.
+    where attacking it again would give the same rows, and any number of processes may share a folder. Not all that a
+    net depends on can be digested (files, globals, objects of other libraries). So each file also holds the logits of
+    its first images, and a batch is attacked again where the net gives others now.
 
     Args:
         sweep, model: What is run, and on which model, as `Sweep.attack_batch` takes them.
@@ -79,15 +84,20 @@ class Parts:
         batch = fingerprint(x, y.long(), index.long())
         file, adversarials = self.folder / f"{self._sweep}-{batch}.parquet", self.adversarials
         there = adversarials is None or adversarials.holds(index, batch)
-        if there and (kept := self._read(file, index)) is not None:
+        if there and (kept := self._read(file, x, index)) is not None:
             if report is not None:
                 report(self.sweep.jobs[-1][1], 1.0)
             return kept
         started = time.monotonic()
         keep = [] if adversarials is None else [adversarials.keeper(x, index, batch)]
         columns = self.sweep.attack_batch(self.model, x, y, index, report, *keep)
-        self._write(file, columns, time.monotonic() - started)
+        self._write(file, columns, time.monotonic() - started, self._answers(x))
         return columns
+
+    def _answers(self, x: Tensor) -> list[list[float]] | None:
+        """Return the logits of the first images, None of a random model."""
+        with Victim(self.model, x[:_IMAGES]) as victim:
+            return None if victim.is_stochastic else victim.logits(x[:_IMAGES]).double().tolist()
 
     def remove(self, evaluated: Iterable[int]) -> list[str]:
         """Remove the files of this sweep; `evaluated` are the numbers of the examples that it attacked.
@@ -113,8 +123,8 @@ class Parts:
             self.folder.rmdir()
         return [f"{self.folder} keeps {stay} finished batches of this sweep on other examples"] if stay else []
 
-    def _read(self, file: Path, index: Tensor) -> Columns | None:
-        """Return the rows in a file, None where there is none or it is damaged."""
+    def _read(self, file: Path, x: Tensor, index: Tensor) -> Columns | None:
+        """Return the rows in a file, None where there is none, it is damaged, or the net has changed since."""
         if not file.is_file():
             return None
         try:
@@ -128,13 +138,16 @@ class Parts:
             reason = " ".join(str(error).split())[:200]
             warnings.warn(f"{file} is damaged ({reason}): its batch is attacked again", stacklevel=3)
             return None
+        if not _agree(table.attrs.get("answers"), self._answers(x)):
+            warnings.warn(f"{file} is of a net that gave other logits: its batch is attacked again", stacklevel=3)
+            return None
         self.seconds += seconds
         return {name: table[name].to_numpy() for name in (*COLUMNS, IMAGE, SECONDS) if name in table}
 
-    def _write(self, file: Path, columns: Columns, seconds: float) -> None:
+    def _write(self, file: Path, columns: Columns, seconds: float, answers: list[list[float]] | None) -> None:
         kinds = COLUMNS | {IMAGE: "int64", SECONDS: "float64"}
         table = pd.DataFrame({name: pd.Series(columns[name]).astype(kind) for name, kind in kinds.items()})
-        table.attrs = {"digest": digest(table), "seconds": round(seconds, 3)}
+        table.attrs = {"digest": digest(table), "seconds": round(seconds, 3), "answers": answers}
         try:
             write_file(file, table.to_parquet(index=False, write_page_checksum=True))
         except OSError as error:
@@ -142,3 +155,14 @@ class Parts:
                 self._warned = True
                 what = "a sweep that is stopped could not go on from this batch"
                 warnings.warn(f"could not keep a finished batch in {file.parent} ({error}): {what}", stacklevel=3)
+
+
+def _agree(before: Sequence[Sequence[float]] | None, now: Sequence[Sequence[float]] | None) -> bool:
+    """Return whether two lists of logits are alike up to rounding, as on another number of threads or device."""
+    if before is None or now is None:
+        return before is now
+    a, b = (np.asarray(logits, dtype=np.float64) for logits in (before, now))
+    if a.shape != b.shape:
+        return False
+    largest = np.abs(np.where(np.isfinite(b), b, 0)).max(1, keepdims=True, initial=0)
+    return bool(np.isclose(a, b, rtol=0, atol=_ROUNDING * largest, equal_nan=True).all())

@@ -157,6 +157,49 @@ def test_a_guard_asks_for_a_little_more_than_the_boundary(dtype: torch.dtype) ->
     assert plain.reached(near).all()
     assert not guarded.reached(near).any()
     assert guarded.reached(far).all()  # no class at all is a success
-    assert torch.equal(guarded.select(torch.tensor([1])).lead, guarded.min_margin[1:])
+    assert torch.equal(guarded.select(torch.tensor([1])).min_margin, guarded.min_margin[1:])
     votes = Criterion(torch.zeros(2, dtype=torch.int64), share=0.5)
     assert votes.with_rounding_margin(clean.float().log_softmax(1)).min_margin is None
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_dlr_does_not_count_classes_that_nothing_predicts(target: int | None) -> None:
+    possible = torch.tensor([[2.0, 1.0, 0.5, -1.0], [0.1, 1.5, 3.0, 1.4]])
+    padded = torch.cat([possible, torch.full((2, 3), -INF)], 1).requires_grad_()
+    label = torch.tensor([0, 2])
+    criterion = Criterion(label, None if target is None else torch.tensor([target, target]))
+    loss = criterion.dlr(padded)
+    torch.testing.assert_close(loss, criterion.dlr(possible))
+    (gradient,) = torch.autograd.grad(loss.sum(), padded)
+    assert gradient[:, :4].isfinite().all()
+    assert gradient[:, :4].any(1).all()
+    few = padded.detach()[:, [0, 1, 4, 5, 6]]  # two possible classes: the ratio would be constant
+    criterion = Criterion(torch.tensor([0, 0]))
+    torch.testing.assert_close(criterion.dlr(few), criterion.margin(few))
+
+
+@pytest.mark.parametrize("factor", [1e-6, 0.05])
+def test_log_odds_of_nearly_equal_logits_follow_the_highest_other_one(factor: float) -> None:
+    logits = torch.tensor([[9.0, 8.0, -4.0, -5.0, -6.0]])
+    criterion = Criterion(torch.tensor([0]))
+    assert criterion.scaled_to(logits) is criterion  # logits of usual nets stay as they are
+    small = (factor * logits).requires_grad_()
+    (gradient,) = torch.autograd.grad(criterion.scaled_to(small).log_odds(small).sum(), small)
+    shares = gradient[0, 1:] / gradient[0, 1:].sum()
+    assert shares[0] > 0.95
+    scaled = Criterion(torch.tensor([0, 0])).scaled_to(torch.cat([logits, factor * logits]))
+    assert scaled.scale is not None
+    assert scaled.scale[0] == 1
+    assert torch.equal(scaled.select(torch.tensor([1])).scale, scaled.scale[1:])  # type: ignore[arg-type]
+    flat = torch.zeros(1, 5)
+    assert criterion.scaled_to(flat) is criterion  # no spread to scale by
+
+
+def test_a_net_of_small_logits_is_attacked_as_the_net_itself(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:60], digits[1][:60]
+
+    def left(factor: float) -> int:
+        scaled = Function(lambda z: factor * net(z))
+        return int((~PGD(eps=0.06, steps=20).run(scaled, x, y, seed=0).success).sum())
+
+    assert abs(left(1e-3) - left(1.0)) <= 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustlit.attacks import FGSM, PGD
+from robustlit.attacks import FGSM, PGD, Square
 from robustlit.attacks.eot import EOT
 
 ATTACK = PGD(eps=0.02, steps=3, restarts=2)
@@ -209,3 +209,27 @@ def test_a_compiled_net_is_attacked_like_the_net_itself(net: nn.Module, batch: t
     expected = FGSM(eps=0.1)(net, *batch)
     assert torch.equal(FGSM(eps=0.1)(compiled, *batch), expected)
     assert all(module.training for module in net.modules())
+
+
+class _Seeding(nn.Module):
+    """A net that seeds PyTorch in its forward, so that all random numbers drawn after it repeat."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return self.net(x)
+
+
+def test_a_net_that_seeds_pytorch_is_searched_as_any_other(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    torch.manual_seed(1)
+    plain, seeding = (Square(eps=0.1, queries=300).run(each, x, y).success for each in (net, _Seeding(net)))
+    torch.manual_seed(1)
+    assert torch.equal(Square(eps=0.1, queries=300).run(_Seeding(net), x, y).success, plain)
+    assert abs(int(seeding.sum()) - int(plain.sum())) <= 4
+    torch.manual_seed(1)
+    first, other = (Square(eps=0.1, queries=20).run(net, x, y).x_adv for _ in range(2))
+    assert not torch.equal(first, other)

@@ -195,6 +195,7 @@ def test_a_deterministic_net_declared_random_leaves_the_same_examples(attack: Bu
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 5))
         x = torch.rand(24, 1, 8, 8)
+        net[3].weight.data *= 20  # votes have no scale, so small logits would be scaled of the plain net alone
     y = net(x).argmax(1)
     plain, wrapped = (attack.run(model, x, y, seed=0) for model in (net, EOT(net, 1)))
     assert 0 < plain.success.sum() < 24
@@ -223,8 +224,8 @@ def test_the_control_group_is_drawn_for_each_example_and_warns_where_the_gates_m
 
 
 def test_the_version_is_part_of_what_is_quoted() -> None:
-    assert "version=5" in repr(WorstCase(eps=0.1))
-    with pytest.raises(ValueError, match="version must be 5, the plan of this release, got 4"):
+    assert "version=6" in repr(WorstCase(eps=0.1))
+    with pytest.raises(ValueError, match="version must be 5 or 6, the plans of this release, got 4"):
         WorstCase(eps=0.1, version=4)
 
 
@@ -328,3 +329,31 @@ def test_later_rounds_start_elsewhere_and_do_not_search_the_nearest_again(monkey
     assert len(searches) == 1
     assert torch.equal(points[0], x)
     assert len({float(point.sum()) for point in points}) == len(points) == 3
+
+
+class Tempered(nn.Module):
+    """A net whose logits, less their mean, have a factor that falls with the brightness; no prediction changes."""
+
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        super().__init__()
+        self.net, self.strength = net, strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        return (logits - logits.mean(1, keepdim=True)) * (self.strength * x.flatten(1).mean(1, keepdim=True)).exp()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_factor_of_the_logits_hides_nothing(norm: str, net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y = digits[0][:30], digits[1][:30]
+    eps, strength = (0.1, 100.0) if norm == "linf" else (1.5, 400.0)
+
+    def left(strength: float, version: int) -> int:
+        attack = WorstCase(eps=eps, norm=norm, version=version)
+        return int((~attack.run(Tempered(net, strength).eval(), x, y, seed=0).success).sum())
+
+    plain, former, latter = left(0.0, 5), left(strength, 5), left(strength, 6)
+    assert left(0.0, 6) == plain
+    assert latter <= plain + 1
+    if norm == "linf":
+        assert former >= latter + 3

@@ -67,3 +67,19 @@ def test_rounding_does_not_count_as_a_difference() -> None:
     logits = torch.tensor([[5.0, -3.0], [2.0, 1.0], [0.0, 0.0]])
     moved = logits + torch.tensor([[0.004, 0.0], [0.0, 0.004], [0.0, 0.0]])
     assert differing(torch.stack([logits, moved])).tolist() == [False, True, False]
+
+
+def test_noise_is_seen_however_small_the_logits_are(net: nn.Module, digits: Digits) -> None:
+    x, y = digits[0][:40], digits[1][:40]
+    small = nn.Sequential(Noisy(net), _Times(1e-9))
+    with pytest.warns(UserWarning, match="answers the same images differently"):
+        evaluate(small, (x, y), [FGSM(eps=0.1)])
+
+
+class _Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.factor * logits

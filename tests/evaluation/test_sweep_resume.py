@@ -23,6 +23,7 @@ from robustlit import evaluate
 from robustlit.attacks import EOT, FGSM, PGD, Attack, AttackResult, DeepFool
 from robustlit.certify import IBP
 from robustlit.evaluation import Sweep
+from robustlit.evaluation.fingerprint import fingerprint
 from robustlit.evaluation.parts import Parts
 from robustlit.results import Evaluation
 
@@ -374,3 +375,47 @@ def test_a_killed_process_goes_on(sent: signal.Signals, tmp_path: Path) -> None:
     assert f"{kept} of 8 batches were attacked before" in again.stderr
     assert again.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
     assert not (folder / "parts").exists()
+
+
+class _Setting:
+    """A setting of a net that no digest can see."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+
+
+class _Quantised(nn.Module):
+    def __init__(self, net: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.net, self.setting = net, _Setting(levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x * self.setting.levels).round() / self.setting.levels)
+
+
+def test_batches_of_a_net_that_answers_otherwise_now_are_attacked_again(
+    attacked: Callable[..., Evaluation], net: nn.Module, tmp_path: Path
+) -> None:
+    STOP.append(20)
+    given: dict[str, Any] = {"attacks": {"watched": Watched()}, "grid": None, "folder": tmp_path}
+    attacked(model=_Quantised(net, 64), **given)
+    STOP.clear()
+    fresh = attacked(model=_Quantised(net, 1), **given | {"folder": None})
+    SEEN.clear()
+    with pytest.warns(UserWarning, match="is of a net that gave other logits: its batch is attacked again"):
+        again = attacked(model=_Quantised(net, 1), **given)
+    assert min(SEEN) < 10
+    pd.testing.assert_frame_equal(again.to_frame(), fresh.to_frame(), check_exact=True)
+    STOP.append(20)
+    attacked(model=_Quantised(net, 64), **given)
+    STOP.clear()
+    SEEN.clear()
+    attacked(model=_Quantised(net, 64), **given)
+    assert min(SEEN) >= 20
+
+
+def test_hooks_and_a_forward_of_the_instance_are_part_of_a_net(net: nn.Module) -> None:
+    plain, hooked, patched = (_Quantised(net, 4) for _ in range(3))
+    hooked.register_forward_pre_hook(lambda module, given: (given[0] / 2,))
+    patched.forward = lambda x: net(x / 2)  # type: ignore[method-assign]
+    assert len({fingerprint(plain), fingerprint(hooked), fingerprint(patched)}) == 3
