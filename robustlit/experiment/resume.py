@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-
 from robustlit.experiment.checkpoints import BEST, LAST, newest_readable
 from robustlit.experiment.lock import FILE as LOCK
 from robustlit.experiment.recipes import ConfigError
@@ -23,7 +21,6 @@ from robustlit.experiment.run_folder import (
     exactly,
     labels_of,
     numbers_of,
-    write_recipe,
 )
 from robustlit.files import PART
 from robustlit.results.files import read_yaml
@@ -96,35 +93,6 @@ def _resumed(place: Path, read: dict[str, Any]) -> Resumed:
     schedules = [state.get("total_steps") for state in read.get("lr_schedulers", ())]
     run_dir, step = place.parents[1] if inside else None, int(read.get("global_step", 0))
     return Resumed(str(place), read["robustlit"]["config"] or {}, run_dir, step, schedules)
-
-
-class StartResumed(pl.Callback):
-    """Write the recipe of a resumed run; raise a ConfigError if it outlasts the checkpoint's schedule.
-
-    A schedule is restored with the length it was made for (`OneCycleLR.total_steps`), whatever the run's length. A
-    refused run leaves the `config.yaml` of its directory unchanged.
-    """
-
-    def __init__(self, resumed: Resumed, run_dir: Path, recipe: dict[str, Any], command: str | None) -> None:
-        self.resumed, self.run_dir, self.recipe, self.command = resumed, run_dir, recipe, command
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the lengths of both schedules, before the first step."""
-        for length, new in zip(self.resumed.schedules, trainer.lr_scheduler_configs, strict=False):
-            steps = getattr(new.scheduler, "total_steps", None)
-            if length is not None and steps is not None and steps > length:
-                epochs = self.resumed.recipe.get("trainer", {}).get("max_epochs")
-                raise ConfigError(
-                    f"the checkpoint's schedule ends after {length} steps, and this run would take {steps}: resume "
-                    f"with the same data and trainer settings (its trainer.max_epochs was {epochs}), or start anew, "
-                    "without ckpt_path"
-                )
-        write_recipe(self.run_dir, self.recipe, self.command)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remove the results of a run that is trained for longer: they are of weights that now change."""
-        if trainer.is_global_zero:
-            (self.run_dir / RESULTS).unlink(missing_ok=True)
 
 
 def find_started(recipe: Recipe, command: str | None) -> Path | None:

@@ -14,7 +14,7 @@ from robustlit.experiment.checkpoints import BEST, LAST, SaveLast
 from robustlit.experiment.gate import gate_of_finished
 from robustlit.experiment.outcome import close, death_explained, measure, stop_code
 from robustlit.experiment.plan import Plan, fits_defense, plan_training
-from robustlit.experiment.resume import StartResumed
+from robustlit.experiment.resume_training import StartResumed
 from robustlit.experiment.run_folder import in_one_line, removed_before_a_step, removed_on_failure, write_recipe
 from robustlit.experiment.trainer import make_run, prepare_process
 from robustlit.processes import exit_code, leave_on_signals
