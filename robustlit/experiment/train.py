@@ -14,7 +14,7 @@ from robustlit.experiment.checkpoints import BEST, LAST, SaveLast
 from robustlit.experiment.gate import gate_of_finished
 from robustlit.experiment.outcome import close, death_explained, measure, stop_code
 from robustlit.experiment.plan import Plan, fits_defense, plan_training
-from robustlit.experiment.resume_training import StartResumed
+from robustlit.experiment.resume_training import StartResumed, check_length
 from robustlit.experiment.run_folder import in_one_line, removed_before_a_step, removed_on_failure, write_recipe
 from robustlit.experiment.trainer import make_run, prepare_process
 from robustlit.processes import exit_code, leave_on_signals
@@ -63,6 +63,7 @@ def _train(plan: Plan) -> int:
         if plan.resumed is None:
             write_recipe(plan.run_dir, recipe, plan.command)
         else:
+            check_length(plan, module, data)
             resume = StartResumed(plan.resumed, plan.run_dir, recipe, plan.command)
         run = make_run(plan, module, data, recipe, best, last, resume)
         if fits_defense(plan.config):

@@ -59,3 +59,17 @@ def test_results_are_set_aside_as_often_as_there_are_some(tmp_path: Path) -> Non
         (tmp_path / "evaluation" / "parts").mkdir(parents=True)  # a sweep that was stopped has no results.json yet
         assert set_results_aside(tmp_path, 5) == tmp_path / name
         assert [place.name for place in (tmp_path / name).iterdir()] == ["evaluation"]
+
+
+def test_a_resume_that_is_refused_leaves_no_part_of_a_wandb_run(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    words = [*TINY, "sweep=none", "callbacks.images=null", "name=x", "resume=auto"]
+    assert run(*words, "logger=wandb", "trainer.max_epochs=1") == 0
+    folder = tmp_path / "runs" / "x"
+    config, before = (folder / "config.yaml").read_text(), {*folder.rglob("*")}
+    assert len([*folder.glob("wandb/offline-run-*")]) == 1
+    capsys.readouterr()
+    assert run(*words, "logger=wandb", "trainer.max_epochs=2") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "goes on" not in line and "going on" not in line]
+    assert "the checkpoint's schedule ends after 3 steps, and this run would take 6" in line
+    assert {*folder.rglob("*")} == before
+    assert (folder / "config.yaml").read_text() == config
