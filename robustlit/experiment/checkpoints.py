@@ -8,9 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from robustlit.checks import check_positive
+from robustlit.checks import check_positive, did_you_mean
+from robustlit.experiment.recipes import ConfigError
 from robustlit.files import write_tensors
 from robustlit.tracking.console import say
 from robustlit.training import CheckpointError, read_checkpoint
@@ -29,6 +30,28 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Replace the file `path`."""
         write_tensors(path, checkpoint)
+
+
+def keep_best(folder: Path, monitor: str | None, module: Any, *, checked: bool = True) -> ModelCheckpoint:
+    """Return the callback that saves `best.ckpt`, where what the recipe monitors is largest.
+
+    Args:
+        folder: Where to save.
+        monitor: The name that is logged; None saves after each validation.
+        module: What is trained; the names in its `monitors`, if it has that, are those it can be chosen by.
+        checked: False where nothing is trained, or a callback of the user's own may log further names.
+
+    Raises:
+        ConfigError: `monitor` is none of these names.
+    """
+    known = getattr(module, "monitors", None)
+    if checked and monitor is not None and known is not None and monitor not in known:
+        hint = did_you_mean(str(monitor), known)
+        raise ConfigError(
+            f"monitor must be a figure of the validation of which the largest is best, {' or '.join(known)}, got "
+            f"{monitor}" + (f"; {hint}" if hint else "")
+        )
+    return ModelCheckpoint(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
 
 
 class SaveLast(Checkpoint):

@@ -251,6 +251,12 @@ def fits_defense(recipe: Mapping[str, Any] | DictConfig) -> bool:
     return bool(recipe.get("defense")) and not recipe.get("module")
 
 
+def has_own_callbacks(config: DictConfig) -> bool:
+    """Return whether a recipe has callbacks that are not robustlit's."""
+    targets = [OmegaConf.select(config, f"callbacks.{name}._target_") for name in config.callbacks]
+    return any(target is not None and not str(target).startswith("robustlit.") for target in targets)
+
+
 def fill_from_data(recipe: Recipe) -> Recipe:
     """Return a recipe with the shapes of its data where its nets leave them null, and the names of class folders."""
     data = make(read_only(recipe), "data")

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustlit.experiment.build import build_data, build_module, fit_defense
-from robustlit.experiment.checkpoints import BEST, LAST, SaveLast
+from robustlit.experiment.checkpoints import BEST, LAST, SaveLast, keep_best
 from robustlit.experiment.gate import gate_of_finished
 from robustlit.experiment.outcome import close, death_explained, measure, stop_code
-from robustlit.experiment.plan import Plan, fits_defense, plan_training
+from robustlit.experiment.plan import Plan, fits_defense, has_own_callbacks, plan_training
 from robustlit.experiment.resume_training import StartResumed, check_length
 from robustlit.experiment.run_folder import in_one_line, removed_before_a_step, removed_on_failure, write_recipe
 from robustlit.experiment.trainer import make_run, prepare_process
@@ -56,9 +55,8 @@ def _train(plan: Plan) -> int:
         pl.seed_everything(plan.seed, workers=True, verbose=False)
         data = build_data(plan)
         module, recipe = build_module(plan, data)
-        best = ModelCheckpoint(
-            checkpoints, "best", monitor=plan.config.monitor, mode="max", enable_version_counter=False
-        )
+        unknown = fits_defense(plan.config) or has_own_callbacks(plan.config)
+        best = keep_best(checkpoints, plan.config.monitor, module, checked=not unknown)
         last = SaveLast(checkpoints, plan.config.get("checkpoint_minutes"))
         if plan.resumed is None:
             write_recipe(plan.run_dir, recipe, plan.command)

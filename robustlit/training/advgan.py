@@ -219,6 +219,11 @@ class AdvGANTraining(GuardedTraining):
 
     # Evaluation
 
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """What the best checkpoint can be chosen by."""
+        return ("val/fooling_rate", *(() if self.substitute is None else ("val/agreement", "val/agreement_generated")))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Attack the victim with the generator as it is now."""
         if batch_idx == 0:

@@ -205,6 +205,12 @@ class RobustClassifier(GuardedTraining):
 
     # Evaluation
 
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """What the best checkpoint can be chosen by: logged on validation, and the larger the better."""
+        checks = {"val/robust_accuracy": self.validation_attack, "val/certified_accuracy": self.validation_certificate}
+        return ("val/accuracy", *(name for name, check in checks.items() if check is not None))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure clean and robust accuracy on the held-out split."""
         if batch_idx == 0:

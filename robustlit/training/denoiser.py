@@ -179,6 +179,12 @@ class DenoiserTraining(RobustClassifier):
         undefended(self.net).eval()
         return self
 
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """See the base class."""
+        attacked = ("val/greybox_accuracy",) if self.validation_attack is not None else ()
+        return (*super().monitors, *attacked)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure clean, adaptive and grey-box accuracy on the held-out split."""
         super().validation_step(batch, batch_idx)

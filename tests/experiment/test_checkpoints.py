@@ -12,8 +12,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from robustlit.attacks import PGD
 from robustlit.data import MNIST
-from robustlit.experiment.checkpoints import SaveLast, WholeFiles, newest_readable
+from robustlit.experiment.checkpoints import SaveLast, WholeFiles, keep_best, newest_readable
+from robustlit.experiment.recipes import ConfigError
 from robustlit.models import SmallCNN
 from robustlit.objectives import Standard
 from robustlit.training import CheckpointError, RobustClassifier
@@ -38,6 +40,25 @@ def test_a_run_that_stops_improving_resumes_at_its_last_step(run: Run, tmp_path:
     assert run("train", *STUCK, "trainer.max_epochs=4", "name=x", "resume=auto") == 0
     assert "after step 9 (last.ckpt)" in capsys.readouterr().err
     assert (step(checkpoints / "best.ckpt"), step(checkpoints / "last.ckpt")) == (3, 12)
+
+
+def test_the_best_checkpoint_is_chosen_by_what_validation_logs(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    plain, attacked = (
+        RobustClassifier(SmallCNN(), Standard(), torch.optim.Adam, num_classes=10, validation_attack=attack)
+        for attack in (None, PGD(eps=0.1))
+    )
+    assert keep_best(tmp_path, "val/robust_accuracy", attacked).monitor == "val/robust_accuracy"
+    for net, monitor in ((plain, "val/robust_accuracy"), (attacked, "val/certified_accuracy"), (attacked, "val/loss")):
+        with pytest.raises(ConfigError, match=f"{' or '.join(net.monitors)}, got {monitor}"):
+            keep_best(tmp_path, monitor, net)
+    # Elsewhere the names are not known.
+    for module, checked in ((pl.LightningModule(), True), (plain, False)):
+        assert keep_best(tmp_path, "val/mine", module, checked=checked).monitor == "val/mine"
+    for monitor, hint in (("train/loss", ""), ("val/robust_acuracy", "; did you mean val/robust_accuracy?")):
+        assert run("train", *STUCK, "trainer.max_epochs=1", "name=x", f"monitor={monitor}") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"is best, val/accuracy or val/robust_accuracy, got {monitor}{hint}")
+    assert not (tmp_path / "runs" / "x").exists()
 
 
 class Steps(pl.Callback):

@@ -192,6 +192,7 @@ def test_a_black_box_uses_answers_alone_and_counts_them(
     assert lit.queries == trained + 3 * (60 + right)
     assert victim.seen - lit.queries == 2 * 3  # one image at the start of each pass, to check its shape
     metrics = fit.callback_metrics
+    assert {*lit.monitors} == {"val/fooling_rate", "val/agreement", "val/agreement_generated"} <= {*metrics}
     assert float(metrics["queries"]) == lit.queries
     assert 0 < float(metrics["val/agreement"]) <= 1
     assert 0 <= float(metrics["val/agreement_generated"]) <= 1

@@ -180,6 +180,7 @@ def test_it_raises_accuracy_under_a_grey_box_attack_and_logs_it(
     # What it logs is what these attacks do to the held-out digits.
     x, y, index = (torch.cat(parts) for parts in zip(*data(train_size=4000).val_dataloader(), strict=True))
     metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert {*lit.monitors} == {name for name in metrics if name.startswith("val/")}
     for name, crafted in (("val/robust_accuracy", attack), ("val/greybox_accuracy", Transfer(attack, net))):
         robust = ~crafted.run(lit.net, x, y, index=index, seed=0).success
         assert metrics[name] == pytest.approx(float(robust.float().mean()), abs=0.011)

@@ -85,6 +85,7 @@ def test_it_validates_under_attack(trainer: MakeTrainer, inference_mode: bool) -
     fit = trainer(max_epochs=3, inference_mode=inference_mode)
     fit.fit(lit, datamodule=data())
     metrics = {k: float(v) for k, v in fit.callback_metrics.items()}
+    assert {*lit.monitors} == {name for name in metrics if name.startswith("val/")}
     # Measured again by hand, in one batch.
     x, y, index = (torch.cat(parts) for parts in zip(*data().val_dataloader(), strict=True))
     broken = PGD(eps=0.1, steps=2).run(lit.net, x, y, index=index, seed=0).success
