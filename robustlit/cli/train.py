@@ -21,12 +21,14 @@ examples:
 """
 
 import argparse
+import hashlib
 import os
 import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +38,7 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # Environment of the processes that Lightning starts; it must not reach the next job of a multirun.
 _LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ROBUSTLIT_RUN_DIR")
 _LONGEST_LABEL = 100  # characters of a folder's name
+_DIGITS = 8  # of a digest in a label that is too long
 _MULTIRUN = {"-m", "--multirun"}
 _CONFIG_DIR = {"-cd", "--config-dir"}
 _NEEDS_NO_RECIPE = {"-sc", "--shell-completion", "--experimental-rerun", "--hydra-help", "--version"}
@@ -85,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     again = [word for flag in arguments.hydra if flag[0] not in _MULTIRUN for word in flag]
     multirun = any(flag[0] in _MULTIRUN for flag in arguments.hydra)
     swept = _keys(arguments.overrides, swept=True) if multirun else {}
+    if multirun:
+        _check_labels(arguments.overrides, swept)
     codes: list[int] = []
 
     def job(config: Any) -> None:
@@ -121,13 +126,50 @@ def _keys(overrides: Sequence[str], swept: bool = False) -> dict[str, str]:
 
 
 def _label(overrides: Sequence[str], swept: Collection[str]) -> str:
-    """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" if its name does."""
-    if not swept or {"name", "run_dir"} & set(swept):
-        return ""
+    """Return what tells a job of a multirun from the others, such as "seed_1-eps_0.2"; "" if its folder's name does."""
+    given = _keys(overrides)
+    # The folder has the recipe's name unless another is given.
+    in_name = {"name", "run_dir"} if {"name", "run_dir"} & set(given) else {"recipe"}
     named = {key.rsplit(".", 1)[-1]: key for key in swept}
     short = {key: name for name, key in named.items()}  # two keys may end alike
-    values = {short.get(key, key): value for key, value in _keys(overrides).items() if key in swept and key != "recipe"}
-    return "-".join(re.sub(r"[^\w.+]", "_", f"{name}_{value}") for name, value in values.items())[:_LONGEST_LABEL]
+    values = {short.get(key, key): value for key, value in given.items() if key in swept and key not in in_name}
+    label = "-".join(re.sub(r"[^\w.+]", "_", f"{name}_{value}") for name, value in values.items())
+    if len(label) <= _LONGEST_LABEL:
+        return label
+    digest = hashlib.sha256(label.encode()).hexdigest()[:_DIGITS]  # of what is cut off, too
+    return f"{label[: _LONGEST_LABEL - _DIGITS - 1]}-{digest}"
+
+
+def _check_labels(overrides: Sequence[str], swept: Collection[str]) -> None:
+    """Raise a UsageError where two jobs of a multirun with a name would share a folder, before the first job starts.
+
+    Folders of jobs without one are numbered.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:  # Hydra says so itself
+        return
+    several = [o for o in parsed if o.is_sweep_override()]
+    if not all(o.is_choice_sweep() or o.is_range_sweep() for o in several):  # what only Hydra's sweeper can expand
+        return
+    values = [[f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in several]
+    alone = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    folders: dict[str, str] = {}  # name -> what is swept
+    for job in map(list, product(*values)):
+        given, words = _keys([*alone, *job]), " ".join(job)
+        name = given.get("run_dir") or given.get("name")
+        if name is None or "${" in name:
+            continue
+        folder = "-".join(filter(None, (name, _label([*alone, *job], swept))))
+        if folder in folders:
+            raise UsageError(
+                f"two of these runs would have one folder, {folder}: that with {folders[folder]} and that with "
+                f"{words}; start them by two commands, each with a name= of its own"
+            )
+        folders[folder] = words
 
 
 def _check(overrides: Sequence[str], flags: Sequence[Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from robustlit import Evaluation
-from robustlit.cli.train import _keys, _label
+from robustlit.cli.train import _check_labels, _keys, _label
 from robustlit.experiment.recipes import recipe_files
 from robustlit.training import load_classifier
 
@@ -212,11 +212,39 @@ def test_what_differs_names_the_jobs_of_a_multirun() -> None:
     )
     assert set(swept) == {"recipe", "seed", "eps", "x.steps"}
     job = ["recipe=a", "seed=1", "eps=8/255", "name=[1,2]", "+x.steps=2", "model=small_cnn"]
-    assert _label(job, swept) == "seed_1-eps_8_255-steps_2"
+    assert _label(job, swept) == "recipe_a-seed_1-eps_8_255-steps_2"
+    assert _label([word for word in job if "name" not in word], swept) == "seed_1-eps_8_255-steps_2"
     both = _keys(["a.steps=1,2", "b.steps=1,2"], swept=True)
     assert len(set(_label(["a.steps=1", "b.steps=2"], both).split("-"))) == 2
     assert _label(["seed=1"], {}) == ""
-    assert _label(["name=a", "seed=1"], _keys(["name=a,b", "seed=1,2"], swept=True)) == ""  # the name does
+    assert _label(["name=a"], _keys(["name=a,b"], swept=True)) == ""  # the name does
+    assert _label(["name=a", "seed=1"], _keys(["name=a,b", "seed=1,2"], swept=True)) == "seed_1"
+    recipes = _keys(["recipe=a,b", "seed=0,1"], swept=True)
+    for word in ("name=mine", "run_dir=there/mine"):
+        assert _label(["recipe=a", "seed=1", word], recipes) == "recipe_a-seed_1"
+
+
+def test_two_jobs_of_a_multirun_never_share_a_folder(run: Run, tmp_path: Path, capsys: Capture) -> None:
+    keys = [f"data.a_key_with_a_long_name_{number}" for number in range(8)]
+    jobs = [[*(f"{key}=1" for key in keys), f"seed={seed}"] for seed in (0, 1)]
+    swept = _keys([*(f"{key}=1,2" for key in keys), "seed=0,1"], swept=True)
+    labels = {_label(job, swept) for job in jobs}
+    assert {len(label) for label in labels} == {100}
+    assert len(labels) == 2
+    for several in (
+        ["recipe=a", "name='a/b',a_b"],
+        ["recipe=a", "seed=1,2", "eps=range(1,9)"],
+        ["recipe=a,b", "name=x"],
+        ["recipe=a", "seed=1,1"],  # numbered
+        ["recipe=a", "name=x${seed}", "seed=1,1"],
+    ):
+        _check_labels(several, _keys(several, swept=True))
+    assert run("train", "-m", "recipe=standard", *PLAIN, "name=x", "monitor=a/b,a_b") == 2
+    line = (
+        "two of these runs would have one folder, x-monitor_a_b: that with monitor=a/b and that with monitor=a_b; start"
+    )
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 # evaluate
