@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from robustlit.classifier import check_finite
 from robustlit.experiment.matching import matched
 from robustlit.experiment.recipes import ConfigError
+from robustlit.training.foreign import is_torchscript, python_object
 from robustlit.training.stored import one_line, shown
 
 State = dict[str, Any]
@@ -28,7 +28,6 @@ PLACES = (
 )  # fmt: skip
 _WRITES = "torch.save(net.state_dict(), FILE) writes one"
 _OF_TRAINING = re.compile("optim|sched|scaler|loops|callbacks|hyper")
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SHOWN = 3  # names of each kind in a message
 _DEEPEST = 3  # containers in one another: {"model": {"state_dict": [...]}}
 
@@ -87,25 +86,17 @@ def _read(file: str, name: str) -> Any:
 
 def _why_not(file: str, error: Exception) -> str:
     """Return why torch does not read a file without running code, and the way out."""
-    if _is_torchscript(file):
+    if is_torchscript(file):
         way = f"torch.save(torch.jit.load({file!r}).state_dict(), FILE) writes its state dict"
         return f"is a TorchScript program, not a state dict; {way}"
-    if found := _GLOBAL.search(str(error)):
+    if (found := python_object(error)) is not None:
         way = "torch.save(torch.load(OLD, 'cpu', weights_only=False).state_dict(), FILE)"
         inside = f"for a net inside a checkpoint torch.load(OLD, 'cpu', weights_only=False)[{PLACES[0]!r}]"
         return (
-            f"cannot be read safely: it holds whole Python objects ({shown(found[1])[1:-1]}), such as a pickled net, "
+            f"cannot be read safely: it holds whole Python objects ({found}), such as a pickled net, "
             f"and reading those runs code. If you trust it, write its state dict where its code is: {way}; {inside}"
         )
     return f"cannot be read safely ({type(error).__name__}): it must be a state dict, as {_WRITES}, or .safetensors"
-
-
-def _is_torchscript(file: str) -> bool:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(name.endswith("constants.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def _chosen(content: Any, name: str) -> tuple[str, State, list[str]]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from robustlit.classifier import check_finite
+from robustlit.training.foreign import way_in, what_it_seems
 from robustlit.training.stored import (
     NETS,
     CheckpointError,
@@ -74,15 +75,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             _check_archive(file)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zipfile raise many kinds for a damaged file
-        raise CheckpointError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}); it is damaged, or holds "
-            "pickled objects that could run code. Checkpoints written by robustlit hold tensors and plain values only"
-        ) from error
+        seems = what_it_seems(path, error)
+        raise CheckpointError(f"{path} is not a checkpoint that can be read safely: {seems}") from error
     ours = checkpoint.get("robustlit") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(
-            f"{path} was not written by robustlit: it holds no recipe to rebuild the net from; load its weights into "
-            "your own nn.Module and call robustlit.evaluate(model, data, attacks)"
+            f"{path} was not written by robustlit: it holds no recipe to rebuild the net from; for weights of a net of "
+            f"yours: {way_in(path)}, or call robustlit.evaluate(model, data, attacks)"
         )
     if type(ours.get("format")) is not int or ours["format"] != FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {shown(ours.get('format'))}, this version reads {FORMAT}")
