@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from robustlit.tracking import metrics
 from robustlit.tracking.console import is_main_process, say
-from robustlit.tracking.offline import Kept, sync_command, waits_for_upload
+from robustlit.tracking.offline import Kept, lost_parts, relative, sync_command, waits_for_upload
 from robustlit.tracking.server import in_few_words, logged_in
 
 # Of `wandb.Settings`: quiet, and bounded, because by default a run waits minutes for a server at its start and hours at
@@ -29,6 +29,8 @@ _SETTINGS: dict[str, Any] = {
     "x_graphql_retry_max": 3,
     "x_graphql_retry_wait_max_seconds": 5.0,
     "x_graphql_timeout_seconds": 15.0,
+    # Seconds between two writes of W&B's process to the run's file: what a kill -9 loses. By default it is 15.
+    "x_transaction_log_flush_interval": 1.0,
 }
 
 
@@ -65,6 +67,10 @@ def wandb_logger(
     mode, reason = _mode(folder, run_id)
     if not is_main_process():  # its `experiment` is a dummy: only the main process logs to W&B
         return WandbLogger(**options, mode=mode)
+    for part in lost_parts(folder, run_id) if run_id else ():
+        say(
+            f"W&B: {relative(part)} is empty: what that part of the run logged was lost in a kill (logger=csv keeps it)"
+        )
     try:
         return _start(options, mode, reason)
     except Exception as error:  # wandb raises many kinds, none worth losing a training run for
@@ -102,7 +108,8 @@ def _attempt(options: dict[str, Any], mode: str) -> WandbLogger:
     """Start a run; a failure leaves neither a process nor files of it."""
     import wandb
 
-    settings = {n: v for n, v in _SETTINGS.items() if f"WANDB_{n.upper()}" not in os.environ}
+    known = wandb.Settings.model_fields  # older versions lack some
+    settings = {n: v for n, v in _SETTINGS.items() if n in known and f"WANDB_{n.upper()}" not in os.environ}
     if "WANDB_HTTP_TIMEOUT" in os.environ:  # another name of that setting
         settings.pop("x_graphql_timeout_seconds", None)
     runs = options["save_dir"] / "wandb"

@@ -17,6 +17,7 @@ from robustlit.tracking.server import in_few_words
 
 USAGE = "robustlit sync [RUN ...] [--dry-run]"
 _LAST_MESSAGE = "stream: all finished"  # in W&B's log of a run
+_HEADER = 7  # bytes at the start of a record
 _WRITTEN_WITHIN = 90  # seconds; W&B writes into a running run at least every 15 or 30
 # What uploads, as W&B's log names it.
 _UPLOADS = ("filestream", "runfiles", "fileTransfer", "runupserter")
@@ -130,6 +131,17 @@ def _kept_in(folder: Path) -> dict[Path, Kept]:
 def waits_for_upload(folder: Path, run_id: str) -> bool:
     """Return whether a part of a run was kept offline; a later part must not overtake it, or its summary would win."""
     return any(not Kept(folder, part).uploaded for part in folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb"))
+
+
+def lost_parts(folder: Path, run_id: str) -> list[Path]:
+    """Return the offline parts of a run that hold nothing, as a kill leaves them before W&B wrote what was logged.
+
+    Args:
+        folder: The run folder.
+        run_id: W&B's id of the run.
+    """
+    files = sorted(folder.glob(f"wandb/offline-run-*-{run_id}/*.wandb"))
+    return [file.parent for file in files if file.stat().st_size <= _HEADER]
 
 
 def sync_command(folder: Path) -> str:

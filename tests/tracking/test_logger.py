@@ -1,5 +1,6 @@
 """wandb_logger: the mode it starts in, what it does where W&B cannot start, and the end of its run."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,31 @@ def server(tmp_path: Path, monkeypatch: Patch) -> Iterator[WandbServer]:
         for name, value in server.environment(tmp_path / "own").items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.mark.faults
+def test_what_is_logged_is_in_the_file_before_the_run_ends(tmp_path: Path) -> None:
+    logger = wandb_logger(folder=tmp_path)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    logger.log_metrics({"val/accuracy": 0.5}, step=3)
+    end = time.monotonic() + 10  # W&B's own interval is 15
+    while b"val/accuracy" not in file.read_bytes() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert b"val/accuracy" in file.read_bytes()  # what a kill -9 leaves
+
+
+@pytest.mark.faults
+def test_a_part_that_a_kill_left_empty_is_named_at_resume(tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+    for name, size in (("1-mine", 7), ("2-mine", 400), ("3-other", 7)):
+        folder = tmp_path / "wandb" / f"offline-run-{name}"
+        folder.mkdir(parents=True)
+        (folder / "run.wandb").write_bytes(b"0" * size)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    wandb_logger(folder=tmp_path, run_id="mine")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "is empty" in line]
+    assert (
+        f"W&B: {tmp_path / 'wandb' / 'offline-run-1-mine'} is empty: what that part of the run logged was lost" in line
+    )
 
 
 Start = Callable[..., tuple[list[dict[str, Any]], Logger]]
