@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 TOLERANCE = 1e-6  # of distances and budgets: float32 rounding of a pixel, and per unit of length of an L1 or L2 norm
+SAME_BUDGET = 1e-5  # of a budget: no two that differ by more have the same six digits
 
 
 def rounded_up(eps: Any, norm: str) -> Any:
@@ -23,6 +24,18 @@ def budget_text(eps: float) -> str:
         if float(levels) and abs(255 * eps - float(levels)) <= 1e-5 * float(levels):  # float32 and six digits suffice
             return f"{levels}/255"
     return f"{eps:.4g}"
+
+
+def distinct_budgets(budgets: Iterable[float]) -> list[float]:
+    """Return budgets in ascending order, of several that are the same within rounding the first that was given.
+
+    8/255 in float32 and in float64, or with six digits, is one budget: they differ by at most 1e-5 of it.
+    """
+    kept: list[float] = []
+    for eps in budgets:
+        if not any(math.isclose(eps, other, rel_tol=SAME_BUDGET) for other in kept):
+            kept.append(eps)
+    return sorted(kept)
 
 
 def meant_levels(value: float) -> str:

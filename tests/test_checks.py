@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustlit.checks import budget_text, check_step_size, meant_levels
+from robustlit.checks import budget_text, check_step_size, distinct_budgets, meant_levels
 from robustlit.threat import check_eps
 
 
@@ -20,6 +20,13 @@ from robustlit.threat import check_eps
 )  # fmt: skip
 def test_budgets_are_written_as_people_write_them(eps: float, text: str) -> None:
     assert budget_text(eps) == text
+
+
+def test_budgets_that_differ_by_rounding_are_one() -> None:
+    assert distinct_budgets([0.2, 8 / 255, float(np.float32(8 / 255)), 0.02, 0.0200000001, 0.0313725]) == [
+        0.02, 8 / 255, 0.2
+    ]  # fmt: skip
+    assert distinct_budgets([0.10002, 0.10001]) == [0.10001, 0.10002]
 
 
 def test_grey_levels_are_asked_about_where_they_are_likely() -> None:

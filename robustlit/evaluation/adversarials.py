@@ -17,6 +17,7 @@ from robustlit.files import write_file
 
 FOLDER = "adversarials"
 _KIND = ".safetensors"
+_LONGEST = 255  # bytes of a folder's name, on the usual file systems
 
 
 class Adversarials:
@@ -32,11 +33,15 @@ class Adversarials:
         folder: The evaluation's folder; the files lie in `adversarials/` in it.
         examples: Number of examples in all, None where it is not known.
         note: Called once with a line that says how much is written, before the first attack.
+
+    Raises:
+        ValueError: An attack's name cannot name a folder, or two attacks would share one, see `check_names`.
     """
 
     def __init__(
         self, sweep: Sweep, digest: str, folder: Path, examples: int | None, note: Callable[[str], None]
     ) -> None:
+        check_names(sweep)
         self.sweep, self.digest, self.folder = sweep, digest, folder / FOLDER
         self.examples, self._note = examples, note
         self._announced = self._warned = False
@@ -88,6 +93,22 @@ class Adversarials:
                 f"save_adversarials: {what}, and {free / 1e6:.1f} MB are free; take fewer images or attacks"
             )
         self._note(f"save_adversarials: {what}")
+
+
+def check_names(sweep: Sweep) -> None:
+    """Raise a ValueError unless each attack of a sweep, at each budget, can have a folder of its own."""
+    names = sweep.run_names
+    for name in names:
+        # Ends in norm and budget, so it is never "..".
+        if not name.isprintable() or "/" in name or "\\" in name or len(name.encode()) > _LONGEST:
+            rule = f"no / and no \\, only printable characters, at most {_LONGEST} bytes with norm and budget"
+            raise ValueError(
+                f"save_adversarials: {name!r} cannot name a folder ({rule}); give that attack another name"
+            )
+        if names.count(name) > 1:
+            raise ValueError(
+                f"save_adversarials: two attacks would share the folder {name!r}; give one of them another name"
+            )
 
 
 def load_adversarials(folder: str | Path, name: str) -> dict[str, Tensor]:

@@ -41,6 +41,14 @@ def as_evaluation(parts: Sequence[Columns], meta: dict[str, object]) -> Evaluati
     return Evaluation.from_columns({name: v for name, v in columns.items() if name != SECONDS}, meta | spent)
 
 
+def add_seconds(parts: Sequence[Columns], seconds: float) -> None:
+    """Divide the time of an attack on a batch among its rows, by the passes of each."""
+    passes = [part["forwards"] + part["backwards"] for part in parts]
+    rows, total = sum(map(len, passes)), sum(int(each.sum()) for each in passes)
+    for part, each in zip(parts, passes, strict=True):
+        part[SECONDS] = seconds * (each / total if total else np.full(len(each), 1 / rows))
+
+
 def _by_attack(columns: Columns) -> dict[str, float]:
     """Return how long each attack and each certificate took, on all its images and at all its budgets together."""
     rows = pd.DataFrame({name: columns[name] for name in ("attack", "knowledge", SECONDS)})

@@ -18,14 +18,14 @@ from robustlit.attacks.progress import report_to, track
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
-from robustlit.checks import as_names, check_choice
+from robustlit.checks import as_names, check_choice, distinct_budgets
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch, repetitions
-from robustlit.evaluation.columns import Columns, image_digests, joined
+from robustlit.evaluation.columns import Columns, add_seconds, image_digests, joined
 from robustlit.evaluation.constancy import warn_if_inconsistent
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.certificates import CERTIFIED
-from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE, SECONDS
+from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE
 from robustlit.threat import check_eps, check_images, check_norm
 
 Named = TypeVar("Named", Attack, Certificate)
@@ -43,7 +43,8 @@ class Sweep:
 
     Args:
         attacks: Attacks by name, or a list (named after their classes; a second PGD becomes "pgd-2").
-        grid: Norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps.
+        grid: Norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps. Those
+            that differ by at most 1e-5 of it are one budget.
         knowledge: Any of "adaptive" (through the defense's attack view; for a plain net, white box), "greybox" (crafted
             on the undefended net to the end of every attack, see `Transfer`, and judged on the defense) and "blackbox"
             (crafted on `substitute` in the same way; attacks without gradients run as they are). Attacks on the parts
@@ -79,8 +80,8 @@ class Sweep:
         self.own_eps, self.knowledge = as_names(self.own_eps), as_names(self.knowledge)
         for name in self.own_eps:
             check_choice(name, "own_eps", [*self.named])
-        checked = {check_norm(n): {check_eps(e, n, name=f"grid.{n}") for e in eps} for n, eps in self.grid.items()}
-        self.grid = {n: sorted(budgets) for n, budgets in checked.items()}
+        checked = {check_norm(n): [check_eps(e, n, name=f"grid.{n}") for e in eps] for n, eps in self.grid.items()}
+        self.grid = {n: distinct_budgets(budgets) for n, budgets in checked.items()}
         if not self.knowledge:
             raise ValueError(f"knowledge must name at least one of {', '.join(KNOWLEDGE)}, got none")
         for known in self.knowledge:
@@ -159,7 +160,7 @@ class Sweep:
                     rows = [self._certified(name, batch, clean)]
                 else:
                     rows = self._attacked(known, name, batch, start, keep)
-                _add_seconds(rows, time.monotonic() - started)
+                add_seconds(rows, time.monotonic() - started)
                 parts += [columns | {IMAGE: images} for columns in rows]
         tell(name, 1.0)
         return joined(parts)
@@ -252,7 +253,7 @@ class Sweep:
         if not isinstance(attack, BudgetAttack):
             return [float("nan")]
         grid = () if name in self.own_eps else self.grid.get(attack.norm, ())
-        return sorted({*grid, attack.eps})
+        return distinct_budgets([attack.eps, *grid])
 
     @property
     def run_names(self) -> list[str]:
@@ -279,14 +280,6 @@ def run_name(known: str, name: str, norm: str, eps: float) -> str:
     """Return the name of an attack at a budget, such as "pgd_linf_0.3" or "pgd-greybox_linf_0.3"."""
     label = name if known == "adaptive" else f"{name}-{known}"
     return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.6g}"
-
-
-def _add_seconds(parts: Sequence[Columns], seconds: float) -> None:
-    """Divide the time of an attack on a batch among its rows, by the passes of each."""
-    passes = [part["forwards"] + part["backwards"] for part in parts]
-    rows, total = sum(map(len, passes)), sum(int(each.sum()) for each in passes)
-    for part, each in zip(parts, passes, strict=True):
-        part[SECONDS] = seconds * (each / total if total else np.full(len(each), 1 / rows))
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

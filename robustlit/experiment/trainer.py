@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from robustlit.evaluation.adversarials import check_names
 from robustlit.experiment.checkpoints import WholeFiles
 from robustlit.experiment.plan import Plan, Recipe, make
 from robustlit.processes import Guard, keep_freed_memory, watch_parent, without_lightnings_handlers
@@ -47,6 +48,8 @@ def make_run(plan: Plan, module: Any, data: Any, recipe: Recipe, *callbacks: pl.
     if hasattr(sweep, "keeps_parts"):
         sweep.keeps_parts = True  # until results.json is written
         sweep.save_adversarials = plan.config.get("save_adversarials") is True
+        if sweep.save_adversarials:  # here: an error after the training would come late
+            check_names(sweep.sweep)
     recipes_own = [make(plan.config, f"callbacks.{name}") for name in plan.config.callbacks]
     if profile := plan.config.get("verdict"):
         judged = {"norm": plan.norm, "eps": plan.eps, "seed": plan.seed, "folder": f"{plan.run_dir}/evaluation"}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,41 @@ def test_a_sweep_that_goes_on_writes_what_is_missing(
     assert go().complete
     assert calls == [0, 10, 20, 0, 10, 20]
     assert len(load_adversarials(tmp_path, "deepfool_l2")["index"]) == 30
+
+
+def test_no_two_budgets_share_a_folder(attacked: tuple[nn.Module, Tensor, Tensor], tmp_path: Path) -> None:
+    net, x, y = attacked
+    grid = {"linf": [0.02, 0.0200000001, np.float32(8 / 255)]}
+    attacks = {"pgd": PGD(eps=8 / 255, steps=2)}
+    result = evaluate(net, (x, y), attacks, grid=grid, folder=tmp_path, save_adversarials=True)
+    assert result.budgets("pgd") == [0.02, 8 / 255]
+    names = ["pgd_linf_0.02", "pgd_linf_0.0313725"]
+    assert sorted(folder.name for folder in (tmp_path / "adversarials").iterdir()) == names
+    for name, eps in zip(names, (0.02, 8 / 255), strict=True):
+        assert distance(load_adversarials(tmp_path, name)["x_adv"], x, "linf").max() == pytest.approx(eps, abs=1e-6)
+    assert Sweep([PGD(eps=0.3)], {"linf": [0.10001, 0.10002]}).budgets_of("pgd") == [0.10001, 0.10002, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["../c"], r"'\.\./c_linf_0\.1' cannot name a folder \(no /.*give that attack another name"),
+        (["a\\b"], "cannot name a folder"),
+        (["a\n"], "cannot name a folder"),
+        (["a" * 300], "at most 255 bytes"),
+        (["pgd", "pgd-greybox"], "two attacks would share the folder 'pgd-greybox_linf_0.1'"),
+    ],
+)
+def test_a_name_that_is_no_folder_is_refused_before_an_attack(
+    names: list[str], message: str, attacked: tuple[nn.Module, Tensor, Tensor], tmp_path: Path
+) -> None:
+    net, x, y = attacked
+    attacks: Any = dict.fromkeys(names, PGD(eps=0.1, steps=2))
+    given: Any = {"knowledge": ("adaptive", "greybox"), "folder": tmp_path / "run"}
+    with pytest.raises(ValueError, match=message):
+        evaluate(net, (x, y), attacks, **given, save_adversarials=True)
+    assert list(tmp_path.iterdir()) == []
+    assert evaluate(net, (x[:2], y[:2]), attacks, **given).n == 2  # a table takes any name
 
 
 def test_errors(attacked: tuple[nn.Module, Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

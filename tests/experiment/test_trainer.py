@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ def test_the_metrics_before_a_stop_are_kept(tmp_path: Path) -> None:
         logger.save()
     kept = {file.name: file.read_text().split()[1] for file in (tmp_path / "csv").glob("*.csv")}
     assert kept == {"metrics-1.csv": "0,0", "metrics-2.csv": "1,1", "metrics.csv": "2,2"}
+
+
+def test_attacks_that_would_share_a_folder_are_refused_before_the_training(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ["+sweep.attacks.pgd-greybox._target_=robustlit.attacks.PGD", "save_adversarials=true", "logger=none"]
+    assert run("train", "recipe=standard", "sweep=defense", *other) == 1
+    assert "two attacks would share the folder 'pgd-greybox_linf_0." in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_process_that_computes_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
