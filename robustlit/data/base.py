@@ -12,7 +12,7 @@ from torch import Tensor
 from robustlit.checks import check_choice, check_count
 from robustlit.classifier import default_batch_size
 from robustlit.data.augment import Augment
-from robustlit.data.batches import Batch, Batches, IndexedLoader
+from robustlit.data.batches import Batch, Batches, IndexedLoader, check_shares
 from robustlit.data.errors import DataError
 from robustlit.data.splits import check_size, nested, stratified
 
@@ -148,6 +148,10 @@ class ClassificationData(pl.LightningDataModule):
         """Places in the test split of the test examples, int64, ascending."""
         labels = self._labels[1]
         return torch.arange(len(labels)) if self.test_size is None else self._first(self.test_size, "test_size")
+
+    def check_shares(self, processes: int) -> None:
+        """Raise a ValueError unless there is a test example for each of so many processes."""
+        check_shares(len(self.test_indices), processes, "test examples")
 
     def put_first(self, size: int) -> Tensor:
         """Let the test batches begin with the examples that `test_size=size` would take; return their places (n,).

@@ -64,11 +64,7 @@ class BatchIndices:
             raise ValueError(f"the seed of the order must be 0 or more, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got rank {rank} with world_size {world_size}")
-        if len(self.indices) < world_size:
-            raise ValueError(
-                f"{len(self.indices)} examples cannot be shared among {world_size} processes: "
-                "every process needs one; take more examples or fewer devices"
-            )
+        check_shares(len(self.indices), world_size)
         too_few = not shuffle and -(-len(self.indices) // batch_size) < world_size
         self.batch_size = len(self.indices) // world_size if too_few else batch_size
         self.shuffle, self.seed, self.rank, self.world_size = shuffle, seed, rank, world_size
@@ -121,6 +117,15 @@ class BatchIndices:
         even = len(order) - len(order) % self.world_size
         mine = self.indices[order[self.rank : even : self.world_size]]
         return mine.split(_sizes(len(mine), self.batch_size))
+
+
+def check_shares(examples: int, processes: int, what: str = "examples") -> None:
+    """Raise a ValueError unless each process can have an example; `what` they are called in the message."""
+    if examples < processes:
+        raise ValueError(
+            f"{examples} {what} cannot be shared among {processes} processes: every process needs one; take more "
+            "examples or fewer devices"
+        )
 
 
 def _sizes(examples: int, batch_size: int) -> list[int]:

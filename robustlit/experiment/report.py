@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from robustlit.checks import budget_text
+from robustlit.experiment.results_json import part_of_all
 from robustlit.results.rows import rows_of
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, OVERSTATED, PASS, Verdict
 
@@ -24,8 +25,7 @@ def print_report(results: dict[str, Any], console: Console | None = None) -> Non
     console = console or Console()
     rows = _rows(results)
     if everything := results.get("all_images"):
-        part = f"all {everything['n']}" if everything.get("complete", True) else f"{everything['n']}, cut short"
-        rows += [(f"{name}, {part}", *cells) for name, *cells in _rows(everything)]
+        rows += [(f"{name}, {part_of_all(everything)}", *cells) for name, *cells in _rows(everything)]
     cut = "" if results.get("complete", True) else ", cut short"
     n, of, copies = results["n"], results.get("of"), results.get("copies")
     part = f" of {of} test images, chosen class by class" if of and n < of else " test images"

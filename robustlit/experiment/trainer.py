@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from robustlit.data.base import ClassificationData
 from robustlit.evaluation.adversarials import check_names
 from robustlit.experiment.checkpoints import WholeFiles
 from robustlit.experiment.plan import Plan, Recipe, make
@@ -66,6 +67,8 @@ def make_run(plan: Plan, module: Any, data: Any, recipe: Recipe, *callbacks: pl.
     # First, so that what saves after a step saves the average after that step.
     average = AveragedWeights(plan.config.ema) if plan.config.get("ema") is not None else None
     trainer = make_trainer(plan, [average, *others, *callbacks, sweep, *drawing, judge], logger=logger or False)
+    if is_main_process() and isinstance(data, ClassificationData):  # here: one line, and before a training
+        data.check_shares(trainer.world_size)
     run = Run(plan, module, data, trainer, sweep, judge)
     if run.guard is not None:
         run.guard.watch_children(trainer.strategy.launcher)

@@ -84,6 +84,13 @@ def test_figures_of_all_images_stand_beside_those_of_the_first(terminal: bool) -
     for row in (r"clean, all 10000 .*98\.00 %", r"pgd, all 10000 .*linf 0\.3.*97\.12 %", r"clean .*99\.04 %"):
         assert re.search(row, text), row
     assert "1000 of 10000 test images" in text
+    few = StringIO()  # of the split's 10 000 images 41 were tested
+    print_report(results(n=20, of=10000, all_images={**of_all, "n": 41, "of": 10000}), Console(file=few, width=120))
+    assert "pgd, all 41 tested" in few.getvalue()
+    copies = StringIO()
+    whole = {**of_all, "n": 9998, "of": 10000, "copies": 2}
+    print_report(results(n=20, of=10000, all_images=whole), Console(file=copies, width=120))
+    assert "pgd, all 9998 " in copies.getvalue()
     cut = StringIO()
     print_report(results(all_images={**of_all, "n": 30, "complete": False}), Console(file=cut, width=120))
     assert "pgd, 30, cut short" in cut.getvalue()

@@ -32,6 +32,16 @@ def test_attacks_that_would_share_a_folder_are_refused_before_the_training(
     assert not list((tmp_path / "runs").glob("*"))
 
 
+def test_fewer_test_images_than_processes_are_refused_before_the_training(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["trainer.devices=2", "trainer.accelerator=cpu", "data.test_size=1", "sweep=none", "logger=none"]
+    assert run("train", "recipe=standard", *two) == 1
+    message = "error: 1 test examples cannot be shared among 2 processes: every process needs one"
+    assert capsys.readouterr().err.count(message) == 1
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def test_a_process_that_computes_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append("memory"))
