@@ -23,7 +23,7 @@ from robustlit.experiment.pixels import warn_of_pixels
 from robustlit.experiment.plan import Plan, Recipe, make, plan_evaluation
 from robustlit.experiment.preflight import check_takes
 from robustlit.experiment.recipes import ConfigError, stored
-from robustlit.experiment.run_folder import in_one_line, remove_empty, removed_on_failure, write_recipe
+from robustlit.experiment.run_folder import check_trained, in_one_line, remove_empty, removed_on_failure, write_recipe
 from robustlit.experiment.stored_recipe import resolved_plan, sanitized_recipe
 from robustlit.experiment.trainer import make_run, prepare_process
 from robustlit.experiment.zoo import ZooNet
@@ -52,6 +52,7 @@ def evaluate_checkpoint(
     prepare_process()
     if trusted:
         find_modules_here()
+    check_trained(Path(checkpoint))
     read = read_checkpoint(checkpoint)
     recipe = read["robustlit"]["config"]
     if recipe is None:

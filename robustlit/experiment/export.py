@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustlit.checks import check_choice
 from robustlit.classifier import can_reject, check_logits, is_stochastic, undefended
 from robustlit.experiment.recipes import ConfigError
+from robustlit.experiment.run_folder import check_trained
 from robustlit.files import write_file
 from robustlit.models import Normalize
 from robustlit.results import Evaluation, EvaluationError
@@ -61,6 +62,7 @@ def export(
         OSError: The file cannot be written.
     """
     check_choice(kind, "format", tuple(FORMATS))
+    check_trained(Path(run))
     place = best_of(Path(run)) if Path(run).is_dir() else Path(run)
     read = read_checkpoint(place)
     net, recipe = classifier_of(read, str(place), trusted=trusted)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustlit.checks import budget_text
+from robustlit.experiment.results_json import part_of_all
 from robustlit.results.certificates import probability_note
 
 NAME = "model_card.md"
@@ -14,7 +15,8 @@ _WITHOUT_GRADIENTS = ("Square", "WorstCase", "AutoAttack")  # attacks that are, 
 
 
 def model_card(
-    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, meta: Mapping[str, Any] | None = None
+    results: Mapping[str, Any], config: Mapping[str, Any], command: str | None, meta: Mapping[str, Any] | None = None,
+    largest: Mapping[str, float] | None = None,
 ) -> str:  # fmt: skip
     """Return a run's model card as Markdown.
 
@@ -23,18 +25,19 @@ def model_card(
         config: The composed recipe, as plain containers.
         command: The command line, None where it is not known.
         meta: What the evaluation stores, of it the settings of the `attacks` and `certificates` by name.
+        largest: Norm -> the largest budget that any attack ran at, in pixel units.
     """
     attacks, certificates = ((meta or {}).get(kind) or {} for kind in ("attacks", "certificates"))
     parts = [
-        f"# {_cell(results['name'])}", _summary(results, certificates),
+        f"# {_cell(results['name'])}", _summary(results, certificates, command),
         "## What it is", _rows(_origin(results, config, command)),
         "## What was measured", _figures(results, {**attacks, **certificates}),
-        "## What was not", _gaps(results, attacks),
+        "## What was not", _gaps(results, attacks, largest or {}),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(results: Mapping[str, Any], certificates: Mapping[str, str]) -> str:
+def _summary(results: Mapping[str, Any], certificates: Mapping[str, str], command: str | None) -> str:
     clean = f"{_share(results['clean'])} of {_images(results)} are classified correctly without an attack"
     worst, certified = results.get("worst_case"), results.get("certified")
     if worst is None:
@@ -48,9 +51,17 @@ def _summary(results: Mapping[str, Any], certificates: Mapping[str, str]) -> str
         text += " The evaluation was cut short: other images may be easier or harder."
     verdict = results.get("verdict")
     if verdict is None:
-        return f"{text} No verdict says whether the figure is believable: `robustlit evaluate RUN --verdict`."
+        return f"{text} No verdict says whether the figure is believable: {_judging(results, command)}."
     counts = ", ".join(f"{verdict[k]} {k.lower()}" for k in ("PASS", "FAIL", "INCONCLUSIVE") if k in verdict)
     return f"{text} The {verdict['profile']} verdict calls that figure **{verdict['figure']}** ({counts})."
+
+
+def _judging(results: Mapping[str, Any], command: str | None) -> str:
+    """Return how to get a verdict; the folder of an evaluation has no checkpoint that could be attacked again."""
+    if "train" in results["seconds"]:
+        return "`robustlit evaluate RUN --verdict`"
+    again = (command or "").replace(" resume=auto", "")  # which has nothing to do where the evaluation is finished
+    return f"`{_cell(again)} --verdict`" if again else "the same evaluation with `--verdict`"
 
 
 def _origin(
@@ -86,34 +97,32 @@ def _figures(results: Mapping[str, Any], settings: Mapping[str, str]) -> str:
     for part in (results, results.get("all_images")):  # of the first images, and of all
         if part is None:
             continue
-        seconds = part.get("attack_seconds", {})
-        line("clean", "", part["clean"])
+        seconds, end = part.get("attack_seconds", {}), "" if part is results else f", {part_of_all(part)}"
+        line(f"clean{end}", "", part["clean"])
         for name, found in part.get("attacks", {}).items():
             if found["eps"] is None:
                 median = "none found" if found["median"] is None else f"median {found['median']:.4g}"
-                line(name, f"{_NORMS[found['norm']]}, {median}", found, seconds.get(name, ""))
+                line(f"{name}{end}", f"{_NORMS[found['norm']]}, {median}", found, seconds.get(name, ""))
             else:
-                line(name, _budget(found), found, seconds.get(name, ""))
+                line(f"{name}{end}", _budget(found), found, seconds.get(name, ""))
         if (worst := part.get("worst_case")) and len(worst["rests_on"]) > 1:
             line(f"worst case of {', '.join(worst['rests_on'])}", _budget(worst), worst)
         if certified := part.get("certified"):
             for name, found in certified["certificates"].items():
-                line(f"proven by {name}", _budget(certified), found, seconds.get(name, ""))
+                line(f"proven by {name}{end}", _budget(certified), found, seconds.get(name, ""))
     listed = [f"- `{_cell(name)}`: `{_cell(text)}`" for name, text in settings.items()]
     return "\n".join(lines) + ("\n\n" + "\n".join(listed) if listed else "")
 
 
-def _gaps(results: Mapping[str, Any], attacks: Mapping[str, str]) -> str:
+def _gaps(results: Mapping[str, Any], attacks: Mapping[str, str], largest: Mapping[str, float]) -> str:
     found = results.get("attacks", {})
-    ran = [each for each in found.values() if each["eps"] is not None]
     searched = {each["norm"] for each in found.values()}
     gaps: list[str] = []
     if not found:
         gaps.append("Any attack: see the recipe's `sweep`.")
     elif missing := [_NORMS[norm] for norm in _NORMS if norm not in searched]:
         gaps.append(f"Attacks in {', '.join(missing)}: a net that is robust in one norm need not be in another.")
-    if ran:
-        largest = {n: max(each["eps"] for each in ran if each["norm"] == n) for n in {each["norm"] for each in ran}}
+    if largest:
         at = ", ".join(f"{_NORMS[norm]} {budget_text(eps)}" for norm, eps in sorted(largest.items()))
         gaps.append(f"Figures at budgets above {at}; smaller ones, where attacked, are in `evaluation/`.")
     if found and not any(text.startswith(_WITHOUT_GRADIENTS) for text in attacks.values()):

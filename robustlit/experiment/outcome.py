@@ -18,7 +18,7 @@ from robustlit.experiment.gate import gate
 from robustlit.experiment.model_card import NAME as CARD
 from robustlit.experiment.model_card import model_card
 from robustlit.experiment.report import print_found, print_report, print_verdict
-from robustlit.experiment.results_json import plain, summarise
+from robustlit.experiment.results_json import largest_budgets, plain, summarise
 from robustlit.experiment.trainer import Run
 from robustlit.files import write_file
 from robustlit.processes import deferred
@@ -117,8 +117,8 @@ def _write_and_print(run: Run, evaluation: Evaluation | None, seconds: dict[str,
     try:
         settings: Any = OmegaConf.to_container(run.plan.config, resolve=True)
         write_file(run.plan.run_dir / "results.json", json.dumps(results, indent=2) + "\n")
-        meta = None if evaluation is None else evaluation.meta
-        write_file(run.plan.run_dir / CARD, model_card(results, settings, run.plan.command, meta))
+        meta, largest = ({}, {}) if evaluation is None else (evaluation.meta, largest_budgets(evaluation))
+        write_file(run.plan.run_dir / CARD, model_card(results, settings, run.plan.command, meta, largest))
     except OSError as failed:
         errors.append(failed)
     try:

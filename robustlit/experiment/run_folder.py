@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 from robustlit.attacks.memory import is_out_of_memory
 from robustlit.experiment.recipes import ConfigError
 from robustlit.files import PART, write_file
+from robustlit.results.files import read_yaml
 from robustlit.tracking.console import is_main_process
+from robustlit.training import CheckpointError
 
 RUN_DIR_VARIABLE = "ROBUSTLIT_RUN_DIR"  # tells the processes that Lightning starts which directory the first one made
 CONFIG, COMMAND = "config.yaml", "command.txt"
@@ -95,6 +97,19 @@ def labels_of(run: Path) -> list[Path]:
     """Return the folders run-KEY_VALUE (see `labelled`) that exist, in the order in which they were started."""
     found = [folder for folder in run.parent.glob(f"{glob.escape(run.name)}-*_*") if (folder / CONFIG).is_file()]
     return sorted(found, key=lambda folder: (folder / CONFIG).stat().st_mtime_ns)
+
+
+def check_trained(folder: Path) -> None:
+    """Raise a CheckpointError for the folder of an evaluation: it holds no checkpoint, but names what it attacked."""
+    if not (folder / "evaluation").is_dir() or (folder / "checkpoints").is_dir():
+        return
+    with suppress(OSError, ValueError):
+        config = read_yaml(folder / CONFIG)
+        origin = config.get("ckpt_path") if isinstance(config, dict) else None
+        if isinstance(origin, str) and origin.isprintable():
+            # Else it is a net of the user's own, or a path from another folder.
+            there = f"{origin}: give that" if Path(origin).exists() else f"{origin}: see {folder / COMMAND}"
+            raise CheckpointError(f"{folder} holds no checkpoint, it is an evaluation of {there}")
 
 
 def write_recipe(run: Path, recipe: dict[str, Any], command: str | None) -> None:

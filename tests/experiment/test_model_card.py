@@ -5,7 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pandas as pd
+
 from robustlit.experiment.model_card import model_card
+from robustlit.experiment.results_json import largest_budgets
+from robustlit.results import Evaluation
+from robustlit.results.table import COLUMNS
 
 PGD = {"norm": "linf", "eps": 8 / 255, "accuracy": 0.5, "n": 200, "interval": [0.43, 0.57], "passes": 60.5}
 RESULTS: dict[str, Any] = {
@@ -20,10 +25,13 @@ CONFIG = {"model": {"_target_": "robustlit.models.PreActResNet"}, "defense": Non
 ATTACKS = {"pgd": "PGD(eps=0.03)", "nearest_l2": "NearestL2()"}
 
 
+LARGEST = {"linf": 12 / 255}
+
+
 def card(command: str | None = "python train.py", attacks: dict[str, str] | None = ATTACKS, **changes: Any) -> str:
     certificates = changes.pop("certificates", {})
     ran = {"attacks": attacks, "certificates": certificates, "seed": 0}
-    return model_card({**copy.deepcopy(RESULTS), **changes}, CONFIG, command, ran)
+    return model_card({**copy.deepcopy(RESULTS), **changes}, CONFIG, command, ran, LARGEST)
 
 
 def test_the_figures_are_those_of_results_json() -> None:
@@ -69,5 +77,22 @@ def test_figures_of_all_images_follow_with_their_number() -> None:
     many = {**PGD, "accuracy": 0.6, "n": 10_000}
     text = card(all_images={"n": 10_000, "clean": {**many, "accuracy": 0.9}, "attacks": {"pgd": many}})
     assert "| pgd | L∞ 8/255 | 50.00 % [43.00, 57.00] | 200 | 60.5 |" in text
-    assert "| pgd | L∞ 8/255 | 60.00 % [43.00, 57.00] | 10000 | 60.5 |" in text
-    assert "| clean |  | 90.00 % [43.00, 57.00] | 10000 | 60.5 |" in text
+    assert "| pgd, all 10000 | L∞ 8/255 | 60.00 % [43.00, 57.00] | 10000 | 60.5 |" in text
+    assert "| clean, all 10000 |  | 90.00 % [43.00, 57.00] | 10000 | 60.5 |" in text
+    assert text.count("| clean |") == 1
+
+
+def test_only_budgets_above_the_largest_attacked_one_were_not_attacked() -> None:
+    assert "- Figures at budgets above L∞ 12/255; smaller ones" in card()
+    table = pd.DataFrame({name: [0] for name in COLUMNS})
+    rows = [("linf", 0.1, "pgd"), ("linf", 0.3, "fgsm"), ("l2", 1.5, "pgd-2"), ("l2", float("nan"), "ddn")]
+    table = pd.concat([table.assign(norm=n, eps=e, attack=a, knowledge="adaptive") for n, e, a in rows])
+    assert largest_budgets(Evaluation(table)) == {"linf": 0.3, "l2": 1.5}
+
+
+def test_a_verdict_is_asked_for_by_a_command_that_works() -> None:
+    assert "believable: `robustlit evaluate RUN --verdict`." in card()
+    evaluated: Any = {"seconds": {"evaluate": 3.0}}
+    command = "robustlit evaluate --model my_nets:build eps=0.1 resume=auto"
+    assert "believable: `robustlit evaluate --model my_nets:build eps=0.1 --verdict`." in card(command, **evaluated)
+    assert "believable: the same evaluation with `--verdict`." in card(None, **evaluated)

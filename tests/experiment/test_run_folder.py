@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,23 @@ def test_a_schedule_too_short_is_an_error(run: Run, tmp_path: Path, capsys: pyte
     # As long as before, or shorter, it is resumed.
     assert run("train", *TINY, "trainer.max_epochs=1", "ckpt_path=runs/mine") == 0
     assert run("train", *TINY, "trainer.max_epochs=-1", "trainer.max_steps=2", "ckpt_path=runs/mine") == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_the_folder_of_an_evaluation_names_what_was_evaluated(
+    command: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    folder = tmp_path / "runs" / "a-eval"
+    (folder / "evaluation").mkdir(parents=True)
+    for origin, message in (
+        ("runs/a", "error: runs/a-eval holds no checkpoint, it is an evaluation of runs/a: give that\n"),
+        ("my_nets:build", "it is an evaluation of my_nets:build: see runs/a-eval/command.txt\n"),
+        (None, "runs/a-eval is a folder without checkpoints/best.ckpt or last.ckpt"),
+    ):
+        (folder / "config.yaml").write_text(json.dumps({"ckpt_path": origin}))
+        assert run(command, "runs/a-eval") == 1
+        assert message in capsys.readouterr().err
 
 
 def test_jobs_of_a_multirun_with_one_name_have_folders_of_their_own() -> None:
