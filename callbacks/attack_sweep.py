@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustlit.attacks import Attack
 from robustlit.certify import Certificate
-from robustlit.checks import as_budgets, as_names, check_count
+from robustlit.checks import as_names, check_count
 from robustlit.data.base import ClassificationData
 from robustlit.evaluation import Sweep
 from robustlit.evaluation.batches import check_numbers, class_names_of, coverage, examples_of, split_size
@@ -27,6 +27,7 @@ from robustlit.evaluation.parts import FOLDER, Parts
 from robustlit.figures.run import write_evaluation
 from robustlit.processes import Guard
 from robustlit.results import Evaluation
+from robustlit.threat import check_grid
 from robustlit.tracking.console import say
 from robustlit.tracking.evaluation import log_evaluation
 from robustlit.training import load_classifier
@@ -83,7 +84,7 @@ class AttackSweep(pl.Callback):
     ) -> None:  # fmt: skip
         attacks, proofs = dict(attacks or {}), dict(certificates or {})
         self.sweep = Sweep(
-            attacks, as_budgets(grid), knowledge or (), seed, certificates=proofs,
+            attacks, check_grid(grid), knowledge or (), seed, certificates=proofs,
             own_eps=known_names(as_names(own_eps), "own_eps", attacks, matters=False),
         )  # fmt: skip
         if images is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 TOLERANCE = 1e-6  # of distances and budgets: float32 rounding of a pixel, and per unit of length of an L1 or L2 norm
@@ -57,9 +57,10 @@ def as_names(names: str | Iterable[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def as_budgets(grid: Mapping[str, float | Sequence[float]] | None) -> dict[str, list[float]]:
-    """Return the budgets of each norm as a list: a single budget is a list of one, None (`null`) no norm at all."""
-    return {norm: [eps] if isinstance(eps, (float, Real)) else list(eps) for norm, eps in (grid or {}).items()}
+def check_seed(value: object) -> None:
+    """Raise a ValueError unless `value` is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"seed must be a whole number, got {value!r}; leave it out for seed=0")
 
 
 def check_count(value: object, name: str) -> None:

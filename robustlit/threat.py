@@ -6,15 +6,16 @@ Every tensor is in pixel units: images lie in [0, 1], eps and distances are in t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from robustlit.checks import check_choice, meant_levels
+from robustlit.checks import check_choice, distinct_budgets, meant_levels
 
 NORMS = ("linf", "l2")
 # A projection onto an L2 ball aims so many roundings short of eps: of the norm, the factor, the product and the sum.
@@ -38,11 +39,9 @@ def check_norm(norm: str) -> str:
 def check_eps(eps: object, norm: str = "linf", name: str = "eps") -> float:
     """Return `eps` as a float if it is a usable budget (L-inf: in (0, 1]; L2: positive), else raise a ValueError."""
     if isinstance(eps, bool) or not isinstance(eps, Real):
-        hint = (
-            "; pass one value per example to the call: attack(model, x, y, eps=tensor)"
-            if isinstance(eps, Tensor)
-            else ""
-        )
+        hint = "; write it without quotes: 8 / 255" if isinstance(eps, str) else ""
+        if isinstance(eps, Tensor):
+            hint = "; pass one value per example to the call: attack(model, x, y, eps=tensor)"
         raise ValueError(f"{name} must be a number in pixel units, got {eps!r}{hint}")
     value = float(eps)
     if not math.isfinite(value) or value <= 0:
@@ -50,6 +49,31 @@ def check_eps(eps: object, norm: str = "linf", name: str = "eps") -> float:
     if norm == "linf" and value > 1:
         raise ValueError(f"{name} must be in (0, 1] pixel units, got {value:g}{meant_levels(value)}")
     return value
+
+
+def check_grid(grid: Mapping[str, float | Sequence[float]] | None) -> dict[str, list[float]]:
+    """Return the budgets of each norm, checked, in ascending order, each once.
+
+    Args:
+        grid: Norm -> a budget in pixel units, or a list, array or tensor of them. None (`null`) is no norm at all.
+
+    Raises:
+        TypeError: It is no mapping.
+        ValueError: An unknown norm, or a budget that is not usable, see `check_eps`.
+    """
+    if grid is not None and not isinstance(grid, Mapping):
+        example = 'for example grid={"linf": [0.1, 0.2]}'
+        raise TypeError(f"grid must be a mapping from norms to budgets in pixel units, got {grid!r}; {example}")
+    each = {check_norm(norm): _listed(given) for norm, given in (grid or {}).items()}
+    return {norm: distinct_budgets(check_eps(e, norm, name=f"grid.{norm}") for e in eps) for norm, eps in each.items()}
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return one value, or the values of a list, array or tensor, as a list of plain ones."""
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    if isinstance(plain, str) or not isinstance(plain, Iterable):
+        return [plain]
+    return [value.tolist() if hasattr(value, "tolist") else value for value in plain]
 
 
 def check_images(x: Tensor) -> None:

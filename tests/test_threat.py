@@ -1,11 +1,13 @@
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from robustlit.attacks.draws import Draws
-from robustlit.threat import Ball, check_eps, check_images, check_norm, distance
+from robustlit.threat import Ball, check_eps, check_grid, check_images, check_norm, distance
 
 NORMS = ("linf", "l2")
 SHAPES = [(5, 12), (1, 1, 6, 6), (8, 3, 5, 4)]
@@ -213,3 +215,11 @@ def test_good_images_pass_without_a_word() -> None:
     check_images(torch.tensor([[0.0, 1.0]]))
     check_images(torch.rand(2, 3, 4, 4, dtype=torch.float64))
     check_images(torch.rand(2, 3, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    "given", [0.25, [0.25], (0.25,), torch.tensor(0.25), torch.tensor([0.25]), np.array([0.25]), [torch.tensor(0.25)]]
+)
+def test_a_grid_takes_numbers_lists_arrays_and_tensors(given: Any) -> None:
+    assert check_grid({"linf": given}) == {"linf": [0.25]}
+    assert check_grid(None) == {}

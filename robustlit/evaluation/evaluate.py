@@ -16,13 +16,12 @@ from torch import nn
 from robustlit.attacks import Attack, NearestL2, WorstCase
 from robustlit.attacks.victim import NoGradientError, check_differentiable
 from robustlit.certify import Certificate
-from robustlit.checks import as_budgets
 from robustlit.evaluation.batches import Batches, Triple, batches_of, class_names_of, split_size
 from robustlit.evaluation.columns import Columns, as_evaluation
 from robustlit.evaluation.parts import Parts
 from robustlit.evaluation.sweep import Sweep
 from robustlit.results.evaluation import Evaluation
-from robustlit.threat import check_images
+from robustlit.threat import check_grid, check_images
 
 Progress = Callable[[str, float], None]  # name of the attack, share of all work done
 
@@ -59,19 +58,21 @@ def evaluate(
         the finished batches, and `complete` is False.
 
     Raises:
-        TypeError: Attacks, certificates or data of another type, such as names, classes or arrays.
+        TypeError: A model, attacks, certificates, a grid or data of another type, such as functions, names or arrays.
         ValueError: Bad images, labels or logits, no data, attacks, budgets or gradient, or a substitute is missing.
         OutOfMemoryError: Memory does not suffice for one image; for a batch, its halves are attacked.
         OSError: `folder` cannot be written; the finished batches stay there.
     """
+    _check_nets(model=model, **({} if substitute is None else {"substitute": substitute}))
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-    budgets = as_budgets(grid)
+    budgets = check_grid(grid)
     chosen = _default_attacks(budgets) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
     batches = batches_of(data, batch_size)
     if attacks is None:
         chosen, batches = _that_run(chosen, model, batches, device)
     proofs = _checked(certificates, Certificate, "IBP(eps=0.3)")
     sweep = Sweep(chosen, budgets, knowledge, seed, substitute, proofs)
+    _warn_of_unused(sweep)
     kept = Parts(sweep, model, folder, examples=batches.examples, note=_note if save_adversarials else None)
     _print(kept.notes(batches.number))
     parts: list[Columns] = []
@@ -85,6 +86,24 @@ def evaluate(
         _print([f"interrupted: kept the {sum(len(p['index']) for p in parts)} finished rows"])
     evaluation = as_evaluation(parts, sweep.meta() | class_names_of(data) | extent)
     return evaluation if folder is None else _saved(evaluation, parts, folder, kept)
+
+
+def _check_nets(**nets: object) -> None:
+    """Raise a TypeError unless each argument is an nn.Module."""
+    for name, net in nets.items():
+        rule = f"{name} must be a torch.nn.Module from images to logits"
+        if isinstance(net, type) and issubclass(net, nn.Module):
+            raise TypeError(f"{rule}, got a class; make a net of it: {net.__name__}(...)")
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"{rule}, got {type(net).__name__}; call a function of yours in the forward of a module")
+
+
+def _warn_of_unused(sweep: Sweep) -> None:
+    """Warn of budgets in a norm that nothing runs in."""
+    norms = {*(attack.norm for attack in sweep.named.values()), *(proof.norm for proof in sweep.proofs.values())}
+    for norm in (norm for norm, budgets in sweep.grid.items() if budgets and norm not in norms):
+        way_out = f'add one, for example PGD(eps=..., norm="{norm}"), or leave them out'
+        warnings.warn(f"the budgets of grid.{norm} are not used: no attack has norm={norm!r}; {way_out}", stacklevel=3)
 
 
 def _attacked(

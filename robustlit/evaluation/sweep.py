@@ -18,7 +18,7 @@ from robustlit.attacks.progress import report_to, track
 from robustlit.attacks.victim import Victim, check_differentiable
 from robustlit.certify import Certificate
 from robustlit.certify.certificate import Certified
-from robustlit.checks import as_names, check_choice, distinct_budgets
+from robustlit.checks import as_names, check_choice, check_seed, distinct_budgets
 from robustlit.classifier import can_reject, check_labels, check_not_hidden, predicted, undefended
 from robustlit.evaluation.budget_search import BudgetSearch, repetitions
 from robustlit.evaluation.columns import Columns, add_seconds, image_digests, joined
@@ -26,7 +26,7 @@ from robustlit.evaluation.constancy import warn_if_inconsistent
 from robustlit.evaluation.outcome import Batch, Outcome
 from robustlit.results.certificates import CERTIFIED
 from robustlit.results.table import DISTANCES, IMAGE, KNOWLEDGE
-from robustlit.threat import check_eps, check_images, check_norm
+from robustlit.threat import check_grid, check_images
 
 Named = TypeVar("Named", Attack, Certificate)
 _NO_SUBSTITUTE = (
@@ -57,8 +57,10 @@ class Sweep:
         own_eps: Names of attacks that run at their own eps alone, whatever is in `grid`.
 
     Raises:
+        TypeError: A grid that is no mapping.
         ValueError: No attack, a name in `own_eps` that none has, a budget out of range, an unknown norm or knowledge,
-            or knowledge that none of the attacks can run with. When it runs: a substitute is needed and missing.
+            a seed that is no whole number, or knowledge that none of the attacks can run with. When it runs: a
+            substitute is needed and missing.
     """
 
     attacks: Mapping[str, Attack] | Sequence[Attack]
@@ -80,8 +82,8 @@ class Sweep:
         self.own_eps, self.knowledge = as_names(self.own_eps), as_names(self.knowledge)
         for name in self.own_eps:
             check_choice(name, "own_eps", [*self.named])
-        checked = {check_norm(n): [check_eps(e, n, name=f"grid.{n}") for e in eps] for n, eps in self.grid.items()}
-        self.grid = {n: distinct_budgets(budgets) for n, budgets in checked.items()}
+        self.grid = check_grid(self.grid)
+        check_seed(self.seed)
         if not self.knowledge:
             raise ValueError(f"knowledge must name at least one of {', '.join(KNOWLEDGE)}, got none")
         for known in self.knowledge:

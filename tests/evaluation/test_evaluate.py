@@ -220,6 +220,32 @@ def test_anything_but_certificates_is_refused(certificates: Any, message: str, n
         evaluate(net, (digits[0][:4], digits[1][:4]), [FGSM(eps=0.1)], certificates=certificates)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": lambda x: x}, "model must be a torch.nn.Module from images to logits, got function; call a func"),
+        ({"model": nn.Linear}, r"model must be .* logits, got a class; make a net of it: Linear\(\.\.\.\)"),
+        ({"model": None}, "model must be a torch.nn.Module .* got NoneType"),
+        ({"substitute": max}, "substitute must be a torch.nn.Module .* got builtin_function"),
+        ({"grid": [0.1, 0.2]}, r"grid must be a mapping from norms to budgets .* got \[0\.1, 0\.2\]; for example"),
+    ],
+)
+def test_values_of_another_type_are_refused(
+    arguments: dict[str, Any], message: str, net: nn.Module, digits: Digits
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        evaluate(**{"model": net, "data": digits, "attacks": [FGSM(eps=0.1)], **arguments})
+
+
+def test_budgets_in_a_norm_without_an_attack_are_warned_of(net: nn.Module, digits: Digits) -> None:
+    data: Any = digits[0][:4], digits[1][:4]
+    with pytest.warns(UserWarning, match=r"grid\.l2 are not used: no attack has norm='l2'; add one, for example PGD"):
+        evaluate(net, data, [FGSM(eps=0.1)], grid={"l2": [1.0], "linf": [0.05]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        evaluate(net, data, [FGSM(eps=0.1)], grid={"l2": [], "linf": [0.05]})
+
+
 def test_one_budget_and_one_kind_of_knowledge_need_no_list(net: nn.Module, digits: Digits) -> None:
     data: Any = digits[0][:8], digits[1][:8]
     lists, bare = ({"linf": [0.05]}, ("greybox",)), ({"linf": 0.05}, "greybox")

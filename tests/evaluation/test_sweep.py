@@ -287,6 +287,8 @@ def test_a_list_of_attacks_is_named_after_their_classes(linear: Any) -> None:
         ({"grid": {"linf": [0.0]}}, "positive and finite"),
         ({"grid": {"l2": [float("inf")]}}, "positive and finite"),
         ({"grid": {"Linf": [0.1]}}, "norm must be one of"),
+        ({"grid": {"linf": "8/255"}}, r"grid\.linf must be a number .* got '8/255'; write it without quotes: 8 / 255"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], match: str) -> None:
