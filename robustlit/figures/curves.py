@@ -12,6 +12,8 @@ import pandas as pd
 
 from robustlit.figures.extent import exact_at, known_at
 from robustlit.figures.lines import Source, draw_lines
+from robustlit.figures.names import names_in_full, short_names
+from robustlit.figures.notebook import quiet_about_letters
 from robustlit.figures.panel import KNOWLEDGE_STYLES, Look, Panel
 from robustlit.files import write_file
 from robustlit.results.evaluation import Evaluation
@@ -65,12 +67,14 @@ def curves_figure(
     Raises:
         EvaluationError: An unknown style or distance, or a verdict on another table.
     """
+    short = short_names(evaluation.label(*run) for run in evaluation.runs)
     several = len({knowledge for _, knowledge in evaluation.runs}) > 1
     sources = []
     for attack, known in evaluation.runs:
         look = Look.number(evaluation.attacks.index(attack), KNOWLEDGE_STYLES[known] if several else None)
-        sources.append(Source(evaluation.label(attack, known), evaluation, attack, known, look))
-    subject, notes = f"{name}: accuracy" if name else "Accuracy", notes_beside(evaluation, verdict)
+        sources.append(Source(short[evaluation.label(attack, known)], evaluation, attack, known, look))
+    subject = f"{name}: accuracy" if name else "Accuracy"
+    notes = [*notes_beside(evaluation, verdict), *names_in_full(short)]
     return draw_lines(Panel(distance, subject, counts(evaluation), style, notes, verdict), sources)
 
 
@@ -82,7 +86,8 @@ def counts(evaluation: Evaluation) -> str:
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as `path`.png and `path`.svg; return both."""
-    figure.draw_without_rendering()
+    with quiet_about_letters():
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is computed once, not for each file
     return [write_figure(figure, path.with_name(f"{path.name}.{kind}")) for kind in ("png", "svg")]
 
@@ -90,5 +95,6 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
 def write_figure(figure: Figure, file: Path) -> Path:
     """Write a figure into a file of the kind that its name ends in."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=file.suffix[1:])
+    with quiet_about_letters():
+        figure.savefig(drawn, format=file.suffix[1:])
     return write_file(file, drawn.getvalue())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,5 +28,14 @@ def new_figure(**settings: Any) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    with quiet_about_letters():
+        figure.savefig(png, format="png")
     return png.getvalue()
+
+
+@contextmanager
+def quiet_about_letters() -> Iterator[None]:
+    """Draw letters that the font lacks as boxes without matplotlib's warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustlit.figures.notebook import new_figure
+from robustlit.figures.notebook import new_figure, quiet_about_letters
 from robustlit.results.verdict import BELIEVABLE, FAIL, INCONCLUSIVE, OVERSTATED, PASS, UNDECIDED, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ CHECKS = {PASS: "#009E73", FAIL: "#D55E00", INCONCLUSIVE: "#7A7A7A"}  # of a che
 # Of the figure that was judged. A believable one may be low, so none is green.
 FIGURES = {BELIEVABLE: "#0072B2", OVERSTATED: "#D55E00", UNDECIDED: "#7A7A7A"}
 INK, FAINT = "#222222", "#666666"
+_NOTE_WIDTH = 125  # characters in a line of notes
+_NOTE_LINES, _NOTE_HEIGHT = 4, 0.117  # lines of notes that a figure has room for; inches of each further one
 _WIDE, _THIN = 1.8, 0.9  # of a line where it is exact, and of one that is an upper bound
 
 
@@ -116,10 +118,22 @@ def finish(figure: Figure, axes: Axes, title: str, notes: Sequence[str], verdict
         headline = textwrap.fill(named_norms(verdict.headline), 84)
         colour, weight = figure_colour(verdict), "bold" if verdict.status == OVERSTATED else "normal"
         axes.set_title(headline, fontsize=9, loc="left", parse_math=False, color=colour, weight=weight)
-    small = textwrap.fill(" ".join(notes), 125)
-    figure.supxlabel(small, fontsize=7, color=FAINT, x=0.01, ha="left", parse_math=False)
+    _add_notes(figure, " ".join(notes))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_notes(figure: Figure, notes: str) -> None:
+    """Write notes in small print below the axes, in lines that fit, and make the figure higher where they are many."""
+    small = textwrap.fill(notes, _NOTE_WIDTH)
+    text = figure.supxlabel(small, fontsize=7, color=FAINT, x=0.01, ha="left", parse_math=False)
+    with quiet_about_letters():
+        share = text.get_window_extent().width / (0.98 * figure.bbox.width)
+    if share > 1:  # of wide letters
+        small = textwrap.fill(notes, int(_NOTE_WIDTH / share))
+        text.set_text(small)
+    further = max(0, small.count("\n") + 1 - _NOTE_LINES)
+    figure.set_figheight(figure.get_figheight() + _NOTE_HEIGHT * further)
 
 
 def figure_colour(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from robustlit.figures.curves import counts
 from robustlit.figures.lines import Source, draw_lines
+from robustlit.figures.names import names_in_full, short_names
 from robustlit.figures.panel import KNOWLEDGE_STYLES, Look, Panel, by_value, worst_case_note
 from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.stored_verdict import notes_beside
@@ -47,9 +48,11 @@ def models_figure(
     if undefended is not None:
         models["undefended" if "undefended" not in models else UNDEFENDED] = undefended
     check_same_examples(models)
+    short, own = short_names(models), len(evaluations)
+    models, verdicts = {short[k]: e for k, e in models.items()}, {short[k]: v for k, v in verdicts.items()}
     sources, notes = [], []
     for number, (name, evaluation) in enumerate(models.items()):
-        look = Look.number(number) if name in evaluations else _UNDEFENDED_LOOK
+        look = Look.number(number) if number < own else _UNDEFENDED_LOOK
         verdict = verdicts.get(name)
         mark = " (overstated)" if verdict is not None and verdict.status == OVERSTATED else ""
         sources.append(Source(name, evaluation, attack, knowledge, look, mark))
@@ -65,9 +68,9 @@ def models_figure(
     cut = ", ".join(name for name, e in models.items() if e.complete is False)
     known = "" if knowledge == "adaptive" else f", {KNOWN_AS[knowledge]}"
     beside = "" if undefended is None else f" and {UNDEFENDED}"
-    subject = f"{len(evaluations)} models{beside} under {attack or 'the worst case'}{known}: accuracy"
+    subject = f"{own} models{beside} under {attack or 'the worst case'}{known}: accuracy"
     n = f"n = {next(iter(models.values())).n}{f' (cut short: {cut})' if cut else ''}"
-    return draw_lines(Panel(distance, subject, n, style, notes), sources)
+    return draw_lines(Panel(distance, subject, n, style, notes + names_in_full(short)), sources)
 
 
 def _of_figure(verdict: Verdict) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustlit.checks import budget_text
+from robustlit.figures.names import names_in_full, short_names
 from robustlit.figures.panel import NORMS, Look, finish, name_beside, panel_axes, spread, tie, worst_case_note
 from robustlit.results.evaluation import Evaluation, EvaluationError
 from robustlit.results.files import read_json, read_yaml
@@ -109,6 +110,8 @@ def training_time_figure(runs: Sequence[TrainedRun]) -> Figure:
     if len({(run.norm, run.eps) for run in runs}) > 1:
         each = ", ".join(f"{run.name} at {run.norm} {budget_text(run.eps)}" for run in runs)
         raise EvaluationError(f"worst cases at different budgets are not to be compared: {each}")
+    short = short_names(run.name for run in runs)
+    runs = [replace(run, name=short[run.name]) for run in runs]
     figure, axes, _ = panel_axes(len(runs))
     longest, shortest = max(run.seconds for run in runs), min(run.seconds for run in runs)
     unit, factor = next(((u, f) for u, f in (("h", 3600.0), ("min", 60.0)) if longest > 3 * f), ("s", 1.0))
@@ -136,6 +139,7 @@ def training_time_figure(runs: Sequence[TrainedRun]) -> Figure:
         "Filled: worst case, Wilson 95 %. Hollow: clean.",
         worst_case_note({run.name: ", ".join(run.rests_on) for run in runs}, "points"),
         alone if len(devices) == 1 else "Trained on different hardware: times are not to be compared.",
+        *names_in_full(short),
     ]
     finish(figure, axes, title, notes)
     return figure
