@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pandas as pd
 import pytest
 from pages import data_of, made_evaluation
 
-from robustlit.comparison import ComparisonError, compare
+from robustlit.comparison import ComparisonError, compare, compared
+from robustlit.comparison.export import as_csv
 
 Make = Callable[..., Path]
 
@@ -50,6 +52,8 @@ def test_runs_of_the_same_name_show_their_folders(make: Make) -> None:
     folders = [make("a", results={"name": "x"}), make("b", results={"name": "x"})]
     names = [run["name"] for run in data_of(compare(folders))["runs"]]
     assert names == [f"x ({folder})" for folder in folders]
+    lines = csv.DictReader(as_csv(compared(folders)).splitlines())
+    assert [line["run"] for line in lines][:2] == names
 
 
 def test_an_evaluation_saved_from_python_is_a_run(make: Make, labels: np.ndarray, tmp_path: Path) -> None:
