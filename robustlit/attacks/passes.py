@@ -23,7 +23,7 @@ class PassCounter:
     def forward(self, logits: Tensor, rows: Tensor | None) -> None:
         """Count one forward that gave `logits` (b, K)."""
         _add(self.forwards, rows, self._one)
-        _add(self._nan, rows, (logits.detach().clamp_min(-1) * 0).sum(1).to(self._nan.dtype))
+        _add(self._nan, rows, (logits.detach() * 0).sum(1).to(self._nan.dtype))
 
     def backward(self, rows: Tensor | None) -> None:
         """Count one backward."""

@@ -122,7 +122,8 @@ def _keys(overrides: Sequence[str], swept: bool = False) -> dict[str, str]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:  # Hydra says so itself
         return {}
-    return {o.key_or_group: o.get_value_string() for o in parsed if o.is_sweep_override() or not swept}
+    given = [o for o in parsed if not o.is_delete() and (o.is_sweep_override() or not swept)]
+    return {o.key_or_group: o.get_value_string() for o in given}
 
 
 def _label(overrides: Sequence[str], swept: Collection[str]) -> str:

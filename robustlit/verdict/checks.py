@@ -129,10 +129,11 @@ CHECKS = (
               advice=f"the model masks its gradient where the image is disturbed: {SURROGATE}"),
     CheckSpec(24, "gradients point uphill", 0.1, ATHALYE, WIDE, from_model.uphill, needs=(GRADIENT,),
               advice="the gradient is that of another function, or is shattered: correct attack_view(), average over "
-              "neighbours (EOT), or evaluate with Square and WorstCase"),
+              "neighbours (EOT), or evaluate with Square, WorstCase and AutoAttack"),
     CheckSpec(25, "gradients account for the loss", 0.05, ATHALYE, WIDE, from_model.accounted_for, needs=(GRADIENT,),
-              advice="the loss jumps between flat places, as that of votes or saturated outputs does: "
-              f"{SURROGATE}, such as the mean of the logits"),
+              advice="the loss jumps between flat places, as that of votes or saturated outputs does, or the scale of "
+              f"the logits depends on the image: {SURROGATE}, such as the mean of the logits, or evaluate with "
+              'APGD(loss="dlr") and AutoAttack'),
     CheckSpec(26, "the table can be repeated", 0.0, ROBUSTLIT, ROWS, records.replayed,
               cost=lambda price: price.attack, fewest=1,
               advice="the table was changed, or is that of another model, attack or machine: evaluate again"),

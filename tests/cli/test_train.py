@@ -216,7 +216,7 @@ def test_what_differs_names_the_jobs_of_a_multirun() -> None:
     assert _label([word for word in job if "name" not in word], swept) == "seed_1-eps_8_255-steps_2"
     both = _keys(["a.steps=1,2", "b.steps=1,2"], swept=True)
     assert len(set(_label(["a.steps=1", "b.steps=2"], both).split("-"))) == 2
-    assert _label(["seed=1"], {}) == ""
+    assert _label(["seed=1", "~sweep.attacks.pgd"], {}) == ""
     assert _label(["name=a"], _keys(["name=a,b"], swept=True)) == ""  # the name does
     assert _label(["name=a", "seed=1"], _keys(["name=a,b", "seed=1,2"], swept=True)) == "seed_1"
     recipes = _keys(["recipe=a,b", "seed=0,1"], swept=True)
