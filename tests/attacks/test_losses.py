@@ -176,6 +176,9 @@ def test_dlr_does_not_count_classes_that_nothing_predicts(target: int | None) ->
     few = padded.detach()[:, [0, 1, 4, 5, 6]]  # two possible classes: the ratio would be constant
     criterion = Criterion(torch.tensor([0, 0]))
     torch.testing.assert_close(criterion.dlr(few), criterion.margin(few))
+    three = padded.detach()[:, [0, 1, 2, 4]]  # enough for the ratio of an untargeted attack, not for a targeted one
+    criterion = Criterion(torch.tensor([0, 0]), torch.tensor([1, 1]))
+    torch.testing.assert_close(criterion.dlr(three), criterion.margin(three))
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.05])

@@ -71,7 +71,7 @@ def test_rounding_does_not_count_as_a_difference() -> None:
 
 def test_noise_is_seen_however_small_the_logits_are(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
-    small = nn.Sequential(Noisy(net), _Times(1e-9))
+    small = nn.Sequential(Noisy(net), _Times(1e-12))
     with pytest.warns(UserWarning, match="answers the same images differently"):
         evaluate(small, (x, y), [FGSM(eps=0.1)])
 
