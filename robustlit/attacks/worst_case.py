@@ -154,7 +154,7 @@ class WorstCase(BudgetAttack):
                 warnings.warn(_BLIND.format(error=error), stacklevel=2)
                 continue
             dropped, missed = dropped | (far & exempt & ~before), missed | (far & best.success & ~before)
-        if self.version > 5 and not blind:
+        if self.version > 5 and not blind and criterion.classes(logits) > 2:  # of two classes, DLR is the margin
             self._attack_shrunk(victim, best, images, spread(logits))
         if self.control < 1 and bool(missed.any()):
             warnings.warn(_GATES_MISS.format(dropped=int(dropped.sum()), missed=int(missed.sum())), stacklevel=4)
