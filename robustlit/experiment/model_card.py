@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from robustlit.checks import budget_text
-from robustlit.experiment.results_json import part_of_all
 from robustlit.results.certificates import probability_note
+from robustlit.results.text import part_of_all
 
 NAME = "model_card.md"
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}

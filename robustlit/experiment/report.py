@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from robustlit.checks import budget_text
-from robustlit.experiment.results_json import part_of_all
 from robustlit.results.rows import rows_of
+from robustlit.results.text import part_of_all
 from robustlit.results.verdict import FAIL, INCONCLUSIVE, OVERSTATED, PASS, Verdict
 
 _COLOURS = {PASS: "green", FAIL: "bold red", INCONCLUSIVE: "yellow"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,15 +55,6 @@ def largest_budgets(evaluation: Evaluation) -> dict[str, float]:
     ran = [(evaluation.norm_of(attack), evaluation.budgets(attack, known)) for attack, known in evaluation.runs]
     norms = dict.fromkeys(norm for norm, budgets in ran if budgets)
     return {norm: max(max(budgets) for n, budgets in ran if n == norm and budgets) for norm in norms}
-
-
-def part_of_all(everything: Mapping[str, Any]) -> str:
-    """Return which images the `all_images` of results.json are: "all 10000", "all 41 tested" or "30, cut short"."""
-    n, of = everything["n"], everything.get("of")
-    if not everything.get("complete", True):
-        return f"{n}, cut short"
-    tested = of is not None and n + everything.get("copies", 0) < of
-    return f"all {n} tested" if tested else f"all {n}"
 
 
 def _figures(evaluation: Evaluation, plan: Plan) -> dict[str, Any]:

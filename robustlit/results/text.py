@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from robustlit.checks import budget_text
 
@@ -69,3 +69,12 @@ def _worst_cases(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     budgets = {(evaluation.norm_of(attack), eps) for attack in ran for eps in evaluation.budgets(attack)}
     for norm, eps in sorted(budgets):
         yield "worst case", f"{norm} {budget_text(eps)}", str(evaluation.worst_case(norm=norm, eps=eps))
+
+
+def part_of_all(everything: Mapping[str, Any]) -> str:
+    """Return which images the `all_images` of results.json are: "all 10000", "all 41 tested" or "30, cut short"."""
+    n, of = everything["n"], everything.get("of")
+    if not everything.get("complete", True):
+        return f"{n}, cut short"
+    tested = of is not None and n + everything.get("copies", 0) < of
+    return f"all {n} tested" if tested else f"all {n}"
