@@ -24,7 +24,7 @@ from robustlit.attacks.losses import spread
 
 
 class Tempered(nn.Module):
-    """A net whose logits, less their mean, are multiplied by exp(strength * mean brightness)."""
+    """Multiply the centred logits of a net by exp(strength * mean brightness of the image)."""
 
     def __init__(self, net: nn.Module, strength: float) -> None:
         super().__init__()

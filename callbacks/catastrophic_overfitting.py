@@ -15,11 +15,11 @@ from robustlit.checks import check_count, check_share
 from robustlit.objectives import MART, NFGSM, TRADES, AdversarialTraining
 from robustlit.tracking.metrics import GUARD_COLLAPSED, GUARD_PGD, GUARD_TRAIN_ATTACK
 
-DROP = 0.2  # how far PGD accuracy falls in a collapse; of a net that is less robust than twice that, by half
-SMALLEST_DROP = 0.1  # a batch of 128 is wrong by .08 (two standard errors) at worst
+DROP = 0.2  # fall of the PGD accuracy in a collapse; half of the best accuracy where that is less
+SMALLEST_DROP = 0.1  # two standard errors of an accuracy over a batch of 128 are .09 at most
 # A net that was never robust cannot fall below its best. It counts as collapsed where its accuracy under the training
-# attack is so many times chance, and PGD breaks at least four fifths of what that attack leaves. Seen on MNIST with a
-# random start cut to the box and a step of 1.25 eps (.52 and .04 at step 200).
+# attack is above five times chance, and that under PGD below a fifth of this bound. Seen on MNIST with a random start
+# cut to the box and a step of 1.25 eps (.52 and .04 at step 200).
 NEVER_ROBUST_TIMES_CHANCE, NEVER_ROBUST_RATIO = 5, 5
 NEVER_ROBUST_BOUNDS = (0.2, 0.5)  # with many classes and with few
 
@@ -57,7 +57,7 @@ class CatastrophicOverfitting(pl.Callback):
         self._last_checked = -1
         self._best_pgd = self._training_at_best = 0.0
         self._suspicions = self._never_robust = 0
-        self._trained = NEVER_ROBUST_BOUNDS[1]  # accuracy under the training attack above which PGD must break less
+        self._never_robust_above = NEVER_ROBUST_BOUNDS[1]  # accuracy under the training attack
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse an objective without a training attack."""
@@ -66,8 +66,8 @@ class CatastrophicOverfitting(pl.Callback):
                 "CatastrophicOverfitting watches AdversarialTraining, NFGSM, TRADES and MART; remove the callback"
             )
         low, high = NEVER_ROBUST_BOUNDS
-        module: Any = pl_module
-        self._trained = min(high, max(low, NEVER_ROBUST_TIMES_CHANCE / module.num_classes))
+        classes: Any = getattr(pl_module, "num_classes", None) or 1
+        self._never_robust_above = min(high, max(low, NEVER_ROBUST_TIMES_CHANCE / classes))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Sequence[Tensor], batch_idx: int
@@ -116,7 +116,8 @@ class CatastrophicOverfitting(pl.Callback):
         fell = iterated < self._best_pgd - drop
         # On a bad batch the net falls under both attacks alike.
         apart = one_step - iterated > drop and one_step > self._training_at_best - drop / 2
-        never = iterated < self._trained / NEVER_ROBUST_RATIO and one_step > self._trained
+        above = self._never_robust_above
+        never = one_step > above and iterated < above / NEVER_ROBUST_RATIO
         self._suspicions = self._suspicions + 1 if fell and apart else 0
         self._never_robust = self._never_robust + 1 if never else 0
         return self._suspicions >= self.patience or self._never_robust >= 2 * self.patience

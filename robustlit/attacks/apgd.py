@@ -72,9 +72,8 @@ class APGD(BudgetAttack):
         if self.targets is not None and criterion.target is None:
             logits = criterion.other_logits(victim.logits(x, rows))
             count = min(self.targets, criterion.classes(logits) - 1)
-            aims = [
-                criterion.targeting(likely) for likely in logits.topk(count, 1).indices.unbind(1)
-            ]  # likeliest first
+            likeliest = logits.topk(count, 1).indices  # (b, count), the likeliest class first
+            aims = [criterion.targeting(classes) for classes in likeliest.unbind(1)]
         unbroken = _AscentState(all_positions(x), rows, criterion, x, Ball(x, eps, self.norm), criterion, draws)
         for aim in track([aim for aim in aims for _ in range(self.restarts)]):
             start = start_at_the_surface(unbroken.ball, unbroken.draws)

@@ -119,15 +119,19 @@ class Attack(ABC):
     def _run(self, model: nn.Module, given: Batch, eps: Tensor | None) -> AttackResult:
         self._check(given)
         check_not_hidden(model)
-        # Asked once, before the model runs: a model may seed the generator in its forward, and numbers would repeat.
-        seed = int(torch.randint(2**62, ())) if given.seed is None else given.seed
+        seed = given.seed
+        if seed is None:  # drawn before the model runs: it may seed the generator in its forward
+            seed = int(torch.randint(2**62, ()))
         with Victim(model, given.x, keep_generators=given.seed is not None, watch=True) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.
             x, y, target, index = given.copies()
             if given.seed is not None and victim.is_stochastic:
                 victim.reseed(given.seed, index)
             criterion, sought = victim.criterion(y, target), victim.criterion(y, target, safely=True)
-            clean = victim.open(x) if self.starts_at_image and victim.view_is_model else victim.logits(x)
+            if self.starts_at_image and victim.view_is_model:
+                clean = logits = victim.open(x)
+            else:
+                clean, logits = victim.judge(x)
             if are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
             classes = criterion.classes(clean)
@@ -138,8 +142,9 @@ class Attack(ABC):
             rows = torch.nonzero(~done).squeeze(1)
             if eps is None:  # a minimal attack ends next to the boundary
                 sought = sought.with_rounding_margin(clean)
-            if victim.view_is_model:
-                sought = sought.scaled_to(clean)
+            if victim.view is not victim.model:  # the loss is taken of its logits
+                logits = victim.view_once(x)
+            sought = sought.scaled_to(logits)
             if len(rows):
                 draws = Draws(seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]

@@ -20,6 +20,7 @@ _GUARD = 1e-4  # share of the clean margin that a minimal attack goes beyond the
 # Where logits are nearly alike, the log odds follow the mean of the other logits and not the highest one. So logits
 # with a standard deviation below the first are scaled to the second, which is that of usual nets.
 _SMALL_SPREAD, _USUAL_SPREAD = 0.5, 5.0
+_PER_EXAMPLE = ("label", "target", "min_margin", "scale")  # fields of `Criterion` with a value for each example
 _Self = TypeVar("_Self", bound="Criterion")
 
 
@@ -49,14 +50,16 @@ class Criterion:
 
     def select(self: _Self, keep: Tensor) -> _Self:
         """Return the criteria of the examples in `keep`."""
-        given = {name: getattr(self, name) for name in ("target", "min_margin", "scale")}
-        some: dict[str, Any] = {name: None if values is None else values[keep] for name, values in given.items()}
-        return replace(self, label=self.label[keep], **some)
+        kept: dict[str, Any] = {
+            name: values[keep] for name in _PER_EXAMPLE if (values := getattr(self, name)) is not None
+        }
+        return replace(self, **kept)
 
     def scaled_to(self: _Self, clean: Tensor) -> _Self:
-        """Return the criteria with a `scale` for clean images whose logits (B, K) are nearly alike, as of unit norm."""
-        if self.share:  # votes have no scale
-            return self
+        """Return the criteria with a larger `scale` for images with a small spread of their clean logits (B, K).
+
+        Logits of unit norm (cosine similarities) are an example.
+        """
         width = spread(clean)
         small = (width > 0) & (width < _SMALL_SPREAD)
         return replace(self, scale=torch.where(small, _USUAL_SPREAD / width, 1.0)) if bool(small.any()) else self
@@ -161,7 +164,8 @@ class Criterion:
         Classes with the logit -inf, which nothing predicts, do not count. Croce, Hein: Reliable evaluation of
         adversarial robustness, 2020, arXiv:2003.01690, equations 6 and 7.
         """
-        logits, needed = full_precision(logits), 3 if self.target is None else 4
+        logits = full_precision(logits)
+        needed = 3 if self.target is None else 4
         margin = self.margin(logits)
         if self.classes(logits) < needed:
             return margin

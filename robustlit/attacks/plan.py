@@ -156,8 +156,8 @@ _L2: tuple[Part, ...] = (
     Patches(4000, 0.5, 0.0),
 )
 PLANS = {"linf": _LINF, "l2": _L2}
-# For the examples whose logits all shrank on the way to the best point: the model scales them by a factor that depends
-# on the image, and ascent of the margin lowers that factor. DLR (Croce, Hein 2020) does not depend on it.
+# Used where all logits became smaller under attack. The model then scales its logits by a factor that depends on the
+# image, and ascent of the margin only lowers that factor. DLR (Croce, Hein 2020) does not depend on it.
 SHRUNK: tuple[Climb, ...] = (
     *(Climb(start, 40, loss="dlr") for start in ("image", "uniform", "bright", "dark")),
     *(Climb("image", 40, rival=rival, loss="dlr") for rival in range(4)),

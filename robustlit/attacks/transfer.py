@@ -78,13 +78,14 @@ class Transfer(Attack):
         with Victim(self.source, x, keep_generators=False) as source:
             # The source has its own criterion: unlike the victim it may be deterministic and unable to refuse.
             criterion = source.criterion(criterion.label, criterion.target, safely=True)
+            clean, logits = source.judge(x)
+            criterion = criterion.scaled_to(logits)
             if eps is None:
-                clean = source.logits(x)
                 here = torch.nonzero(~criterion.reached(clean)).squeeze(1)
                 criterion = criterion.with_rounding_margin(clean)
             else:
                 here = torch.arange(len(x), device=x.device)
-                criterion = _NeverReached(criterion.label, criterion.target, criterion.share, criterion.rejects)
+                criterion = _NeverReached(**vars(criterion))
             if len(here):
                 radii = None if eps is None else eps[here]
                 part, own = criterion.select(here), draws.select(here)

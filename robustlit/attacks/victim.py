@@ -109,10 +109,7 @@ class Victim:
         return self.view is self.model and not self.is_stochastic
 
     def reseed(self, seed: int, index: Tensor) -> None:
-        """Seed the generators that a stochastic model may draw from, so that its noise is the same on every run.
-
-        The noise is a function of the seed and the numbers of the examples (B,), so each batch has its own.
-        """
+        """Seed the generators of a stochastic model by the seed and the numbers of the batch's examples (B,)."""
         key = Draws(seed, index).uniform(torch.zeros(len(index), 2, dtype=torch.float64, device=index.device))
         seed_generators(int((key * 2**24).sum()) % 2**32, self.device)
 
@@ -128,6 +125,11 @@ class Victim:
         """Return the logits (B, K) of one forward of the real model without gradients, stochastic or not."""
         with torch.no_grad():
             return self._forward(self.model, x, rows)
+
+    def view_once(self, x: Tensor) -> Tensor:
+        """Return the logits (B, K) of one forward of the attack view without gradients."""
+        with torch.no_grad():
+            return self._forward(self.view, x, None)
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the logits (b, K) by which the real model judges images (b, ...), without gradients.
@@ -164,10 +166,7 @@ class Victim:
             return shares.clamp_min_(1e-12).log_().masked_fill_(unanswered.unsqueeze(1), float("nan")), mean
 
     def open(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K) of the whole batch and keep their graph for `gradient_from_graph`: saves a forward.
-
-        Only for a victim that `view_is_model`.
-        """
+        """Return the logits (B, K) of a model that is its own view, and keep their graph for `gradient_from_graph`."""
         leaf = x.detach().requires_grad_(True)
         logits = self._differentiable(leaf, None)
         self._opening = leaf, logits

@@ -81,8 +81,8 @@ class WorstCase(BudgetAttack):
         rounds: How often the plan is gone through, for the unbroken examples, with other random numbers; in L2 again
             without `NearestL2`, and with the walks that started at the image from noise.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
-        version: Of the plan, to be quoted with a figure: "WorstCase v6". Version 5 has the same steps but the last, for
-            examples whose logits shrink under attack.
+        version: Version of the plan, 5 or 6, to be quoted with a figure: "WorstCase v6". Version 6 adds ascents of DLR
+            for examples whose logits become smaller under attack.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -161,7 +161,11 @@ class WorstCase(BudgetAttack):
         return best.points
 
     def _attack_shrunk(self, victim: Victim, best: Best, images: _Images, width: Tensor) -> None:
-        """Attack the unbroken examples whose logits shrank, by a loss free of scale; `width` (B,) is their spread."""
+        """Attack the unbroken examples whose logits shrank by ascent of DLR, which does not depend on their scale.
+
+        Args:
+            width: (B,) `spread` of the logits of the clean images.
+        """
         left = best.unbroken
         if len(left):
             now = spread(victim.judge(best.points[left], images.rows[left])[1])

@@ -89,9 +89,8 @@ def tightened(tape: Tape, op: Op, node: Node) -> None:
         tape.rows += 2 * unstable.shape[1]
         node.low, node.high = torch.maximum(node.low, low), torch.minimum(node.high, high)
     else:
-        _tighten_rows(
-            tape, node, unstable.int().topk(most, 1).indices, max(1, NUMBERS // (2 * len(unstable) * largest))
-        )
+        at_once = max(1, NUMBERS // (2 * len(unstable) * largest))
+        _tighten_rows(tape, node, unstable.int().topk(most, 1).indices, at_once)
     node.high = torch.maximum(node.low, node.high)  # where they cross by rounding
 
 
@@ -100,9 +99,8 @@ def _tighten_rows(tape: Tape, node: Node, units: Tensor, at_once: int) -> None:
     for places in units.T.split(at_once):
         slopes = node.low.new_zeros(len(places), *flat(node.low, 1).shape).scatter_(2, places.unsqueeze(2), 1.0)
         slopes = slopes.view(len(places), *node.low.shape)
-        low, negative = tape.lower_bounds(node, torch.cat([slopes, -slopes]), through_activations=True).split(
-            len(places)
-        )
+        both = tape.lower_bounds(node, torch.cat([slopes, -slopes]), through_activations=True)
+        low, negative = both.split(len(places))
         for name, found, better in (("low", low, torch.maximum), ("high", -negative, torch.minimum)):
             values = flat(getattr(node, name), 1)
             values = values.scatter(1, places.T, better(values.gather(1, places.T), found.T))

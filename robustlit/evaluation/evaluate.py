@@ -63,7 +63,7 @@ def evaluate(
         OutOfMemoryError: Memory does not suffice for one image; for a batch, its halves are attacked.
         OSError: `folder` cannot be written; the finished batches stay there.
     """
-    _check_nets(model=model, **({} if substitute is None else {"substitute": substitute}))
+    _check_nets(model, substitute)
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     budgets = check_grid(grid)
     chosen = _default_attacks(budgets) if attacks is None else _checked(attacks, Attack, "PGD(eps=0.3)")
@@ -88,13 +88,13 @@ def evaluate(
     return evaluation if folder is None else _saved(evaluation, parts, folder, kept)
 
 
-def _check_nets(**nets: object) -> None:
-    """Raise a TypeError unless each argument is an nn.Module."""
-    for name, net in nets.items():
+def _check_nets(model: object, substitute: object) -> None:
+    """Raise a TypeError unless both are an nn.Module; the substitute may be None."""
+    for name, net in (("model", model), ("substitute", substitute)):
         rule = f"{name} must be a torch.nn.Module from images to logits"
         if isinstance(net, type) and issubclass(net, nn.Module):
             raise TypeError(f"{rule}, got a class; make a net of it: {net.__name__}(...)")
-        if not isinstance(net, nn.Module):
+        if not isinstance(net, nn.Module) and (net is not None or name == "model"):
             raise TypeError(f"{rule}, got {type(net).__name__}; call a function of yours in the forward of a module")
 
 

@@ -22,7 +22,7 @@ from robustlit.files import write_file
 from robustlit.results.table import COLUMNS, IMAGE, SECONDS, VERSION, check_columns, digest
 
 FOLDER = "parts"
-_IMAGES = 8  # of each batch, whose logits are compared where its file is read
+_IMAGES = 8  # number of images of a batch whose logits are stored, and compared when its file is read
 _ROUNDING = 1e-2  # of the largest logit of an image, as between bf16 on two devices
 
 

@@ -28,9 +28,7 @@ class CROWNIBPTraining(IBPTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("first_beta", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be the weight of the linear bounds in [0, 1], got {getattr(self, name)}")
+        self.check_weights("the linear bounds", "first_beta", "beta")
 
     @property
     def linear(self) -> float:

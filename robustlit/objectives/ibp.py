@@ -60,6 +60,12 @@ class IntervalObjective:
         check_not_negative(self.regularisation, "regularisation")
         self._fresh, self.share = False, 1.0
 
+    def check_weights(self, what: str, *names: str) -> None:
+        """Raise a ValueError unless these arguments, weights of `what`, lie in [0, 1]."""
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be the weight of {what} in [0, 1], got {getattr(self, name)}")
+
     def set_progress(self, fraction: float) -> None:
         """Set the budget of the next step; `fraction` in [0, 1] of the training steps are done."""
         self._fresh = fraction == 0
@@ -98,9 +104,7 @@ class IBPTraining(IntervalObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("kappa", "first_kappa"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be the weight of the clean loss in [0, 1], got {getattr(self, name)}")
+        self.check_weights("the clean loss", "kappa", "first_kappa")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the worst logits that the bounds allow.

@@ -32,8 +32,7 @@ class MTLIBP(AttackedIBP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be the weight of the interval loss in [0, 1], got {self.alpha}")
+        self.check_weights("the interval loss", "alpha")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of (B, C, H, W) images and their (B,) classes, and the logits of the adversarial images."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cases import Function
 from torch import Tensor, nn
 
-from robustlit.attacks import PGD
+from robustlit.attacks import EOT, PGD, Transfer
 from robustlit.attacks.losses import Criterion, LogOdds
 from robustlit.classifier import names_class, predicted
 
@@ -198,11 +198,35 @@ def test_log_odds_of_nearly_equal_logits_follow_the_highest_other_one(factor: fl
     assert criterion.scaled_to(flat) is criterion  # no spread to scale by
 
 
-def test_a_net_of_small_logits_is_attacked_as_the_net_itself(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+class _Viewed(nn.Module):
+    """A defense whose attack view is another module, of the same logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def attack_view(self) -> nn.Module:
+        return self.net
+
+    def undefended(self) -> nn.Module:
+        return self.net
+
+
+@pytest.mark.parametrize("how", ["itself", "random", "by its view", "transfer"])
+def test_a_net_of_small_logits_is_attacked_as_the_net_itself(
+    how: str, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
     x, y = digits[0][:60], digits[1][:60]
+    attack = PGD(eps=0.06, steps=20)
 
     def left(factor: float) -> int:
         scaled = Function(lambda z: factor * net(z))
-        return int((~PGD(eps=0.06, steps=20).run(scaled, x, y, seed=0).success).sum())
+        if how == "transfer":
+            return int((~Transfer(attack, scaled).run(net, x, y, seed=0).success).sum())
+        model = {"itself": scaled, "random": EOT(scaled, 1), "by its view": _Viewed(scaled)}[how]
+        return int((~attack.run(model, x, y, seed=0).success).sum())
 
     assert abs(left(1e-3) - left(1.0)) <= 1

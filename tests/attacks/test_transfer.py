@@ -71,8 +71,8 @@ def test_the_model_under_attack_only_judges(net: nn.Module, source: nn.Module, d
     wrong = net(x).argmax(1) != y
     assert wrong.any()
     assert torch.equal(result.x_adv[wrong], x[wrong])
-    # Two of the model; of the source every step and the last judgement, whether it was broken on the way or not.
-    assert torch.equal(result.forwards, torch.where(wrong, 2, 2 + 11))
+    # Two of the model; of the source the clean image, every step and the last judgement, whether broken or not.
+    assert torch.equal(result.forwards, torch.where(wrong, 2, 2 + 12))
     assert torch.equal(result.backwards, torch.where(wrong, 0, 10))
 
 

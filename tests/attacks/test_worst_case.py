@@ -195,7 +195,6 @@ def test_a_deterministic_net_declared_random_leaves_the_same_examples(attack: Bu
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 5))
         x = torch.rand(24, 1, 8, 8)
-        net[3].weight.data *= 20  # votes have no scale, so small logits would be scaled of the plain net alone
     y = net(x).argmax(1)
     plain, wrapped = (attack.run(model, x, y, seed=0) for model in (net, EOT(net, 1)))
     assert 0 < plain.success.sum() < 24
@@ -332,7 +331,7 @@ def test_later_rounds_start_elsewhere_and_do_not_search_the_nearest_again(monkey
 
 
 class Tempered(nn.Module):
-    """A net whose logits, less their mean, have a factor that falls with the brightness; no prediction changes."""
+    """Multiply the centred logits of a net by a factor that grows with brightness; no prediction changes."""
 
     def __init__(self, net: nn.Module, strength: float) -> None:
         super().__init__()

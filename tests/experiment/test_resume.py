@@ -36,9 +36,11 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["robustlit.experiment.train"])
 KILLED = """
 import os, signal, sys
+import torch
 from {module} import {owner} as owner
 from robustlit.cli import main
 
+torch.set_num_threads({threads})  # other numbers of threads round differently
 method, left = owner.{name}, [{time}]
 
 def called(self, *given):
@@ -57,7 +59,9 @@ main()
 def killed(*words: str, at: tuple[Any, str], time: int) -> None:
     """Run a command in a process of its own, which is killed at the n-th call of a method."""
     (owner, name), places = at, {"folder": os.getcwd(), "words": words, "time": time}
-    code = KILLED.format(module=owner.__module__, owner=owner.__name__, name=name, **places)
+    code = KILLED.format(
+        module=owner.__module__, owner=owner.__name__, name=name, threads=torch.get_num_threads(), **places
+    )
     process = FORKED.Process(target=exec, args=(code, {}))
     process.start()
     process.join()
