@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from robustlit.data.base import ClassificationData
 from robustlit.evaluation.adversarials import check_names
@@ -83,7 +84,11 @@ def keep_metrics(path: Path) -> None:
 
 
 def make_trainer(plan: Plan, callbacks: Sequence[Any], *, logger: Any, **settings: Any) -> pl.Trainer:
-    """Return the Trainer of the plan with those callbacks that are not None; `settings` replace the recipe's."""
+    """Return the Trainer of the plan with those callbacks that are not None; `settings` replace the recipe's.
+
+    Raises:
+        ValueError: A strategy that starts its processes by multiprocessing (ddp_spawn, ddp_fork, ddp_notebook).
+    """
     plugins = plan.trainer.get("plugins") or []
     trainer: pl.Trainer = instantiate(
         {**plan.trainer, **settings},
@@ -95,6 +100,11 @@ def make_trainer(plan: Plan, callbacks: Sequence[Any], *, logger: Any, **setting
         enable_model_summary=False,
         default_root_dir=str(plan.run_dir),
     )
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            f"trainer.strategy={plan.trainer.get('strategy')} starts its processes by multiprocessing, and a run's "
+            "processes are started as commands of their own: use trainer.strategy=ddp"
+        )
     without_lightnings_handlers(trainer)
     return trainer
 

@@ -42,6 +42,17 @@ def test_fewer_test_images_than_processes_are_refused_before_the_training(
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_processes_by_multiprocessing_are_refused_before_the_training(
+    strategy: str, run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["trainer.devices=2", "trainer.accelerator=cpu", f"trainer.strategy={strategy}", "sweep=none", "logger=none"]
+    assert run("train", "recipe=standard", *two) == 1
+    message = f"error: trainer.strategy={strategy} starts its processes by multiprocessing"
+    assert capsys.readouterr().err.count(message) == 1
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def test_a_process_that_computes_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: called.append("memory"))
