@@ -17,7 +17,7 @@ class CROWNIBPTraining(IBPTraining):
 
     Args:
         first_beta, beta: Weight of the linear bounds at eps 0 and at the end, in [0, 1]; the paper's end at 0 on MNIST.
-        eps, norm, warmup, eps_scale, kappa, regularisation, initialise, first_kappa: See `IBPTraining`.
+        eps, norm, warmup, eps_scale, kappa, regularisation, initialise, seed, first_kappa: See `IBPTraining`.
 
     Raises:
         ValueError: An argument out of range.

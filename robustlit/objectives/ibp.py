@@ -40,6 +40,7 @@ class IntervalObjective:
         regularisation: Weight of the regularisers, which falls to 0 with rising eps.
         initialise: Draw the weights of linear layers and convolutions anew at the first step, so that intervals keep
             their width from layer to layer. Leave it out for a net that was trained before.
+        seed: Seed of the weights that are drawn, alike in all processes; the recipes pass that of the run.
 
     Raises:
         ValueError: An argument out of range.
@@ -51,6 +52,7 @@ class IntervalObjective:
     eps_scale: float = 1.0
     regularisation: float = 0.5
     initialise: bool = True
+    seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")
@@ -74,7 +76,7 @@ class IntervalObjective:
     def prepare(self, classifier: nn.Module) -> None:
         """Draw the weights anew, where asked for and before the first step."""
         if self.initialise and self._fresh:
-            initialise_for_intervals(classifier)
+            initialise_for_intervals(classifier, self.seed)
 
     def regularised(self, loss: Tensor, tape: Tape) -> Tensor:
         """Return the loss with the regularisers, which end when eps has risen."""
@@ -93,7 +95,7 @@ class IBPTraining(IntervalObjective):
     Args:
         kappa: Weight of the clean loss at the end; it falls from `first_kappa` with rising eps.
         first_kappa: Weight of the clean loss at the start.
-        eps, norm, warmup, eps_scale, regularisation, initialise: See `IntervalObjective`.
+        eps, norm, warmup, eps_scale, regularisation, initialise, seed: See `IntervalObjective`.
 
     Raises:
         ValueError: An argument out of range.

@@ -22,7 +22,7 @@ class MTLIBP(AttackedIBP):
     Args:
         alpha: Weight of the interval loss, in [0, 1]; 1 is `IBPTraining`, 0 adversarial training.
         attack: The inner maximiser (FGSM, BIM, MIM or PGD), run at the budget of the step.
-        eps, norm, warmup, eps_scale, regularisation, initialise: See `IntervalObjective`.
+        eps, norm, warmup, eps_scale, regularisation, initialise, seed: See `IntervalObjective`.
 
     Raises:
         ValueError: An argument out of range, or an attack that is no gradient ascent or has another norm.

@@ -24,7 +24,7 @@ class SABR(AttackedIBP):
         subselection: Radius of the box as a share of eps, in (0, 1]; 1 is `IBPTraining`. The paper has .6 on MNIST at
             .3, .4 at .1, and less on CIFAR-10.
         attack: The inner maximiser (FGSM, BIM, MIM or PGD); its own eps is not used.
-        eps, norm, warmup, eps_scale, regularisation, initialise: See `IntervalObjective`.
+        eps, norm, warmup, eps_scale, regularisation, initialise, seed: See `IntervalObjective`.
 
     Raises:
         ValueError: An argument out of range, or an attack that is no gradient ascent or has another norm.

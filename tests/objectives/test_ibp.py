@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import nn
 
 from robustlit.attacks import PGD
 from robustlit.attacks.losses import Criterion
 from robustlit.certify import IBP
+from robustlit.experiment.recipes import recipe_files
 from robustlit.models import SmallCNN
 from robustlit.objectives import MTLIBP, SABR, IBPTraining
 from robustlit.objectives.ibp import imbalance, initialise_for_intervals, smooth_rise, worst_logits
@@ -184,6 +186,23 @@ def test_the_first_step_alone_draws_the_weights_alike_in_every_process(net: nn.M
     other = SmallCNN(image_size=8, hidden=16)
     initialise_for_intervals(other)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_another_seed_draws_other_first_weights() -> None:
+    x, y = _batch(4)
+    nets = [SmallCNN(image_size=8, hidden=16) for _ in range(3)]
+    for each, seed in zip(nets, (0, 1, 1), strict=True):
+        objective = IBPTraining(0.1, seed=seed)
+        objective.set_progress(0.0)
+        objective(each, x, y)
+    first, second, again = (torch.cat([p.flatten() for p in each.parameters()]) for each in nets)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, again)
+
+
+@pytest.mark.parametrize("recipe", ["ibp", "ibp_cnn7", "mtl_ibp"])
+def test_the_recipes_draw_the_first_weights_by_the_seed_of_the_run(recipe: str) -> None:
+    assert OmegaConf.load(recipe_files()[recipe])["objective"]._get_node("seed")._value() == "${seed}"
 
 
 def test_mtl_ibp_lies_between_its_losses(net: nn.Module) -> None:
