@@ -11,6 +11,7 @@ from typing import Any
 
 from robustlit.comparison.runs import LONGEST_COMMAND, Run, section, text
 from robustlit.results.files import read_json
+from robustlit.results.text import repeatable
 
 # Of the recipe that `robustlit evaluate --model` stores, these settings are about the network; the others are defaults.
 _OF_AN_EVALUATION = ("data", "sweep", "eps", "norm", "seed", "ckpt_path", "verdict")
@@ -119,7 +120,8 @@ class Again:
 def again(run: Run) -> Again:
     """Return the command that repeats a run's evaluation with a verdict.
 
-    A training run is evaluated by the recipe in its checkpoint, an evaluation by the command line that it stored.
+    A training run is evaluated by the recipe in its checkpoint, an evaluation by the command line that it stored, in a
+    new folder.
     """
     if (run.folder / "checkpoints").is_dir():
         return Again(_of(str(run.folder)))
@@ -134,10 +136,7 @@ def again(run: Run) -> Again:
 
 def _quoted(command: str) -> str:
     """Return a stored command line that evaluates, quoted anew so that a shell runs nothing else; "" for any other."""
-    try:
-        return shlex.join(shlex.split(command)) if _EVALUATES.match(command) else ""
-    except ValueError:  # a quotation mark without its partner
-        return ""
+    return repeatable(command) if _EVALUATES.match(command) else ""
 
 
 def _of(*checkpoint: str) -> str:

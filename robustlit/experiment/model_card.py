@@ -7,7 +7,7 @@ from typing import Any
 
 from robustlit.checks import budget_text
 from robustlit.results.certificates import probability_note
-from robustlit.results.text import part_of_all
+from robustlit.results.text import part_of_all, repeatable
 
 NAME = "model_card.md"
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
@@ -60,7 +60,7 @@ def _judging(results: Mapping[str, Any], command: str | None) -> str:
     """Return how to get a verdict; the folder of an evaluation has no checkpoint that could be attacked again."""
     if "train" in results["seconds"]:
         return "`robustlit evaluate RUN --verdict`"
-    again = (command or "").replace(" resume=auto", "")  # which has nothing to do where the evaluation is finished
+    again = repeatable(command or "")
     return f"`{_cell(again)} --verdict`" if again else "the same evaluation with `--verdict`"
 
 

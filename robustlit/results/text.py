@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,8 @@ from robustlit.checks import budget_text
 
 if TYPE_CHECKING:
     from robustlit.results.evaluation import Evaluation
+
+_OF_ITS_FOLDER = re.compile(r"(name|run_dir|resume)=")  # settings that lead to a folder that exists
 
 
 def text_of(evaluation: Evaluation) -> str:
@@ -78,3 +82,12 @@ def part_of_all(everything: Mapping[str, Any]) -> str:
         return f"{n}, cut short"
     tested = of is not None and n + everything.get("copies", 0) < of
     return f"all {n} tested" if tested else f"all {n}"
+
+
+def repeatable(command: str) -> str:
+    """Return a stored command line, quoted anew, without what names its folder; "" if it cannot be read."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quotation mark without its partner
+        return ""
+    return shlex.join(word for word in words if not _OF_ITS_FOLDER.match(word))

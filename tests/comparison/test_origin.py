@@ -84,7 +84,7 @@ def test_a_users_own_net_is_not_described_by_the_stored_recipe(make: Make) -> No
     [
         ("robustlit evaluate runs/x sweep=worst_case '~sweep.attacks.bim'\n", " --verdict"),
         ("robustlit evaluate --model my.nets:build --weights 'my file.pt' eps=8/255", " --verdict"),
-        ("/opt/bin/python -m robustlit evaluate runs/x name=my--verdict", " --verdict"),
+        ("/opt/bin/python -m robustlit evaluate runs/x +note=my--verdict", " --verdict"),
         ("robustlit evaluate runs/x --verdict=full eps=8/255", ""),
         ("robustlit evaluate runs/x --strict", ""),
     ],
@@ -92,6 +92,12 @@ def test_a_users_own_net_is_not_described_by_the_stored_recipe(make: Make) -> No
 def test_an_evaluation_is_repeated_by_its_stored_command(make: Make, stored: str, added: str) -> None:
     folder = make("x-eval", command=stored, config={"ckpt_path": "runs/x"})
     assert (run_of(folder)["again"], run_of(folder)["note"]) == (stored.strip() + added, "")
+
+
+@pytest.mark.parametrize("named", ["name=my--verdict", "run_dir='my evaluation'", "resume=auto"])
+def test_the_repetition_gets_a_new_folder(make: Make, named: str) -> None:
+    folder = make("x-eval", command=f"robustlit evaluate runs/x {named} eps=0.1", config={"ckpt_path": "runs/x"})
+    assert run_of(folder)["again"] == "robustlit evaluate runs/x eps=0.1 --verdict"
 
 
 def test_a_training_run_is_evaluated_by_its_folder(make: Make) -> None:

@@ -93,6 +93,7 @@ def test_only_budgets_above_the_largest_attacked_one_were_not_attacked() -> None
 def test_a_verdict_is_asked_for_by_a_command_that_works() -> None:
     assert "believable: `robustlit evaluate RUN --verdict`." in card()
     evaluated: Any = {"seconds": {"evaluate": 3.0}}
-    command = "robustlit evaluate --model my_nets:build eps=0.1 resume=auto"
-    assert "believable: `robustlit evaluate --model my_nets:build eps=0.1 --verdict`." in card(command, **evaluated)
+    for named in ("resume=auto", "name=mine", "run_dir='my evaluation'"):  # of a folder that is finished
+        command = f"robustlit evaluate --model my_nets:build {named} eps=0.1"
+        assert "believable: `robustlit evaluate --model my_nets:build eps=0.1 --verdict`." in card(command, **evaluated)
     assert "believable: the same evaluation with `--verdict`." in card(None, **evaluated)
