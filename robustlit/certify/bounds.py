@@ -24,7 +24,7 @@ _SLACK = 0.01  # of the largest logit, for arithmetic that the proof does not co
 Views = WeakValueDictionary[int, "Bounds"]  # by id(): the views of one tensor
 _KNOWN = (
     "linear, convolution, BatchNorm, ReLU, LeakyReLU, JumpReLU, sigmoid, tanh, average and max pooling, flatten, sums, "
-    "normalisation, bilinear resize"
+    "concatenation, normalisation, bilinear and nearest resize, padding, slices"
 )
 _AUTOCAST = (
     "the net turns autocast on in its own forward and so rounds to half precision, and the proof covers the rounding "
