@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks.draws import Draws
-from robustlit.attacks.losses import Criterion, are_probabilities
+from robustlit.attacks.losses import Criterion, are_probabilities, are_saturated
 from robustlit.attacks.victim import Victim
 from robustlit.checks import is_number, meant_levels
 from robustlit.classifier import check_labels, check_not_hidden
@@ -22,6 +22,10 @@ from robustlit.threat import NORMS, check_eps, check_images, distance, expand
 _PROBABILITIES = (
     "{name} returns probabilities (every row is positive and sums to 1), not logits: where they saturate, gradients "
     "vanish and gradient-based attacks look weaker than they are; return the logits, without the softmax"
+)
+_SATURATED = (
+    "{name} returns the outputs of a sigmoid or tanh (all lie in [0, 1] or [-1, 1], many at the ends), not logits: "
+    "where they saturate, gradients vanish and gradient-based attacks look weaker than they are; return its input"
 )
 _NOT_FINITE = (
     "{bad} of {count} examples got logits that are not finite during {attack}; where they name no class, the model "
@@ -134,6 +138,8 @@ class Attack(ABC):
                 clean, logits = victim.judge(x)
             if are_probabilities(clean):
                 warnings.warn(_PROBABILITIES.format(name=type(model).__name__), stacklevel=3)
+            elif are_saturated(clean):
+                warnings.warn(_SATURATED.format(name=type(model).__name__), stacklevel=3)
             classes = criterion.classes(clean)
             check_labels(y, len(x), classes)
             if target is not None:

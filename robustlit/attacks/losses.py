@@ -20,6 +20,8 @@ _GUARD = 1e-4  # share of the clean margin that a minimal attack goes beyond the
 # Where logits are nearly alike, the log odds follow the mean of the other logits and not the highest one. So logits
 # with a standard deviation below the first are scaled to the second, which is that of usual nets.
 _SMALL_SPREAD, _USUAL_SPREAD = 0.5, 5.0
+_NEXT_TO = 0.01  # of an end of [0, 1] or [-1, 1]: there a sigmoid or tanh saturates
+_SATURATED = 0.1  # share of the examples with two such outputs
 _PER_EXAMPLE = ("label", "target", "min_margin", "scale")  # fields of `Criterion` with a value for each example
 _Self = TypeVar("_Self", bound="Criterion")
 
@@ -222,6 +224,19 @@ def are_probabilities(logits: Tensor) -> bool:
     rounded = any(torch.equal(logits.to(half).to(logits.dtype), logits) for half in HALF)  # to half precision
     tolerance = 1e-2 if rounded else 1e-4
     return bool((logits >= 0).all() and ((logits.double().sum(1) - 1).abs() < tolerance).all())
+
+
+def are_saturated(logits: Tensor) -> bool:
+    """Return whether logits (B, K) are those of a sigmoid or tanh that saturates.
+
+    All lie in [0, 1] or in [-1, 1], and a tenth of the examples have an output next to 1 and another next to either
+    end. The gradient of a confident output vanishes beside those of others, so an attack follows the others.
+    """
+    low = 0.0 if bool((logits >= 0).all()) else -1.0
+    top = logits >= 1 - _NEXT_TO
+    pairs = top.any(1) & ((top | (logits <= low + _NEXT_TO)).sum(1) >= 2)
+    within = bool(((logits >= low) & (logits <= 1)).all())
+    return within and float(pairs.double().mean()) >= _SATURATED
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustlit.attacks.losses import are_probabilities
+from robustlit.attacks.losses import are_probabilities, are_saturated
 from robustlit.attacks.victim import Victim
 from robustlit.classifier import draws_of, is_stochastic, names_class
 from robustlit.evaluation.constancy import differing
@@ -108,11 +108,14 @@ def accounted_for(spec: CheckSpec, context: Context) -> Check:
 
 
 def outputs(spec: CheckSpec, context: Context) -> Check:
-    """16: the model returns finite logits, not probabilities."""
+    """16: the model returns finite logits, not probabilities or what a sigmoid or tanh makes of logits."""
     wide = context.wide
     logits = wide.with_victim(lambda victim: victim.forward_once(wide.x))
     if are_probabilities(logits):
         finding = "the outputs are probabilities, whose gradients vanish where they saturate: return logits"
+        return spec.check(FAIL, finding)
+    if are_saturated(logits):
+        finding = "the outputs are of a saturated sigmoid or tanh, whose gradients vanish: return its input"
         return spec.check(FAIL, finding)
     bad = int((~names_class(logits)).sum())
     return spec.share(bad, len(wide), "examples without a predicted class (logits that are NaN, or all -inf):")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import Function
 from torch import Tensor, nn
 
@@ -102,8 +103,21 @@ def test_probabilities_are_warned_about_and_logits_are_not(net: nn.Module, digit
             attack(model, x, y, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        for model in (net, nn.Sequential(net, nn.LogSoftmax(1)), nn.Sequential(net, nn.Sigmoid()), EOT(net, 1)):
-            attack(model, x, y, seed=0)
+        for last in (nn.Identity(), nn.LogSoftmax(1), Function(F.normalize)):
+            attack(nn.Sequential(net, last), x, y, seed=0)
+        attack(EOT(net, 1), x, y, seed=0)
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.Tanh()], ids=str)
+def test_a_saturated_sigmoid_or_tanh_is_warned_about(
+    last: nn.Module, net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    x, y, attack = digits[0][:6], digits[1][:6], PGD(0.1, steps=2)
+    with pytest.warns(UserWarning, match=r"Sequential returns the outputs of a sigmoid or tanh .* return its input"):
+        attack(nn.Sequential(net, last), x, y, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        attack(nn.Sequential(net, Function(lambda z: z / 1e3), last), x, y, seed=0)  # does not saturate
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])

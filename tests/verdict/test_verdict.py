@@ -201,6 +201,10 @@ def with_impossible_class(net: nn.Module) -> nn.Module:
     return nn.Sequential(net, nn.ConstantPad1d((0, 1), -float("inf")))
 
 
+def sigmoids(net: nn.Module) -> nn.Module:
+    return nn.Sequential(net, nn.Sigmoid())
+
+
 class HalfProbabilities(Wrapped):
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x).softmax(1).bfloat16()
@@ -245,6 +249,7 @@ PLAIN_LOSS = Flawed(eps=0.1, search=climbing(20), loss=cross_entropy)
         (15, FAIL, Noisy, PGD(eps=0.1, steps=5)),
         (16, FAIL, probabilities, PGD(eps=0.1)),
         (16, FAIL, HalfProbabilities, PGD(eps=0.1)),
+        (16, FAIL, sigmoids, PGD(eps=0.1)),
         (16, PASS, with_impossible_class, PGD(eps=0.05)),
         (17, INCONCLUSIVE, Rounded, PGD(eps=0.01)),  # the network is robust by itself at so small an eps
         (18, FAIL, plain, Flawed(eps=0.5, search=climbing(10), loss=descent)),
