@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 
 import pytest
@@ -46,6 +47,17 @@ def test_an_undeclared_random_model_is_warned_of(net: nn.Module, digits: Digits)
     x, y = digits[0][:40], digits[1][:40]
     with pytest.warns(UserWarning, match=r"Noisy answers the same images differently .*EOT\(Noisy, 20\)"):
         evaluate(Noisy(net), (x, y), [FGSM(eps=0.1)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_random_choice_of_one_net_for_each_forward_is_warned_of(seed: int, net: nn.Module, digits: Digits) -> None:
+    class OneOfTwo(Noisy):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x if random.random() < 0.5 else x.roll(1, 3))
+
+    random.seed(seed)
+    with pytest.warns(UserWarning, match="OneOfTwo answers the same images differently each time"):
+        evaluate(OneOfTwo(net), (digits[0][:40], digits[1][:40]), [FGSM(eps=0.1)])
 
 
 @pytest.mark.parametrize("size", [7, 40])

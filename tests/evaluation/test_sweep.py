@@ -128,8 +128,9 @@ def test_passes_add_up_to_what_the_model_saw(net: nn.Module, digits: Digits, cou
     attacks = [FGSM(eps=0.05), PGD(eps=0.1, steps=5, restarts=2)]
     result = evaluate(model, (x, y), attacks, grid={"linf": [0.02, 0.05, 0.2]}, batch_size=25)
     frame = result.to_frame()
-    # Beside the attacks, once a batch: clean predictions, the check for randomness (of half of it), and for a gradient.
-    forwards, backwards = model.forwards - 60 - (13 + 13 + 5) - 3, model.backwards - 3
+    # Beside the attacks, once a batch: clean predictions, the check for randomness (of half of it, and
+    # eight times of two images), and for a gradient.
+    forwards, backwards = model.forwards - 60 - (13 + 13 + 5) - 3 * 8 * 2 - 3, model.backwards - 3
     assert frame["forwards"].sum() == forwards
     assert frame["backwards"].sum() == backwards > 0
     both = sum(result.passes(attack) for attack in result.attacks)
