@@ -196,8 +196,12 @@ def check_logits(logits: object, batch: int) -> Tensor:
             "the logits alone"
         )
     if logits.ndim != 2 or logits.shape[0] != batch or logits.shape[1] < 2:
+        way_out = "; wrap it in a module that returns one row for each image, with one score for each class"
+        if logits.shape in ((batch, 1), (batch,)):
+            way_out = "; of the logit z of class 1 against class 0 return torch.stack([0 * z, z], 1), with z (B,)"
         raise ValueError(
-            f"the model must return logits (B, K) with K >= 2 for a batch of {batch}, got shape {tuple(logits.shape)}"
+            f"the model must return logits (B, K) with K >= 2 for a batch of {batch}, got shape "
+            f"{tuple(logits.shape)}{way_out}"
         )
     if not logits.is_floating_point():
         raise ValueError(f"the model must return logits, got {logits.dtype}; return its scores, not the class it chose")
@@ -256,7 +260,7 @@ def check_labels(y: Tensor, batch: int, num_classes: int | None = None, name: st
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"{name} must lie in [0, {num_classes - 1}] for a model with {num_classes} outputs, "
-                f"found values in [{low}, {high}]"
+                f"found values in [{low}, {high}]; number the classes from 0, in the order of the model's outputs"
             )
 
 

@@ -91,10 +91,13 @@ def check_images(x: Tensor) -> None:
     if not math.isfinite(low + high):
         raise ValueError(f"images must be finite, in [0, 1], found {_odd(low, high)}; look at the loader")
     if low < 0 or high > 1:
-        raise ValueError(
-            f"images must lie in [0, 1], found values in [{low:.4g}, {high:.4g}]; they are most likely normalised "
-            "already: drop that transform and put robustlit.models.Normalize(mean, std) inside the model"
+        way_out = (
+            "they are most likely normalised already: drop that transform and put robustlit.models.Normalize(mean, "
+            "std) inside the model"
         )
+        if low >= 0 and 2 < high <= 255:
+            way_out = "they are most likely in grey levels of 255: give x / 255"
+        raise ValueError(f"images must lie in [0, 1], found values in [{low:.4g}, {high:.4g}]; {way_out}")
 
 
 def _odd(low: float, high: float) -> str:

@@ -131,7 +131,8 @@ def test_draws_count_for_stochastic_models_only() -> None:
     ("logits", "parts"),
     [
         (torch.zeros(5), ["(B, K)", "(5,)"]),
-        (torch.zeros(5, 1), ["K >= 2", "(5, 1)"]),
+        (torch.zeros(5, 1), ["K >= 2", "(5, 1)", "return torch.stack([0 * z, z], 1)"]),
+        (torch.zeros(5, 3, 8, 8), ["(5, 3, 8, 8)", "one score for each class"]),
         (torch.zeros(4, 3), ["batch of 5", "(4, 3)"]),
         (torch.zeros(5, 3, 1), ["(B, K)", "(5, 3, 1)"]),
         ((torch.zeros(5, 3), None), ["tuple", "wrap"]),
@@ -157,7 +158,7 @@ def test_logits_are_returned_unchanged() -> None:
 @pytest.mark.parametrize(
     ("y", "parts"),
     [
-        (torch.tensor([0, 1, 3]), ["[0, 2]", "3 outputs", "[0, 3]"]),
+        (torch.tensor([0, 1, 3]), ["[0, 2]", "3 outputs", "[0, 3]", "number the classes from 0"]),
         (torch.tensor([0, -1, 2]), ["[0, 2]", "[-1, 2]"]),
         (torch.tensor([0.0, 1.0, 2.0]), ["integers", "torch.float32"]),
         (torch.tensor([0, 1]), ["(3,)", "(2,)"]),

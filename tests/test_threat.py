@@ -195,6 +195,7 @@ def test_an_unknown_norm_lists_the_known_ones(norm: str) -> None:
     [
         (torch.full((2, 4), 1.25), ["[0, 1]", "1.25", "normalised", "Normalize"]),
         (torch.tensor([[0.2, -0.42]]), ["[0, 1]", "-0.42", "Normalize"]),
+        (torch.tensor([[0.0, 254.0]]), ["[0, 1]", "[0, 254]", "grey levels of 255: give x / 255"]),
         (torch.tensor([[0.2, float("inf")]]), ["[0, 1]", "inf"]),
         (torch.tensor([[0.2, float("nan")], [2.0, 0.1]]), ["finite", "NaN", "loader"]),
         (torch.zeros(2, 4, dtype=torch.uint8), ["float32", "torch.uint8", "/ 255"]),
