@@ -18,6 +18,7 @@ _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # PIL's modes
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", *_ALPHA)
 _LARGEST = 65535.0  # of 16 bits
 _SIXTEEN = re.compile(r";16[BLN]")  # in PIL's raw modes: 16 bits per value; "BGR;16" is 16 bits per pixel
+_FROM_WORKER = f"{DataError.__module__}.{DataError.__name__}: "
 _BACKGROUND = "white"  # seen through transparent pixels, as in a browser
 _TOO_DEEP = (
     "{path} has more than 8 bits per value (PIL mode {mode}), and nothing says which value is white: give "
@@ -118,9 +119,12 @@ class PictureBatches(IndexedLoader):
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Batch]:
-        for position, (x, y, index) in enumerate(self.loader, self.sampler.next_start + 1):
-            self.sampler.position = position
-            yield x, y, index
+        try:
+            for position, (x, y, index) in enumerate(self.loader, self.sampler.next_start + 1):
+                self.sampler.position = position
+                yield x, y, index
+        except DataError as error:  # of a worker process, whose traceback the message begins with
+            raise DataError(str(error).rpartition(_FROM_WORKER)[2].strip()) from error
 
 
 class _Keys:

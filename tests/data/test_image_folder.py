@@ -236,6 +236,16 @@ def test_a_file_that_is_no_picture_is_named(root: Path, content: bytes):
         module(root).tensors("test")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_error_of_a_worker_process_is_the_message_alone(root: Path, workers: int):
+    next((root / "test" / "digit_1").glob("*.png")).write_bytes(b"text")
+    with pytest.raises(DataError) as caught:
+        module(root, num_workers=workers).tensors("test")
+    assert str(caught.value).startswith(f"{root}/test/digit_1/")
+    assert str(caught.value).endswith("replace or remove it")
+    assert "\n" not in str(caught.value)
+
+
 def test_small_pictures_are_shifted_over_zeros_and_mirrored(root: Path):
     data = module(root, augment=True, crop_padding=2)
     plain = data.tensors("train")[0]
