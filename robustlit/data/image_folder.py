@@ -51,7 +51,7 @@ class ImageFolder(ClassificationData):
             root/val exists.
 
     Raises:
-        DataError: A folder missing, empty, or with other classes than root/train.
+        DataError: A folder missing, empty, or with other classes than root/train; one class alone.
         ValueError: An argument out of range.
     """
 
@@ -84,6 +84,9 @@ class ImageFolder(ClassificationData):
         # Here and not in setup: the network is built for these classes before data are read.
         self.classes = _class_names(self.root / "train")
         self.num_classes = len(self.classes)
+        if self.num_classes < 2:
+            folder, only = (self.root / "train").absolute(), self.classes[0]
+            raise DataError(f"{folder} must have two class folders or more, found {only!r} alone; {LAYOUT}")
 
     @property
     def class_names(self) -> tuple[str, ...]:

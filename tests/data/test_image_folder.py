@@ -246,6 +246,12 @@ def test_the_error_of_a_worker_process_is_the_message_alone(root: Path, workers:
     assert "\n" not in str(caught.value)
 
 
+def test_one_class_alone_is_refused_by_its_folder(tmp_path: Path):
+    write(tmp_path / "train", 0, 5, classes=1)
+    with pytest.raises(DataError, match=r"train must have two class folders or more, found 'digit_0' alone; expected"):
+        module(tmp_path)
+
+
 def test_small_pictures_are_shifted_over_zeros_and_mirrored(root: Path):
     data = module(root, augment=True, crop_padding=2)
     plain = data.tensors("train")[0]
