@@ -9,7 +9,6 @@ from numbers import Integral, Real
 from typing import Any
 
 TOLERANCE = 1e-6  # of distances and budgets: float32 rounding of a pixel, and per unit of length of an L1 or L2 norm
-SAME_BUDGET = 1e-5  # of a budget: no two that differ by more have the same six digits
 
 
 def rounded_up(eps: Any, norm: str) -> Any:
@@ -29,11 +28,11 @@ def budget_text(eps: float) -> str:
 def distinct_budgets(budgets: Iterable[float]) -> list[float]:
     """Return budgets in ascending order, of several that are the same within rounding the first that was given.
 
-    8/255 in float32 and in float64, or with six digits, is one budget: they differ by at most 1e-5 of it.
+    8/255 in float32 and in float64, or with six digits, is one budget: they differ by `TOLERANCE` or that share.
     """
     kept: list[float] = []
     for eps in budgets:
-        if not any(math.isclose(eps, other, rel_tol=SAME_BUDGET) for other in kept):
+        if not any(math.isclose(eps, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for other in kept):
             kept.append(eps)
     return sorted(kept)
 

@@ -27,6 +27,9 @@ def test_budgets_that_differ_by_rounding_are_one() -> None:
         0.02, 8 / 255, 0.2
     ]  # fmt: skip
     assert distinct_budgets([0.10002, 0.10001]) == [0.10001, 0.10002]
+    # Examples at the larger one would not count at the smaller.
+    assert distinct_budgets([0.300002, 0.3]) == [0.3, 0.300002]
+    assert distinct_budgets([3.00002, 3.0, 3 + 1e-7]) == [3.0, 3.00002]
 
 
 def test_grey_levels_are_asked_about_where_they_are_likely() -> None:

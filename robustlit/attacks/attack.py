@@ -148,9 +148,8 @@ class Attack(ABC):
             rows = torch.nonzero(~done).squeeze(1)
             if eps is None:  # a minimal attack ends next to the boundary
                 sought = sought.with_rounding_margin(clean)
-            if victim.view is not victim.model:  # the loss is taken of its logits
-                logits = victim.view_once(x)
-            sought = sought.scaled_to(logits)
+            if self.needs_gradients:
+                sought = sought.scaled_to(victim.attacked_logits(x, logits))
             if len(rows):
                 draws = Draws(seed, index[rows])
                 radius = None if eps is None else eps.detach().clone()[rows]

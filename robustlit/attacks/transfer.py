@@ -79,7 +79,8 @@ class Transfer(Attack):
             # The source has its own criterion: unlike the victim it may be deterministic and unable to refuse.
             criterion = source.criterion(criterion.label, criterion.target, safely=True)
             clean, logits = source.judge(x)
-            criterion = criterion.scaled_to(logits)
+            if self.attack.needs_gradients:
+                criterion = criterion.scaled_to(source.attacked_logits(x, logits))
             if eps is None:
                 here = torch.nonzero(~criterion.reached(clean)).squeeze(1)
                 criterion = criterion.with_rounding_margin(clean)

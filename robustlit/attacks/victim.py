@@ -126,10 +126,10 @@ class Victim:
         with torch.no_grad():
             return self._forward(self.model, x, rows)
 
-    def view_once(self, x: Tensor) -> Tensor:
-        """Return the logits (B, K) of one forward of the attack view without gradients."""
+    def attacked_logits(self, x: Tensor, judged: Tensor) -> Tensor:
+        """Return the logits (B, K) that losses are taken of: one forward of the attack view, else those judged."""
         with torch.no_grad():
-            return self._forward(self.view, x, None)
+            return judged if self.view is self.model else self._forward(self.view, x, None)
 
     def logits(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the logits (b, K) by which the real model judges images (b, ...), without gradients.

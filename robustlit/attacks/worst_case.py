@@ -155,22 +155,24 @@ class WorstCase(BudgetAttack):
                 continue
             dropped, missed = dropped | (far & exempt & ~before), missed | (far & best.success & ~before)
         if self.version > 5 and not blind and criterion.classes(logits) > 2:  # of two classes, DLR is the margin
-            self._attack_shrunk(victim, best, images, spread(logits))
+            self._attack_shrunk(victim, best, images, logits)
         if self.control < 1 and bool(missed.any()):
             warnings.warn(_GATES_MISS.format(dropped=int(dropped.sum()), missed=int(missed.sum())), stacklevel=4)
         return best.points
 
-    def _attack_shrunk(self, victim: Victim, best: Best, images: _Images, width: Tensor) -> None:
+    def _attack_shrunk(self, victim: Victim, best: Best, images: _Images, logits: Tensor) -> None:
         """Attack the unbroken examples whose logits shrank by ascent of DLR, which does not depend on their scale.
 
         Args:
-            width: (B,) `spread` of the logits of the clean images.
+            logits: (B, K), those of the clean images.
         """
         left = best.unbroken
         if len(left):
             now = spread(victim.judge(best.points[left], images.rows[left])[1])
-            left = left[now < _SHRUNK * width[left]]
+            left = left[now < _SHRUNK * spread(logits)[left]]
         for number, part in enumerate(SHRUNK, len(self._plan)):
+            if part.rival is not None and images.criterion.classes(logits) < 4:  # there the targeted DLR is the margin
+                continue
             left = left[~best.success[left]]
             if not len(left):
                 break

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from robustlit.attacks.losses import possible
 from robustlit.attacks.victim import Victim
 
 _DIFFERENT = 1e-3  # of the largest logit: more than rounding
@@ -27,9 +28,14 @@ _OF_THE_BATCH = (
 
 
 def differing(answers: Tensor, share: float = _DIFFERENT) -> Tensor:
-    """Return which examples (B,) got logits (k, B, K) that differ by more than that share of the largest."""
-    spread = (answers - answers[0]).abs().amax((0, 2))
-    return spread > share * answers[0].abs().amax(1)
+    """Return which examples (B,) got logits (k, B, K) that differ by more than that share of the largest.
+
+    Classes that are masked in all answers do not count, one that is masked in some is a difference.
+    """
+    counted = possible(answers)
+    values = answers.masked_fill(~counted, 0)
+    apart = (values - values[0]).abs().amax((0, 2)) > share * values[0].abs().amax(1)
+    return apart | (counted != counted[0]).any(2).any(0)
 
 
 def warn_if_inconsistent(victim: Victim, x: Tensor, logits: Tensor) -> None:

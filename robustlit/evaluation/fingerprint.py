@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _OF_TORCH = {*vars(nn.Module())}  # what PyTorch itself keeps in every module
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def fingerprint(*values: Any) -> str:

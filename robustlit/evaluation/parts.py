@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
+from robustlit.attacks.losses import possible
 from robustlit.attacks.victim import Victim
 from robustlit.evaluation.adversarials import Adversarials
 from robustlit.evaluation.columns import Columns
@@ -139,7 +141,9 @@ class Parts:
             warnings.warn(f"{file} is damaged ({reason}): its batch is attacked again", stacklevel=3)
             return None
         if not _agree(table.attrs.get("answers"), self._answers(x)):
-            warnings.warn(f"{file} is of a net that gave other logits: its batch is attacked again", stacklevel=3)
+            other = "is of a net that gave other logits (a random net that does not declare it gives others each time)"
+            why = other if "answers" in table.attrs else "holds no logits that could be compared with the net's"
+            warnings.warn(f"{file} {why}: its batch is attacked again", stacklevel=3)
             return None
         self.seconds += seconds
         return {name: table[name].to_numpy() for name in (*COLUMNS, IMAGE, SECONDS) if name in table}
@@ -164,5 +168,6 @@ def _agree(before: Sequence[Sequence[float]] | None, now: Sequence[Sequence[floa
     a, b = (np.asarray(logits, dtype=np.float64) for logits in (before, now))
     if a.shape != b.shape:
         return False
-    largest = np.abs(np.where(np.isfinite(b), b, 0)).max(1, keepdims=True, initial=0)
+    counted = possible(torch.from_numpy(b)).numpy() & np.isfinite(b)
+    largest = np.abs(np.where(counted, b, 0)).max(1, keepdims=True, initial=0)
     return bool(np.isclose(a, b, rtol=0, atol=_ROUNDING * largest, equal_nan=True).all())

@@ -44,7 +44,7 @@ class Sweep:
     Args:
         attacks: Attacks by name, or a list (named after their classes; a second PGD becomes "pgd-2").
         grid: Norm -> budgets in pixel units for the budget attacks of that norm, beside each attack's own eps. Those
-            that differ by at most 1e-5 of it are one budget.
+            that differ by at most 1e-6, or 1e-6 of it, are one.
         knowledge: Any of "adaptive" (through the defense's attack view; for a plain net, white box), "greybox" (crafted
             on the undefended net to the end of every attack, see `Transfer`, and judged on the defense) and "blackbox"
             (crafted on `substitute` in the same way; attacks without gradients run as they are). Attacks on the parts
@@ -281,7 +281,7 @@ class Sweep:
 def run_name(known: str, name: str, norm: str, eps: float) -> str:
     """Return the name of an attack at a budget, such as "pgd_linf_0.3" or "pgd-greybox_linf_0.3"."""
     label = name if known == "adaptive" else f"{name}-{known}"
-    return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.6g}"
+    return f"{label}_{norm}" if math.isnan(eps) else f"{label}_{norm}_{eps:.7g}"
 
 
 def _named(attacks: Iterable[Named]) -> dict[str, Named]:

@@ -49,7 +49,7 @@ def keep_best(folder: Path, monitor: str | None, module: Any, *, checked: bool =
         hint = did_you_mean(str(monitor), known)
         raise ConfigError(
             f"monitor must be a figure of the validation of which the largest is best, {' or '.join(known)}, got "
-            f"{monitor}" + (f"; {hint}" if hint else "")
+            f"{monitor}; {hint or 'a module of yours that logs another names it in its attribute monitors'}"
         )
     return ModelCheckpoint(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
 

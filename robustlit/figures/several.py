@@ -49,7 +49,8 @@ def models_figure(
         models["undefended" if "undefended" not in models else UNDEFENDED] = undefended
     check_same_examples(models)
     short, own = short_names(models), len(evaluations)
-    models, verdicts = {short[k]: e for k, e in models.items()}, {short[k]: v for k, v in verdicts.items()}
+    models = {short[k]: e for k, e in models.items()}
+    verdicts = {short[k]: v for k, v in verdicts.items() if k in short}
     sources, notes = [], []
     for number, (name, evaluation) in enumerate(models.items()):
         look = Look.number(number) if number < own else _UNDEFENDED_LOOK

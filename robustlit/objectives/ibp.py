@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -48,11 +48,12 @@ class IntervalObjective:
 
     eps: float
     norm: str = "linf"
+    _: KW_ONLY
     warmup: float = 0.4
     eps_scale: float = 1.0
     regularisation: float = 0.5
     initialise: bool = True
-    seed: int = field(default=0, kw_only=True)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_positive(self.eps_scale, "eps_scale", "; it is a factor of eps")

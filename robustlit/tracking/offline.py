@@ -17,8 +17,8 @@ from robustlit.tracking.server import in_few_words
 
 USAGE = "robustlit sync [RUN ...] [--dry-run]"
 _LAST_MESSAGE = "stream: all finished"  # in W&B's log of a run
-_HEADER = 7  # bytes at the start of a record
-_WRITTEN_WITHIN = 90  # seconds; W&B writes into a running run at least every 15 or 30
+_HEADER = 7  # bytes at the start of a file
+_WRITTEN_WITHIN = 90  # seconds; W&B writes into a running run far more often
 # What uploads, as W&B's log names it.
 _UPLOADS = ("filestream", "runfiles", "fileTransfer", "runupserter")
 # How often to try a server that does not answer: with W&B's own defaults it would take hours.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import Function
+from cases import Defended, Function
 from torch import Tensor, nn
 
-from robustlit.attacks import EOT, PGD, Transfer
-from robustlit.attacks.losses import Criterion, LogOdds
+from robustlit.attacks import EOT, PGD, Square, Transfer
+from robustlit.attacks.losses import Criterion, LogOdds, are_saturated, spread
 from robustlit.classifier import names_class, predicted
 
 NAN, INF = float("nan"), float("inf")
@@ -196,6 +198,10 @@ def test_log_odds_of_nearly_equal_logits_follow_the_highest_other_one(factor: fl
     assert torch.equal(scaled.select(torch.tensor([1])).scale, scaled.scale[1:])  # type: ignore[arg-type]
     flat = torch.zeros(1, 5)
     assert criterion.scaled_to(flat) is criterion  # no spread to scale by
+    # A masked class, as of a net that is restricted to some of its classes, does not hide that the others are alike.
+    for masked in (-math.inf, -1e4, -1e9):
+        beside = criterion.scaled_to(torch.cat([small.detach(), torch.full((1, 3), masked)], 1)).scale
+        torch.testing.assert_close(beside, criterion.scaled_to(small.detach()).scale)
 
 
 class _Viewed(nn.Module):
@@ -230,3 +236,30 @@ def test_a_net_of_small_logits_is_attacked_as_the_net_itself(
         return int((~attack.run(model, x, y, seed=0).success).sum())
 
     assert abs(left(1e-3) - left(1.0)) <= 1
+    deviation = float(spread(net(x).detach()).median())
+    for aim in (0.6, 1.2, 1.9):  # nearly alike, too
+        assert left(aim / deviation) <= left(1.0) + 1
+
+
+def test_a_source_is_scaled_by_its_attack_view(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    x, y, attack = digits[0][:60], digits[1][:60], PGD(eps=0.06, steps=20)
+    view = Function(lambda z: 0.02 * net(z))
+    found = [Transfer(attack, source).run(net, x, y, seed=0) for source in (net, Defended(net, view))]
+    left = [int((~result.success).sum()) for result in found]
+    assert abs(left[0] - left[1]) <= 1
+
+
+def test_an_attack_without_gradients_asks_no_attack_view(net: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise RuntimeError("the view was asked")
+
+    x, y = digits[0][:4], digits[1][:4]
+    attack = Square(eps=0.1, queries=5)
+    defended = attack.run(Defended(net, Function(fails)), x, y, seed=0)
+    assert torch.equal(defended.x_adv, attack.run(net, x, y, seed=0).x_adv)
+
+
+def test_two_opposite_outputs_are_not_taken_for_a_saturated_tanh() -> None:
+    cosines = torch.tensor([[0.999, -0.999], [-0.995, 0.995], [0.4, -0.4]])
+    assert not are_saturated(cosines)
+    assert are_saturated(torch.cat([cosines, torch.full((3, 1), -1.0)], 1))

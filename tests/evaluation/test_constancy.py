@@ -81,6 +81,16 @@ def test_rounding_does_not_count_as_a_difference() -> None:
     assert differing(torch.stack([logits, moved])).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("masked", [-float("inf"), -1e4, -1e9])
+def test_a_masked_class_hides_no_difference(masked: float) -> None:
+    logits = torch.tensor([[5.0, -3.0, masked], [2.0, 1.0, masked]])
+    moved = logits + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.004, 0.0]])
+    assert differing(torch.stack([logits, moved])).tolist() == [False, True]
+    unmasked = logits.clone()
+    unmasked[0, 2] = 0.0
+    assert differing(torch.stack([logits, unmasked])).tolist() == [True, False]
+
+
 def test_noise_is_seen_however_small_the_logits_are(net: nn.Module, digits: Digits) -> None:
     x, y = digits[0][:40], digits[1][:40]
     small = nn.Sequential(Noisy(net), _Times(1e-12))

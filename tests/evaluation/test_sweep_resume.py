@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustlit import evaluate
@@ -393,24 +394,32 @@ class _Quantised(nn.Module):
         return self.net((x * self.setting.levels).round() / self.setting.levels)
 
 
+class _Masked(_Quantised):
+    """The same with one more class, which it never predicts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(super().forward(x), (0, 1), value=-1e4)
+
+
+@pytest.mark.parametrize("kind", [_Quantised, _Masked])
 def test_batches_of_a_net_that_answers_otherwise_now_are_attacked_again(
-    attacked: Callable[..., Evaluation], net: nn.Module, tmp_path: Path
+    kind: type[_Quantised], attacked: Callable[..., Evaluation], net: nn.Module, tmp_path: Path
 ) -> None:
     STOP.append(20)
     given: dict[str, Any] = {"attacks": {"watched": Watched()}, "grid": None, "folder": tmp_path}
-    attacked(model=_Quantised(net, 64), **given)
+    attacked(model=kind(net, 64), **given)
     STOP.clear()
-    fresh = attacked(model=_Quantised(net, 1), **given | {"folder": None})
+    fresh = attacked(model=kind(net, 1), **given | {"folder": None})
     SEEN.clear()
-    with pytest.warns(UserWarning, match="is of a net that gave other logits: its batch is attacked again"):
-        again = attacked(model=_Quantised(net, 1), **given)
+    with pytest.warns(UserWarning, match="is of a net that gave other logits .*: its batch is attacked again"):
+        again = attacked(model=kind(net, 1), **given)
     assert min(SEEN) < 10
     pd.testing.assert_frame_equal(again.to_frame(), fresh.to_frame(), check_exact=True)
     STOP.append(20)
-    attacked(model=_Quantised(net, 64), **given)
+    attacked(model=kind(net, 64), **given)
     STOP.clear()
     SEEN.clear()
-    attacked(model=_Quantised(net, 64), **given)
+    attacked(model=kind(net, 64), **given)
     assert min(SEEN) >= 20
 
 
@@ -418,4 +427,6 @@ def test_hooks_and_a_forward_of_the_instance_are_part_of_a_net(net: nn.Module) -
     plain, hooked, patched = (_Quantised(net, 4) for _ in range(3))
     hooked.register_forward_pre_hook(lambda module, given: (given[0] / 2,))
     patched.forward = lambda x: net(x / 2)  # type: ignore[method-assign]
-    assert len({fingerprint(plain), fingerprint(hooked), fingerprint(patched)}) == 3
+    blind = _Quantised(net, 4)
+    blind.register_full_backward_hook(lambda module, into, out: (into[0] * 0,))
+    assert len({fingerprint(each) for each in (plain, hooked, patched, blind)}) == 4

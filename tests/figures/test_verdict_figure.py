@@ -121,6 +121,7 @@ def test_the_figures_of_a_run_show_its_verdict(table: Make) -> None:
 def test_a_failed_model_among_several_is_marked(table: Make) -> None:
     evaluation = table([(k, "pgd", 0.3, 0.1 * (k + 1)) for k in range(5)], meta={"complete": True})
     three = {"a": evaluation, "b": evaluation, "c": evaluation}
-    figure = models_figure(three, "linf", verdicts={"a": a_verdict(PASS), "b": a_verdict()})
+    verdicts = {"a": a_verdict(PASS), "b": a_verdict(), "of a model that is not drawn": a_verdict()}
+    figure = models_figure(three, "linf", verdicts=verdicts)
     assert {"a", "b (overstated)", "c"} <= set(texts(figure))
     assert "Figures: a: believable (full); b: overstated (full, Square wins)." in all_text(figure)
