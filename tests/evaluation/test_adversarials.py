@@ -113,7 +113,7 @@ def test_no_two_budgets_share_a_folder(attacked: tuple[nn.Module, Tensor, Tensor
     attacks = {"pgd": PGD(eps=8 / 255, steps=2)}
     result = evaluate(net, (x, y), attacks, grid=grid, folder=tmp_path, save_adversarials=True)
     assert result.budgets("pgd") == [0.02, 8 / 255]
-    names = ["pgd_linf_0.02", "pgd_linf_0.0313725"]
+    names = ["pgd_linf_0.02", "pgd_linf_0.03137255"]
     assert sorted(folder.name for folder in (tmp_path / "adversarials").iterdir()) == names
     for name, eps in zip(names, (0.02, 8 / 255), strict=True):
         assert distance(load_adversarials(tmp_path, name)["x_adv"], x, "linf").max() == pytest.approx(eps, abs=1e-6)
