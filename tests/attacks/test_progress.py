@@ -138,4 +138,5 @@ def test_the_search_for_the_least_budget_never_stands_still(net: nn.Module, digi
     evaluate(net, (digits[0][:20], digits[1][:20]), [PGD(eps=0.3, steps=20)], grid={"linf": grid}, progress=progress)
     hook.remove()
     waits = [after - before for before, after in zip(moved, [*moved[1:], calls[0]], strict=True)]
-    assert max(waits) <= 4  # an attack looks at its results between steps
+    # First come the questions about the clean images; an attack looks at its results between steps.
+    assert max(waits[1:]) <= 4

@@ -54,7 +54,8 @@ def test_the_best_checkpoint_is_chosen_by_what_validation_logs(run: Run, tmp_pat
     # Elsewhere the names are not known.
     for module, checked in ((pl.LightningModule(), True), (plain, False)):
         assert keep_best(tmp_path, "val/mine", module, checked=checked).monitor == "val/mine"
-    for monitor, hint in (("train/loss", ""), ("val/robust_acuracy", "; did you mean val/robust_accuracy?")):
+    listed = "; a module of yours that logs another names it in its attribute monitors"
+    for monitor, hint in (("train/loss", listed), ("val/robust_acuracy", "; did you mean val/robust_accuracy?")):
         assert run("train", *STUCK, "trainer.max_epochs=1", "name=x", f"monitor={monitor}") == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.endswith(f"is best, val/accuracy or val/robust_accuracy, got {monitor}{hint}")
