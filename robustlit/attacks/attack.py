@@ -124,7 +124,7 @@ class Attack(ABC):
         self._check(given)
         check_not_hidden(model)
         seed = given.seed
-        if seed is None:  # drawn before the model runs: it may seed the generator in its forward
+        if seed is None:  # before the model runs, whose forward may set PyTorch's seed
             seed = int(torch.randint(2**62, ()))
         with Victim(model, given.x, keep_generators=given.seed is not None, watch=True) as victim:
             # Copies made here are ordinary tensors even where the caller's were made in inference mode.

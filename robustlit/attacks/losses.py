@@ -169,7 +169,7 @@ class Criterion:
         adversarial robustness, 2020, arXiv:2003.01690, equations 6 and 7.
         """
         logits = full_precision(logits)
-        needed = 3 if self.target is None else 4
+        needed = 3 if self.target is None else 4  # of the highest logits, for the denominator
         margin = self.margin(logits)
         if self.classes(logits) < needed:
             return margin
@@ -238,7 +238,7 @@ def are_saturated(logits: Tensor) -> bool:
 
     All lie in [0, 1] or in [-1, 1], and a tenth of the examples have an output next to 1 and another next to either
     end. The gradient of a confident output vanishes beside those of others, so an attack follows the others. Two
-    opposite outputs are a cosine and its negative, whose gradients vanish together.
+    outputs z and -z do not count: they may be cosines, and no gradient vanishes beside the other.
     """
     if logits.shape[1] == 2 and bool((logits.sum(1).abs() < 1e-3).all()):
         return False

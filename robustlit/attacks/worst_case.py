@@ -82,7 +82,7 @@ class WorstCase(BudgetAttack):
             without `NearestL2`, and with the walks that started at the image from noise.
         control: Share of the examples, drawn at random, that get the whole plan whatever their distance; 1 for all.
         version: Version of the plan, 5 or 6, to be quoted with a figure: "WorstCase v6". Version 6 adds ascents of DLR
-            for examples whose logits become smaller under attack.
+            where all logits of an example become smaller under attack.
 
     Raises:
         ValueError: eps, rounds or control out of range, unknown norm, another version.
@@ -161,7 +161,7 @@ class WorstCase(BudgetAttack):
         return best.points
 
     def _attack_shrunk(self, victim: Victim, best: Best, images: _Images, logits: Tensor) -> None:
-        """Attack the unbroken examples whose logits shrank by ascent of DLR, which does not depend on their scale.
+        """Ascend DLR, which is free of scale, for the unbroken examples whose logits became smaller under attack.
 
         Args:
             logits: (B, K), those of the clean images.
@@ -171,8 +171,6 @@ class WorstCase(BudgetAttack):
             now = spread(victim.judge(best.points[left], images.rows[left])[1])
             left = left[now < _SHRUNK * spread(logits)[left]]
         for number, part in enumerate(SHRUNK, len(self._plan)):
-            if part.rival is not None and images.criterion.classes(logits) < 4:  # there the targeted DLR is the margin
-                continue
             left = left[~best.success[left]]
             if not len(left):
                 break

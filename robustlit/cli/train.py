@@ -162,7 +162,7 @@ def _check_labels(overrides: Sequence[str], swept: Collection[str]) -> None:
     for job in map(list, product(*values)):
         given, words = _keys([*alone, *job]), " ".join(job)
         name = given.get("run_dir") or given.get("name")
-        if name is None or "${" in name:  # numbered, or resolved by Hydra later
+        if name is None or "${" in name:  # the folder gets a number, or Hydra fills in the name
             continue
         folder = "-".join(filter(None, (name, _label([*alone, *job], swept))))
         if folder in folders:

@@ -123,7 +123,7 @@ class PictureBatches(IndexedLoader):
             for position, (x, y, index) in enumerate(self.loader, self.sampler.next_start + 1):
                 self.sampler.position = position
                 yield x, y, index
-        except DataError as error:  # of a worker process, whose traceback the message begins with
+        except DataError as error:  # from a worker process: PyTorch puts its traceback before the message
             raise DataError(str(error).rpartition(_FROM_WORKER)[2].strip()) from error
 
 

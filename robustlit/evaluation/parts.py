@@ -24,7 +24,7 @@ from robustlit.files import write_file
 from robustlit.results.table import COLUMNS, IMAGE, SECONDS, VERSION, check_columns, digest
 
 FOLDER = "parts"
-_IMAGES = 8  # number of images of a batch whose logits are stored, and compared when its file is read
+_IMAGES = 8  # of a batch: their logits are kept in its file, and compared when it is read
 _ROUNDING = 1e-2  # of the largest logit of an image, as between bf16 on two devices
 
 

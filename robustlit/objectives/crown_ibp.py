@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from robustlit.objectives.ibp import IBPTraining
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CROWNIBPTraining(IBPTraining):
     """kappa * CE(f(x)) + (1 - kappa) * CE(-bounds of the margins) + regularisers, with linear bounds at first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class IntervalObjective:
         return loss
 
 
-@dataclass
+@dataclass(kw_only=True)
 class IBPTraining(IntervalObjective):
     """kappa * CE(f(x)) + (1 - kappa) * CE(-lower bounds of the margins) + regularisers while eps rises.
 
@@ -132,7 +132,7 @@ class IBPTraining(IntervalObjective):
         return 0.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AttackedIBP(IntervalObjective):
     """Base of the interval losses that need adversarial examples.
 
@@ -143,7 +143,7 @@ class AttackedIBP(IntervalObjective):
         ValueError: As `IntervalObjective`, or an attack that is no gradient ascent or has another norm.
     """
 
-    attack: GradientAscent = field(kw_only=True)
+    attack: GradientAscent
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from robustlit.objectives.ibp import AttackedIBP, worst_logits
 from robustlit.objectives.objective import ObjectiveOutput
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MTLIBP(AttackedIBP):
     """alpha * (interval loss) + (1 - alpha) * (loss on adversarial examples) + regularisers while eps rises.
 

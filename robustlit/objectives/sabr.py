@@ -12,7 +12,7 @@ from robustlit.objectives.ibp import AttackedIBP, worst_logits
 from robustlit.objectives.objective import ObjectiveOutput
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SABR(AttackedIBP):
     """The worst margins that intervals allow within subselection * eps of an adversarial example, and regularisers.
 

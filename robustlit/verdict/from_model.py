@@ -115,7 +115,7 @@ def outputs(spec: CheckSpec, context: Context) -> Check:
         finding = "the outputs are probabilities, whose gradients vanish where they saturate: return logits"
         return spec.check(FAIL, finding)
     if are_saturated(logits):
-        finding = "the outputs are of a saturated sigmoid or tanh, whose gradients vanish: return its input"
+        finding = "the outputs look like those of a saturated sigmoid or tanh, where gradients vanish: return its input"
         return spec.check(FAIL, finding)
     bad = int((~names_class(logits)).sum())
     return spec.share(bad, len(wide), "examples without a predicted class (logits that are NaN, or all -inf):")

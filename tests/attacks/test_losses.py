@@ -198,27 +198,12 @@ def test_log_odds_of_nearly_equal_logits_follow_the_highest_other_one(factor: fl
     assert torch.equal(scaled.select(torch.tensor([1])).scale, scaled.scale[1:])  # type: ignore[arg-type]
     flat = torch.zeros(1, 5)
     assert criterion.scaled_to(flat) is criterion  # no spread to scale by
+    shifted = criterion.scaled_to(small.detach() - 1e5).scale  # all are that low, so none is masked
+    assert (shifted is None) == (factor < 1e-3)  # in float32 they are then equal
     # A masked class, as of a net that is restricted to some of its classes, does not hide that the others are alike.
     for masked in (-math.inf, -1e4, -1e9):
         beside = criterion.scaled_to(torch.cat([small.detach(), torch.full((1, 3), masked)], 1)).scale
         torch.testing.assert_close(beside, criterion.scaled_to(small.detach()).scale)
-
-
-class _Viewed(nn.Module):
-    """A defense whose attack view is another module, of the same logits."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def attack_view(self) -> nn.Module:
-        return self.net
-
-    def undefended(self) -> nn.Module:
-        return self.net
 
 
 @pytest.mark.parametrize("how", ["itself", "random", "by its view", "transfer"])
@@ -232,7 +217,7 @@ def test_a_net_of_small_logits_is_attacked_as_the_net_itself(
         scaled = Function(lambda z: factor * net(z))
         if how == "transfer":
             return int((~Transfer(attack, scaled).run(net, x, y, seed=0).success).sum())
-        model = {"itself": scaled, "random": EOT(scaled, 1), "by its view": _Viewed(scaled)}[how]
+        model = {"itself": scaled, "random": EOT(scaled, 1), "by its view": Defended(net, scaled)}[how]
         return int((~attack.run(model, x, y, seed=0).success).sum())
 
     assert abs(left(1e-3) - left(1.0)) <= 1

@@ -17,7 +17,7 @@ from robustlit.attacks.losses import Criterion
 from robustlit.certify import IBP
 from robustlit.experiment.recipes import recipe_files
 from robustlit.models import SmallCNN
-from robustlit.objectives import MTLIBP, SABR, IBPTraining
+from robustlit.objectives import MTLIBP, SABR, CROWNIBPTraining, IBPTraining
 from robustlit.objectives.ibp import imbalance, initialise_for_intervals, smooth_rise, worst_logits
 from robustlit.threat import distance
 
@@ -241,3 +241,9 @@ def test_sabr_bounds_a_box_within_the_ball_around_an_adversarial_example(net: nn
     assert all(p.grad is None for p in net.parameters())
     with pytest.raises(ValueError, match="subselection must be"):
         SABR(0.2, norm=norm, subselection=0, attack=attack)
+
+
+@pytest.mark.parametrize("kind", [IBPTraining, CROWNIBPTraining, MTLIBP, SABR])
+def test_settings_are_given_by_name(kind: type) -> None:
+    with pytest.raises(TypeError, match="positional"):  # their order has changed before
+        kind(0.1, "linf", 0.4)
